@@ -1,0 +1,1 @@
+"""Operators on padded cross-sections: knows nothing of finance, files or models."""

@@ -1,0 +1,1 @@
+"""What a cache is built from: a ready panel (`columns`) or raw prices (`ohlcv`)."""

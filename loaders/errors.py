@@ -1,0 +1,15 @@
+"""The one exception for bad input: what is wrong, where, and how to mend it. Only the CLI turns it into exit code 2."""
+
+
+class InputError(Exception):
+    """Bad input or configuration.
+
+    Args:
+        where: the file, column, key or option at fault.
+        what: what is wrong with it, naming the value and what is allowed.
+        cure: how to mend it, as an imperative.
+    """
+
+    def __init__(self, where: str, what: str, cure: str) -> None:
+        self.where, self.what, self.cure = where, what, cure
+        super().__init__(f"{where}: {what}. {cure}")
