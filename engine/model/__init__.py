@@ -1,0 +1,1 @@
+"""The model: one file per part, assembled in atft.py."""

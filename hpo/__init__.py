@@ -1,0 +1,1 @@
+"""Tuning of the engine's settings on top of Optuna."""

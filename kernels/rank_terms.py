@@ -1,0 +1,150 @@
+"""The terms of the rank objective on padded cross-sections, differentiable, in fp32.
+
+H horizons, G cross-sections (days), N entries (codes), K rotations, Q quantile levels
+
+All terms are given per cross-section, [H, G], except `sharpe`, which needs all days of a horizon and is [H, 1].
+Entries outside `mask` never touch a value or a gradient. A cross-section with fewer than two valid entries, or with
+constant targets, gives zero for every correlation: the caller weights cross-sections by their number of names.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPSILON = 1e-6
+FAR = 1e4  # where masked entries are parked: further than any standardised score
+
+
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last axis of the valid entries, [..., 1]; 0 where there is none."""
+    return (value * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+def standardise(value: Tensor, mask: Tensor) -> Tensor:
+    """z-scores over the valid entries of the last axis (population std), 0 elsewhere and where all are equal."""
+    centred = (value - masked_mean(value, mask)) * mask
+    variance = masked_mean(centred.square(), mask)
+    return centred * torch.rsqrt(variance + EPSILON**2)
+
+
+def average_ranks(value: Tensor, mask: Tensor) -> Tensor:
+    """Ranks 1..n of the valid entries of the last axis, ties averaged, 0 elsewhere. Not differentiable.
+
+    float [..., N] and bool or float mask of the same shape -> float [..., N].
+    """
+    parked = torch.where(mask > 0, value, torch.inf).detach()
+    ordered, order = parked.sort(dim=-1)
+    low = torch.searchsorted(ordered, parked.contiguous(), right=False)
+    high = torch.searchsorted(ordered, parked.contiguous(), right=True)
+    return (low + high + 1).to(value.dtype) / 2 * mask
+
+
+def soft_ranks(score: Tensor, mask: Tensor, tau: float) -> Tensor:
+    """Laplace soft ranks: softrank_i = 1/2 + sum_j CDF((s_i - s_j) / tau) over valid j, in O(N log N).
+
+    In ascending order the sum splits into two first-order recurrences (LapSum, arXiv 2503.06242):
+    i - A_i / 2 + B_i / 2 + 1/2 with A_i = sum_{j<=i} exp((s_j - s_i) / tau), B_i = sum_{j>i} exp((s_i - s_j) / tau).
+    Both are sums of exponentials along the sorted scores, taken in logarithms so that nothing overflows.
+    """
+    parked = torch.where(mask > 0, score, FAR)
+    ordered, order = parked.sort(dim=-1)
+    scaled = ordered / tau
+    position = torch.arange(1, score.shape[-1] + 1, device=score.device, dtype=score.dtype)
+    below = torch.exp(torch.logcumsumexp(scaled, -1) - scaled)
+    above = torch.exp(torch.logcumsumexp(-scaled.flip(-1), -1).flip(-1) + scaled) - 1
+    ranks = position - below / 2 + above / 2 + 0.5
+    return torch.zeros_like(ranks).scatter(-1, order, ranks) * mask
+
+
+def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    return masked_mean(standardise(a, mask) * standardise(b, mask), mask)[..., 0]
+
+
+def _pairs(value: Tensor, shift: int) -> Tensor:
+    return value - value.roll(shift, -1)
+
+
+def rank_terms(
+    scores: Tensor,
+    targets: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    terms: tuple[str, ...],
+    *,
+    quantiles: Tensor | None = None,
+    levels: tuple[float, ...] = (),
+    tau: float = 0.1,
+    temperature: float = 1.0,
+    rotations: tuple[int, ...] = (),
+) -> dict[str, Tensor]:
+    """The named terms of the objective; lower is better for each.
+
+    Args:
+        scores: [H, G, N] of any float type.
+        targets: [H, G, N] float, what to be close to in order (`ic`, `huber`, `quantile` standardise it).
+        returns: [H, G, N] float32, realised returns, for `sharpe`.
+        mask: [H, G, N] bool, the valid entries; the values elsewhere may be anything, NaN included.
+        terms: names from TERMS; nothing else is computed.
+        quantiles: [H, G, N, Q] the model's quantile outputs at `levels`, for `quantile`.
+        tau: width of the soft rank's kernel in standard deviations of the scores.
+        temperature: of the target distribution of `listnet`.
+        rotations: shifts of the cross-section that `pairwise` compares with.
+
+    Raises ValueError for an unknown term.
+    """
+    unknown = set(terms) - set(TERMS)
+    if unknown:
+        raise ValueError(f"unknown terms {sorted(unknown)}, known are {list(TERMS)}")
+    valid = mask.float()
+    scores = torch.where(mask, scores.float(), 0.0)
+    targets = torch.where(mask, targets.float(), 0.0)
+    returns = torch.where(mask, returns.float(), 0.0)
+    z = standardise(scores, valid)
+    result: dict[str, Tensor] = {}
+
+    if "rank_ic" in terms or "spearman" in terms:
+        soft, hard = soft_ranks(z, valid, tau), average_ranks(targets, valid)
+        if "rank_ic" in terms:
+            result["rank_ic"] = 1 - _correlation(soft, hard, valid)
+        if "spearman" in terms:
+            # The largest possible mean squared distance of two rankings of n entries is (n^2 - 1) / 3.
+            n = valid.sum(-1)
+            distance = masked_mean((soft - hard).square(), valid)[..., 0]
+            result["spearman"] = distance * 3 / (n.square() - 1).clamp(min=1)
+    if "ic" in terms:
+        result["ic"] = 1 - _correlation(scores, targets, valid)
+    if "sharpe" in terms:
+        weights = z / z.abs().sum(-1, keepdim=True).clamp(min=EPSILON)
+        daily = (weights * returns).sum(-1)
+        alive = (valid.sum(-1) >= 2).float()
+        mean = masked_mean(daily, alive)
+        std = masked_mean(((daily - mean) * alive).square(), alive).clamp(min=1e-16).sqrt()
+        result["sharpe"] = torch.where(alive.sum(-1, keepdim=True) >= 2, -mean / std, 0.0)
+    if "huber" in terms:
+        loss = F.huber_loss(scores, standardise(targets, valid), reduction="none")
+        result["huber"] = masked_mean(loss, valid)[..., 0]
+    if "quantile" in terms:
+        if quantiles is None or quantiles.shape[-1] != len(levels):
+            raise ValueError("the term quantile needs the model's quantile outputs, one per level")
+        error = standardise(targets, valid)[..., None] - torch.where(mask[..., None], quantiles.float(), 0.0)
+        level = torch.tensor(levels, device=error.device)
+        pinball = torch.maximum(level * error, (level - 1) * error).mean(-1)
+        result["quantile"] = masked_mean(pinball, valid)[..., 0]
+    if "pairwise" in terms:
+        total, count = torch.zeros_like(valid[..., 0]), torch.zeros_like(valid[..., 0])
+        for shift in rotations:
+            sign = torch.sign(_pairs(targets, shift)) * valid * valid.roll(shift, -1)
+            total = total + (F.softplus(-sign * _pairs(z, shift)) * sign.abs()).sum(-1)
+            count = count + sign.abs().sum(-1)
+        result["pairwise"] = total / count.clamp(min=1) / math.log(2)
+    if "listnet" in terms:
+        away = (valid - 1) * FAR
+        wanted = torch.softmax(standardise(targets, valid) / temperature + away, -1)
+        given = torch.log_softmax(scores + away, -1)
+        result["listnet"] = -(wanted * given * valid).sum(-1)
+    return result
+
+
+TERMS = ("rank_ic", "ic", "sharpe", "spearman", "huber", "quantile", "pairwise", "listnet")
