@@ -1,0 +1,175 @@
+"""The configuration of a run: every setting, its default and its limits. Unknown keys are refused by name."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from loaders.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    arrow: str = "cache/"  # the cache folder
+    context: Annotated[int, Field(ge=1, le=512)] = 20  # L, days a score may look back on, its own included
+    block_days: Positive = 32  # D, scored days of a training block
+    block_codes: Annotated[int, Field(ge=20)] = 512  # S, the most codes of a training block
+    scoring_days: Positive = 32  # scored days of a block when validating and predicting
+
+
+class SplitConfig(Section):
+    valid_start: str | None = None  # ISO dates; both or neither
+    test_start: str | None = None
+    test_end: str | None = None
+    valid_fraction: Fraction = 0.15  # of the calendar, where no dates are given
+    test_fraction: Fraction = 0.2
+    folds: Annotated[int, Field(ge=0)] = 0  # walk-forward: number of folds (0: one split), each with the fractions above
+    fold: Annotated[int, Field(ge=0)] = 0  # which of them this run trains on
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SplitConfig":
+        if (self.valid_start is None) != (self.test_start is None):
+            raise ValueError("give both split.valid_start and split.test_start, or neither")
+        if self.test_end is not None and self.test_start is None:
+            raise ValueError("split.test_end needs split.valid_start and split.test_start")
+        if self.folds and self.test_start is not None:
+            raise ValueError("split.folds goes with fractions, not with dates")
+        if self.folds and self.fold >= self.folds:
+            raise ValueError(f"split.fold={self.fold} is not below split.folds={self.folds}")
+        return self
+
+
+class ModelConfig(Section):
+    size: Literal["tiny", "small", "base"] = "tiny"
+    selection: bool = True  # variable selection; off: a plain linear layer
+    residual: bool = True  # gated residual blocks after selection and attention
+    normalisation: bool = True  # adaptive normalisation over trailing spans
+    attention: bool = True  # banded causal attention
+    spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
+    quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class ObjectiveConfig(Section):
+    rank_ic: Weight = 0.5
+    ic: Weight = 0.3
+    sharpe: Weight = 0.1
+    spearman: Weight = 0.0
+    huber: Weight = 0.0
+    quantile: Weight = 0.1
+    pairwise: Weight = 0.0
+    listnet: Weight = 0.0
+    tau: Annotated[float, Field(gt=0)] = 0.1  # width of the soft rank's kernel, in standard deviations of the scores
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of listnet's target distribution
+    rotations: Positive = 16  # of the cross-section in `pairwise`
+    target: Literal["rank", "raw"] = "rank"  # what ic, huber, quantile, pairwise and listnet aim at
+
+    def weights(self) -> dict[str, float]:
+        """Weight per term, terms that are off left out."""
+        from kernels.rank_terms import TERMS
+
+        return {term: getattr(self, term) for term in TERMS if getattr(self, term) > 0}
+
+
+class TrainConfig(Section):
+    epochs: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    weight_decay: Weight = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # fraction of all steps with a rising learning rate
+    clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
+    patience: Positive = 4  # epochs without a better validation RankIC before stopping
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints inside an epoch
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"  # "auto", "cpu" or a CUDA device
+
+
+class Config(Section):
+    data: Data = Data()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if not self.objective.weights():
+            raise ValueError("every weight of [objective] is 0: there is nothing to train on")
+        if self.objective.quantile > 0 and not self.model.quantiles:
+            raise ValueError("objective.quantile needs at least one level in model.quantiles")
+        if self.model.normalisation and (not self.model.spans or max(self.model.spans) > self.data.context):
+            raise ValueError(f"model.spans must be 1 or more spans of at most data.context={self.data.context} days")
+        return self
+
+
+def load_config(path: Path | None, settings: list[str], arrow: str | None = None) -> Config:
+    """Defaults, then the TOML file, then `section.key=value` settings, then the cache named on the command line.
+
+    A setting's value is read as TOML where it is valid TOML (numbers, booleans, lists) and as text otherwise.
+    Raises InputError naming the key, the value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out") from error
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise InputError("--set", f"{setting!r} is not section.key=value", "Write for example --set train.epochs=4")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise InputError("--set", f"{section!r} is no section", f"Sections are {', '.join(Config.model_fields)}")
+        values[section][name] = _value(text.strip())
+    if arrow is not None:
+        values.setdefault("data", {})["arrow"] = arrow
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        given = "" if first["type"] == "extra_forbidden" or not first["loc"] else f" (got {first['input']!r})"
+        what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise InputError(where, what + given, f"Settings there: {_known(first['loc'])}") from error
+
+
+def _known(location: tuple[int | str, ...]) -> str:
+    section = Config.model_fields.get(str(location[0])) if location else None
+    kind = section.annotation if section else Config
+    return ", ".join(kind.model_fields) if kind is not None and issubclass(kind, BaseModel) else str(kind)
+
+
+def _value(text: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    # 2013-01-01 is a date in TOML; settings hold dates as text.
+    return value if isinstance(value, bool | int | float | str | list) else text
+
+
+def to_toml(config: Config) -> str:
+    """The complete configuration as TOML. JSON's strings, numbers, booleans and lists are TOML's; unset keys are left out."""
+    lines = []
+    for section, values in config.model_dump(mode="json").items():
+        lines.append(f"[{section}]")
+        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if v is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def config_hash(config: Config) -> str:
+    """Identity of what decides a run's figures: all settings but where the cache lies and how often it is saved."""
+    content = config.model_dump(mode="json")
+    del content["data"]["arrow"], content["train"]["checkpoint_seconds"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
