@@ -1,0 +1,74 @@
+"""Small caches for tests, written directly in the cache format: every oddity on purpose, a signal of known make.
+
+Targets are `signal * mean(features) + noise`, in units of a daily return of 2%, and the same features drive every
+horizon. With `signal=0` they are noise. A quarter of the codes is listed late, a quarter delisted early, one code
+has a single day; 3% of the rows inside a span are absent, 5% are context only, 2% of the scored have no target, and
+the last h days of a code's span have no target for horizon h.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, create_columns, write_manifest
+from loaders.panel import Panel, open_panel
+
+
+def write_panel(
+    folder: Path,
+    n_codes: int = 40,
+    n_days: int = 120,
+    n_features: int = 5,
+    horizons: Sequence[int] = (1, 5),
+    dtype: str = "float32",
+    seed: int = 0,
+    signal: float = 0.5,
+) -> Panel:
+    """Write a cache of normal features into `folder` (created where it is missing) and open it.
+
+    Features are named ret_1, f1, f2, ...; codes C000, C001, ...; the calendar is weekdays from 2010-01-04.
+    """
+    rng = np.random.default_rng(seed)
+    first, last = np.zeros(n_codes, np.int64), np.full(n_codes, n_days)
+    late, early = rng.permutation(n_codes)[: n_codes // 4], rng.permutation(n_codes)[: n_codes // 4]
+    first[late] = rng.integers(1, max(n_days // 2, 2), len(late))
+    last[early] = rng.integers(n_days // 2 + 1, n_days + 1, len(early))
+    if n_codes > 4:
+        last[1] = first[1] + 1
+    days = last - first
+    rows = int(days.sum())
+
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = create_columns(folder, rows, n_features, len(horizons), dtype)
+    presence = rng.choice(np.array([ABSENT, CONTEXT, SCORED], np.uint8), rows, p=[0.03, 0.05, 0.92])
+    columns.presence[:] = presence
+    features = rng.standard_normal((rows, n_features))
+    features[presence == ABSENT] = 0
+    columns.features[:] = features
+    left = np.concatenate([np.arange(n)[::-1] for n in days])  # days of the span after this one
+    driver = columns.features.astype(np.float64).mean(1) * np.sqrt(n_features)
+    for i, h in enumerate(horizons):
+        target = 0.02 * (signal * driver + rng.standard_normal(rows))
+        target[(presence == ABSENT) | (left < h) | (rng.random(rows) < 0.02)] = np.nan
+        columns.targets[:, i] = target
+
+    calendar = np.busday_offset("2010-01-04", np.arange(n_days), "forward")
+    kinds = zip(("absent", "context", "scored"), np.bincount(presence, minlength=3), strict=True)
+    write_manifest(
+        folder,
+        Manifest(
+            features=["ret_1", *(f"f{i}" for i in range(1, n_features))],
+            horizons=list(horizons),
+            dtype=dtype,
+            calendar=[str(day) for day in calendar],
+            codes=[f"C{i:03d}" for i in range(n_codes)],
+            first=first.tolist(),
+            days=days.tolist(),
+            rows=rows,
+            counts={name: int(n) for name, n in kinds},
+            recipe={"name": "test", "seed": seed, "signal": signal},
+            normalisation="none",
+        ),
+    )
+    return open_panel(folder)
