@@ -21,6 +21,8 @@ class Section(BaseModel):
 
 class Data(Section):
     arrow: str = "cache/"  # the cache folder
+    features: tuple[str, ...] | None = None  # names and horizons the cache must have; unset: whatever it has, and the
+    horizons: tuple[int, ...] | None = None  # run's config.toml records them
     context: Annotated[int, Field(ge=1, le=512)] = 20  # L, days a score may look back on, its own included
     block_days: Positive = 32  # D, scored days of a training block
     block_codes: Annotated[int, Field(ge=20)] = 512  # S, the most codes of a training block

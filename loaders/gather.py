@@ -27,6 +27,11 @@ class Batch:
     y: npt.NDArray[np.float32]  # [S, D, H]
     block: Block
 
+    @property
+    def samples(self) -> int:
+        """Entries with a target for at least one horizon."""
+        return int(np.isfinite(self.y).any(2).sum())
+
 
 def gather(panel: Panel, part: Days, block: Block, days: int, context: int) -> Batch:
     """Copy a block out of the panel, in parallel over its codes.

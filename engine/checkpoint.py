@@ -1,0 +1,99 @@
+"""Checkpoints: one safetensors file each, holding tensors and, as JSON in its header, the state to go on from.
+
+Files are written under a temporary name, flushed, and renamed: a killed save leaves the previous checkpoint whole.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from loaders.errors import InputError
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+@dataclass
+class State:
+    """Where a run stands. Together with the tensors, the configuration and the cache it decides everything to come."""
+
+    run_id: str
+    cache_id: str
+    config_hash: str
+    features: list[str]
+    horizons: list[int]
+    step: int = 0
+    epoch: int = 0  # epochs completed
+    position: int = 0  # blocks of the current epoch that were trained on
+    best: float | None = None  # best validation RankIC, mean over horizons
+    stale: int = 0  # epochs since then
+    samples: int = 0  # trained on, all epochs
+    rows: int = 0  # read, context included
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "wait": 0.0, "validation": 0.0})
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    finished: bool = False
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part. Raises InputError on a full disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(str(path), f"could not be written ({error.strerror})", "Make room or choose another folder") from error
+
+
+def save_checkpoint(
+    path: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, running: Tensor
+) -> None:
+    """Write model, optimizer and the epoch's running sums of loss terms, with the state."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
+    tensors["running"] = running
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(path, save(tensors, {"state": json.dumps(asdict(state))}))
+
+
+def load_checkpoint(path: Path) -> tuple[State, dict[str, Tensor]]:
+    """Read a checkpoint. Raises InputError for a missing or damaged file, or one written by another release."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = State(**json.loads(file.metadata()["state"]))
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except FileNotFoundError as error:
+        raise InputError(str(path), "no such checkpoint", "Name a run that has been trained") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        what = f"not a readable checkpoint of this release ({type(error).__name__}: {error})"
+        raise InputError(str(path), what, "Train the run again") from error
+
+
+def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the weights of a checkpoint into a model. Raises InputError where they do not fit each other."""
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        what = f"its weights do not fit this model ({str(error).splitlines()[-1].strip()})"
+        raise InputError(str(path), what, "Use the release and the configuration it was trained with") from error
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load the optimizer's slots of a checkpoint."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, slot = name.split(".")
+            slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

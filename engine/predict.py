@@ -1,0 +1,104 @@
+"""Scores of a trained model, for every present row of a part of the panel.
+
+N rows, S codes, D days, H horizons
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model
+from engine.config import Config, config_hash, load_config
+from engine.model.atft import ATFT, build_model
+from engine.scores import Scores, scores_of
+from loaders.errors import InputError
+from loaders.gather import gather
+from loaders.panel import Panel, open_panel
+from loaders.plan import scoring_blocks
+from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
+
+
+def make_split(config: Config, panel: Panel) -> Split:
+    """The dates of training, validation and test that a configuration means on a panel. Raises InputError if empty."""
+    gap = gap_days(config.data.context, panel.manifest.horizons)
+    split = config.split
+    if split.valid_start is not None and split.test_start is not None:
+        return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap)
+    if split.folds:
+        folds = walk_forward(panel.calendar, split.folds, split.valid_fraction, split.test_fraction, gap)
+        return folds[split.fold]
+    return split_by_fraction(panel.calendar, split.valid_fraction, split.test_fraction, gap)
+
+
+@torch.no_grad()
+def score_part(model: ATFT, panel: Panel, part: Days, config: Config, device: torch.device) -> npt.NDArray[np.float32]:
+    """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together."""
+    was_training = model.training
+    model.eval()
+    context = config.data.context
+    pieces = []
+    for block in scoring_blocks(panel, part, config.data.scoring_days):
+        batch = gather(panel, part, block, config.data.scoring_days, context)
+        x, presence = torch.from_numpy(batch.x).to(device), torch.from_numpy(batch.presence).to(device)
+        scores, _ = model(x, (presence > 0).float())
+        inside = part.stop - block.day
+        present = batch.presence[:, context - 1 :][:, :inside].T > 0
+        pieces.append(scores.float().cpu().numpy()[:, :inside].swapaxes(0, 1)[present])
+    model.train(was_training)
+    return np.concatenate(pieces) if pieces else np.empty((0, model.horizons), np.float32)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of `train.device`; "auto" is CUDA where there is one. Raises InputError for an absent device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError("train.device", f"{name!r} is no device", "Use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise InputError("train.device", f"{name!r} is not available here", "Use auto or cpu")
+    return device
+
+
+def check_agreement(features: list[str], horizons: list[int], panel: Panel, where: str) -> None:
+    """Raise InputError where a run and a cache differ in the names or order of features, or in horizons."""
+    manifest = panel.manifest
+    if list(features) != manifest.features:
+        odd = next((f"{a} and {b}" for a, b in zip(features, manifest.features, strict=False) if a != b), "their number")
+        what = f"expects {len(features)} features, {panel.folder} has {len(manifest.features)}; first difference: {odd}"
+        raise InputError(where, what, "Use the cache it was made for, or build one with the same recipe")
+    if list(horizons) != manifest.horizons:
+        what = f"expects horizons {list(horizons)}, {panel.folder} has {manifest.horizons}"
+        raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
+
+
+def load_run(run: Path, arrow: Path | None) -> tuple[Config, Panel, ATFT, str]:
+    """Configuration, panel, best model (on the CPU) and run id of a run folder.
+
+    Raises InputError where the folder holds no trained run, files of two runs, or the cache does not fit.
+    """
+    path = run / "checkpoints" / BEST
+    if not (run / "config.toml").exists():
+        raise InputError(str(run), "no run here (config.toml is missing)", "Name a folder made by `atft-engine train`")
+    config = load_config(run / "config.toml", [], None if arrow is None else str(arrow))
+    state, tensors = load_checkpoint(path)
+    last, _ = load_checkpoint(run / "checkpoints" / LAST)
+    if state.run_id != last.run_id or state.config_hash != config_hash(config):
+        raise InputError(str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again")
+    panel = open_panel(Path(config.data.arrow))
+    check_agreement(state.features, state.horizons, panel, str(run))
+    model = build_model(config.model, len(state.features), len(state.horizons), config.data.context, config.train.seed)
+    restore_model(model, tensors, path)
+    return config, panel, model, state.run_id
+
+
+def predict_run(run: Path, arrow: Path | None, split_name: str) -> Scores:
+    """Scores of a run's best checkpoint on one part (train, valid or test) of its own or another cache."""
+    config, panel, model, run_id = load_run(run, arrow)
+    device = resolve_device(config.train.device)
+    part = make_split(config, panel).part(split_name)
+    values = score_part(model.to(device), panel, part, config, device)
+    return scores_of(panel, part, values, split=split_name, run_id=run_id)
