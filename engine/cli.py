@@ -1,0 +1,244 @@
+"""The command line. Each command reads its options, calls one function and prints what came back.
+
+Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: what, where, how to mend it).
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from loaders.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cache = typer.Typer(no_args_is_help=True, help="Build, look at and check caches.")
+app.add_typer(cache, name="cache")
+
+console = Console(highlight=False, soft_wrap=True)
+
+Arrow = Annotated[Path, typer.Option(help="Cache folder.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be repeated.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Cost = Annotated[float, typer.Option(min=0, help="Trading cost in basis points of turnover, for sharpe_net.")]
+SplitName = Literal["train", "valid", "test"]
+
+
+def main() -> None:
+    """Entry point of the console script: turns the engine's exceptions into one line and an exit code."""
+    from engine.trainer import RunFailed, Stopped
+
+    try:
+        app(prog_name="atft-engine")
+    except InputError as error:
+        _fail(f"error: {error}", 2)
+    except (RunFailed, Stopped) as error:
+        _fail(f"failed: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def _integers(text: str, option: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(option, f"{text!r} is no list of integers", "Write for example 1,5") from error
+    if min(values) < 1 or sorted(set(values)) != values:
+        raise InputError(option, f"{text!r} is not ascending, distinct and 1 or more", "Write for example 1,5")
+    return values
+
+
+def _names(texts: list[str] | None) -> list[str]:
+    return [name.strip() for text in texts or [] for name in text.split(",") if name.strip()]
+
+
+@cache.command("build")
+def cache_build(
+    sources: Annotated[list[Path], typer.Argument(help="Parquet, CSV or Arrow files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    recipe: Annotated[Literal["columns", "ohlcv"], typer.Option(help="Ready features, or daily bars.")] = "columns",
+    date: Annotated[str, typer.Option(help="Column of dates.")] = "date",
+    code: Annotated[str | None, typer.Option(help="Column of codes (default: code, or ticker for ohlcv).")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
+    targets: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
+    horizons: Annotated[str | None, typer.Option(help="Days ahead, such as 1,5.")] = None,
+    dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
+    start: Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")] = None,
+    min_price: Annotated[float | None, typer.Option(min=0, help="Universe: lowest close (ohlcv).")] = None,
+    min_dollar_volume: Annotated[float | None, typer.Option(min=0, help="Universe: 20-day mean (ohlcv).")] = None,
+) -> None:
+    """Build a cache from files, in any row order."""
+    try:
+        from loaders.cache.build import build_columns, build_ohlcv
+    except ModuleNotFoundError as error:
+        if error.name != "polars":
+            raise
+        raise InputError("cache build", "polars is not installed", "pip install 'atft-engine[build]'") from error
+
+    days = None if horizons is None else _integers(horizons, "--horizons")
+    if recipe == "ohlcv":
+        if features or targets:
+            raise InputError("--features", "recipe ohlcv makes its own columns", "Leave it out, or use --recipe columns")
+        manifest = build_ohlcv(
+            sources, out, date, code or "ticker", days or [1, 5], dtype, start, end, min_price, min_dollar_volume,
+            on_progress=console.print,
+        )  # fmt: skip
+    else:
+        if min_price is not None or min_dollar_volume is not None:
+            raise InputError("--min-price", "only recipe ohlcv knows prices", "Leave it out, or use --recipe ohlcv")
+        manifest = build_columns(
+            sources, out, date, code or "code", _names(features), _names(targets), days, dtype, start, end,
+            on_progress=console.print,
+        )  # fmt: skip
+    console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
+
+
+@cache.command("simulate")
+def cache_simulate(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    codes: Annotated[int, typer.Option(help="Number of codes.")] = 500,
+    days: Annotated[int, typer.Option(help="Number of trading days.")] = 1000,
+    features: Annotated[int, typer.Option(help="Number of features.")] = 16,
+    ic: Annotated[float, typer.Option(help="RankIC that a perfect model reaches at the first horizon.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    horizons: Annotated[str, typer.Option(help="Days ahead, such as 1,5.")] = "1,5",
+    dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
+) -> None:
+    """Build a cache of a simulated market whose attainable RankIC is known."""
+    from loaders.cache.simulate import simulate
+
+    manifest = simulate(
+        out, codes, days, features, ic, seed, _integers(horizons, "--horizons"), dtype, on_progress=console.print
+    )
+    console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
+
+
+@cache.command("inspect")
+def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
+    """Show what a cache holds."""
+    from loaders.cache.format import read_manifest
+    from loaders.cache.inspect import inspect_cache
+
+    if as_json:
+        print(json.dumps(asdict(read_manifest(folder))))
+    else:
+        console.print(inspect_cache(folder))
+
+
+@cache.command("verify")
+def cache_verify(folder: Path) -> None:
+    """Read every byte of a cache and compare it with the manifest's checksums."""
+    from loaders.cache.format import verify
+
+    manifest = verify(folder)
+    console.print(f"{folder}: {len(manifest.checksums)} chunks agree with the manifest, cache {manifest.cache_id}")
+
+
+@app.command("train")
+def train_command(
+    arrow: Annotated[Path | None, typer.Option(help="Cache folder (default: data.arrow, cache/).")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train a model, evaluate it on validation and test, and write a run folder."""
+    from engine.config import load_config
+    from engine.evaluate import metrics_table
+    from engine.trainer import resumed_config, train
+
+    path = None if arrow is None else str(arrow)
+    if resume and config is None:
+        resolved = resumed_config(out, settings or [], path)
+    else:
+        resolved = load_config(config, settings or [], path)
+    run = train(resolved, out, resume, console)
+    summary = json.loads((run / "summary.json").read_text())
+    for name, figures in summary["splits"].items():
+        console.print(metrics_table(f"{run} · {name}", figures))
+    console.print(f"run: {run}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    paths: Annotated[list[Path], typer.Argument(help="Run folders or score files; several are averaged.")],
+    split: Annotated[SplitName, typer.Option(help="Part of a run's cache.")] = "test",
+    against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
+    arrow: Annotated[Path | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
+    cost_bps: Cost = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Metrics of runs or score files."""
+    from engine.evaluate import comparison_table, evaluate, metrics_table
+    from engine.tracking import finite
+
+    result = evaluate(paths, split, against, arrow, cost_bps)
+    if as_json:
+        print(json.dumps(finite(result), allow_nan=False))
+        return
+    for name, figures in result["splits"].items():
+        console.print(metrics_table(f"{', '.join(map(str, paths))} · {name}", figures))
+    if against is not None:
+        console.print(comparison_table(f"minus {against}", result["against"]))
+
+
+@app.command("predict")
+def predict_command(
+    run: Path,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: date, code, score per horizon.")],
+    arrow: Annotated[Path | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
+    split: Annotated[SplitName, typer.Option(help="Which part of it.")] = "test",
+) -> None:
+    """Score a part of a cache with a run's best checkpoint."""
+    from engine.predict import predict_run
+    from engine.scores import write_scores
+
+    scores = predict_run(run, arrow, split)
+    write_scores(out, scores)
+    console.print(f"{out}: {len(scores.code):,} rows")
+
+
+@app.command("baseline")
+def baseline_command(
+    arrow: Arrow = Path("cache/"),
+    kind: Annotated[Literal["ridge", "reversal", "lightgbm"], typer.Option(help="Which rival.")] = "ridge",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
+    out: Annotated[Path | None, typer.Option(help="Also write the test scores, as Parquet.")] = None,
+    cost_bps: Cost = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a simple rival on the same cache, split and metrics."""
+    from engine.baseline import run_baseline
+    from engine.config import load_config
+    from engine.evaluate import evaluate_scores, metrics_table
+    from engine.predict import make_split
+    from engine.scores import scores_of, write_scores
+    from engine.tracking import finite
+    from loaders.panel import open_panel
+
+    resolved = load_config(config, settings or [], str(arrow))
+    panel = open_panel(arrow)
+    split = make_split(resolved, panel)
+    scores = run_baseline(panel, split, kind, feature, resolved.train.seed)
+    result: dict[str, Any] = {
+        name: evaluate_scores(panel, split.part(name), values, cost_bps) for name, values in scores.items()
+    }
+    if out is not None:
+        write_scores(out, scores_of(panel, split.test, scores["test"], split="test", run_id=f"baseline-{kind}"))
+    if as_json:
+        print(json.dumps(finite({"splits": result}), allow_nan=False))
+        return
+    for name, figures in result.items():
+        console.print(metrics_table(f"{kind} · {name}", figures))
