@@ -1,0 +1,31 @@
+"""Test RankIC of a run beside ridge's and the simulated market's oracle: python compare_with_oracle.py RUN CACHE."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.baseline import run_baseline
+from engine.config import load_config
+from engine.evaluate import evaluate_scores
+from engine.predict import make_split
+from loaders.panel import open_panel
+
+run, cache = Path(sys.argv[1]), Path(sys.argv[2])
+panel = open_panel(cache)
+split = make_split(load_config(run / "config.toml", []), panel)
+model = json.loads((run / "summary.json").read_text())["splits"]["test"]
+ridge = evaluate_scores(panel, split.test, run_baseline(panel, split, "ridge")["test"])
+simulation = panel.manifest.simulation
+assert simulation is not None, f"{cache} was not simulated"
+
+table = Table(title="Test RankIC, mean over days", caption=f"run: {run}")
+for column in ("horizon", "ridge", "model", "oracle", "model / oracle"):
+    table.add_column(column, justify="right")
+for horizon, best in simulation["oracle_rank_ic"].items():
+    score = model[horizon]["rank_ic"]
+    row = [f"{horizon} d", f"{ridge[horizon]['rank_ic']:.4f}", f"{score:.4f}", f"{best:.4f}", f"{score / best:.0%}"]
+    table.add_row(*row)
+Console().print(table)
