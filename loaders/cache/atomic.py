@@ -1,0 +1,74 @@
+"""Folders that appear under their final name complete or not at all."""
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loaders.cache.format import MANIFEST
+from loaders.errors import InputError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out` to fill; when the block ends it becomes `out`, on any exception it is removed.
+
+    The folder is `.{name}.partial-{pid}`. An `out` that is a cache is replaced (readers that mapped the old one keep
+    their rows); a killed process leaves the partial folder and never a half-filled `out`.
+
+    Raises InputError where `out` holds something that is no cache, where the folder cannot be made, and where the
+    disk fills up while the block runs.
+    """
+    out = out.resolve()
+    _check_replaceable(out)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    except OSError as error:
+        raise InputError(str(out), f"cannot be written ({error.strerror})", "Pass another --out") from error
+    try:
+        yield partial
+        _check_replaceable(out)
+        _publish(partial, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cure = "Free some space, or pass an --out on another disk"
+            raise InputError(str(out.parent), "the disk is full", cure) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(str(out), "is a file, not a folder", "Pass another --out")
+    if any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise InputError(str(out), "holds files and is no cache (no manifest.json)", "Pass another --out, or empty it")
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Rename `partial` to `out`. An old cache there ends up under the partial's name, to be removed."""
+    if not out.exists() or not any(out.iterdir()):
+        partial.rename(out)
+    elif not _exchange(partial, out):
+        old = partial.with_name(partial.name.replace(".partial-", ".old-"))
+        out.rename(old)
+        partial.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
