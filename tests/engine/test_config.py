@@ -1,0 +1,63 @@
+"""Every setting is checked by name, and what is written is read back as the same configuration."""
+
+import pytest
+
+from engine.config import Config, config_hash, load_config, to_toml
+from loaders.errors import InputError
+
+
+def test_toml_round_trip(tmp_path):
+    config = load_config(None, ["split.valid_start=2013-01-01", "split.test_start=2015-01-01", "model.quantiles=[0.5]"])
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load_config(path, []) == config
+    assert config.split.valid_start == "2013-01-01"
+
+
+def test_settings_win_over_the_file(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("[train]\nepochs = 3\nseed = 5\n")
+    config = load_config(path, ["train.epochs=4"], arrow="elsewhere")
+    assert (config.train.epochs, config.train.seed, config.data.arrow) == (4, 5, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["train.epoch=3"], "train.epoch"),
+        (["trainer.epochs=3"], "trainer"),
+        (["train.epochs=zero"], "train.epochs"),
+        (["train.epochs=0"], "train.epochs"),
+        (["train.learning_rate=nan"], "train.learning_rate"),
+        (["model.dropout=1.0"], "model.dropout"),
+        (["model.size=huge"], "model.size"),
+        (["epochs=3"], "--set"),
+        (["train.epochs"], "--set"),
+        (["split.valid_start=2013-01-01"], "split.test_start"),
+        (["split.folds=2", "split.fold=2"], "split.fold"),
+        (["model.spans=[5, 30]"], "model.spans"),
+        (["objective.rank_ic=0", "objective.ic=0", "objective.sharpe=0", "objective.quantile=0"], "objective"),
+        (["model.quantiles=[]"], "model.quantiles"),
+    ],
+)
+def test_bad_settings_are_named(settings, named):
+    with pytest.raises(InputError) as caught:
+        load_config(None, settings)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[train\n", "\xff\xfe"])
+def test_a_file_that_is_no_toml(tmp_path, content):
+    path = tmp_path / "bad.toml"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"bad\.toml"):
+        load_config(path, [])
+    with pytest.raises(InputError, match="missing"):
+        load_config(tmp_path / "missing.toml", [])
+
+
+def test_hash_covers_figures_and_not_places():
+    base = config_hash(Config())
+    assert config_hash(load_config(None, ["data.arrow=other", "train.checkpoint_seconds=1"])) == base
+    assert config_hash(load_config(None, ["train.seed=1"])) != base

@@ -1,0 +1,168 @@
+"""What a score depends on: exactly its own window, through every part, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import ModelConfig
+from engine.model.atft import SIZES, build_model
+from engine.model.layers import AdaptiveNorm, BandedAttention
+from loaders.gather import gather
+from loaders.plan import Block
+from loaders.split import Days
+from tests.panels import write_panel
+
+L, D, F, H = 12, 9, 5, 2
+
+
+def block(codes=30, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    present = (torch.rand(codes, D + L - 1, generator=generator) > 0.15).float()
+    return torch.randn(codes, D + L - 1, F, generator=generator) * present[..., None], present
+
+
+def model(size="tiny", context=L, **switches):
+    config = ModelConfig(size=size, spans=(3, 6), **switches)
+    return build_model(config, F, H, context, seed=1).eval()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_block_scores_are_window_scores(size):
+    x, present = block()
+    net = model(size)
+    scores, quantiles = net(x, present)
+    assert scores.shape == (30, D, H)
+    assert quantiles.shape == (30, D, H, 3)
+    for day in range(D):
+        alone, alone_quantiles = net(x[:, day : day + L], present[:, day : day + L])
+        assert float((alone[:, 0] - scores[:, day]).abs().max()) <= 1e-5
+        assert float((alone_quantiles[:, 0] - quantiles[:, day]).abs().max()) <= 1e-5
+
+
+@torch.no_grad()
+def test_panel_block_scores_are_single_window_scores(tmp_path):
+    panel = write_panel(tmp_path / "cache")
+    part = Days(20, 100)
+    net = model()
+    whole = gather(panel, part, Block(40, np.arange(len(panel.offset))), D, L)
+    scores, _ = net(torch.from_numpy(whole.x), (torch.from_numpy(whole.presence) > 0).float())
+    for day in range(D):
+        window = gather(panel, part, Block(40 + day, whole.block.codes), 1, L)
+        alone, _ = net(torch.from_numpy(window.x), (torch.from_numpy(window.presence) > 0).float())
+        assert float((alone[:, 0] - scores[:, day]).abs().max()) <= 1e-5
+
+
+@torch.no_grad()
+def test_a_score_never_looks_ahead_bitwise():
+    x, present = block()
+    net = model()
+    before, _ = net(x, present)
+    for day in range(D - 1):
+        later, later_present = x.clone(), present.clone()
+        later[:, L + day :] = torch.randn(30, D - 1 - day, F) * 5
+        later_present[:, L + day :] = 1 - later_present[:, L + day :]
+        after, _ = net(later, later_present)
+        assert torch.equal(after[:, : day + 1], before[:, : day + 1])
+        assert not torch.equal(after[:, day + 1], before[:, day + 1])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_a_score_depends_on_each_of_its_days_and_no_other(size):
+    x, _ = block()
+    present = torch.ones(30, D + L - 1)
+    net = model(size)
+    before, _ = net(x, present)
+    target = D - 1
+    for lag in range(D + L - 1):
+        moved = x.clone()
+        moved[:, L - 1 + target - lag] += 1.0
+        after, _ = net(moved, present)
+        changed = (after[:, target] != before[:, target]).any(-1)
+        assert bool(changed.all()) if lag < L else not bool(changed.any())
+
+
+@torch.no_grad()
+def test_a_score_depends_on_its_own_code_only():
+    x, present = block()
+    net = model()
+    before, _ = net(x, present)
+    moved = x.clone()
+    moved[3] += 1.0
+    after, _ = net(moved, present)
+    others = [i for i in range(30) if i != 3]
+    assert torch.equal(after[others], before[others])
+
+
+@torch.no_grad()
+def test_absent_days_hold_nothing():
+    x, present = block()
+    present[:, L - 1 :] = 1.0
+    net = model()
+    before, _ = net(x, present)
+    filled = torch.where(present[..., None] > 0, x, torch.tensor(9.0))
+    after, _ = net(filled, present)
+    assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("switch", ["selection", "residual", "normalisation", "attention"])
+@torch.no_grad()
+def test_each_switch_changes_the_model(switch):
+    x, present = block()
+    full, without = model(), model(**{switch: False})
+    parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("on", full), ("off", without))}
+    assert parameters["on"] != parameters["off"]
+    assert not torch.equal(full(x, present)[0], without(x, present)[0])
+
+
+def test_every_parameter_gets_a_gradient():
+    x, present = block()
+    net = model().train()
+    scores, quantiles = net(x, present)
+    (scores.square().sum() + quantiles.square().sum()).backward()
+    silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+@torch.no_grad()
+def test_adaptive_norm_is_the_loop_over_days():
+    x, present = block(codes=4)
+    layer = AdaptiveNorm(F, (3, 6))
+    layer.mix.copy_(torch.randn(3, F))
+    mix = torch.softmax(layer.mix, 0)
+    out = layer(x, present)
+    assert out.shape == (4, D + L - 1 - 5, F)
+    for code in range(4):
+        for day in range(5, D + L - 1):
+            expected = mix[0] * x[code, day]
+            for i, span in enumerate((3, 6)):
+                days = [d for d in range(day - span + 1, day + 1) if present[code, d] > 0]
+                seen = x[code, days] if days else torch.zeros(1, F)
+                deviation = (seen.var(0, correction=0) + 0.1).sqrt()
+                expected = expected + mix[i + 1] * (x[code, day] - seen.mean(0)) / deviation
+            torch.testing.assert_close(out[code, day - 5], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_banded_attention_is_the_loop_over_lags():
+    width, heads, window = 8, 2, 4
+    x, present = block(codes=3)
+    x = torch.randn(3, D + L - 1, width)
+    layer = BandedAttention(width, heads, window, 0.0)
+    layer.bias.copy_(torch.randn(heads, window))
+    out = layer(x, present)
+    query, (key, value) = layer.query(x), layer.key_value(x).chunk(2, -1)
+    for code in range(3):
+        for day in range(window - 1, D + L - 1):
+            mixed = []
+            for h in range(heads):
+                part = slice(h * width // heads, (h + 1) * width // heads)
+                lags = [lag for lag in range(window) if lag == 0 or present[code, day - lag] > 0]
+                logits = torch.stack(
+                    [query[code, day, part] @ key[code, day - lag, part] / 2.0 + layer.bias[h, lag] for lag in lags]
+                )
+                weights = torch.softmax(logits, 0)
+                mixed.append(sum(w * value[code, day - lag, part] for w, lag in zip(weights, lags, strict=True)))
+            expected = layer.norm(x[code, day] + layer.out(torch.cat(mixed)))
+            torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
