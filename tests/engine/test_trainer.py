@@ -1,0 +1,237 @@
+"""A run is reproducible, survives a kill, refuses what is not its own, and reports every figure of the contract."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import engine.trainer
+from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
+from engine.config import load_config
+from engine.predict import load_run, make_split, score_part
+from engine.trainer import RunFailed, learning_rate, resumed_config, train
+from loaders.errors import InputError
+from loaders.gather import gather
+from loaders.panel import open_panel
+from tests.panels import write_panel
+
+SETTINGS = [
+    "data.context=8", "data.block_days=4", "data.block_codes=24", "model.spans=[3]", "train.epochs=3",
+    "train.checkpoint_seconds=0",
+]  # fmt: skip
+QUIET = Console(quiet=True)
+FIGURES = {
+    "ic", "icir", "rank_ic", "rank_icir", "rank_ic_se", "rank_ic_t", "decile_spread", "sharpe", "turnover", "days",
+    "samples",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """An unbroken run to compare with."""
+    return train(load_config(None, SETTINGS, str(cache)), tmp_path_factory.mktemp("runs") / "whole", False, QUIET)
+
+
+def figures(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def splits(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())["splits"]
+
+
+def command(cache: Path, run: Path, *more: str) -> list[str]:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    return [sys.executable, "-m", "engine", "train", "--arrow", str(cache), "--out", str(run), *settings, *more]
+
+
+def test_summary_has_the_contract(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert {
+        "run_id", "cache_id", "config_hash", "git", "device", "seed", "params", "splits", "throughput",
+    } <= set(summary)  # fmt: skip
+    assert set(summary["splits"]) == {"valid", "test"}
+    for horizons in summary["splits"].values():
+        assert set(horizons) == {"1", "5"}
+        assert all(set(values) >= FIGURES for values in horizons.values())
+    assert set(summary["throughput"]) == {
+        "samples_per_s", "rows_per_s", "epoch_s", "data_wait_fraction", "validation_fraction", "device_utilization",
+        "peak_memory_bytes",
+    }  # fmt: skip
+    assert list(whole.glob("events.out.tfevents.*"))
+    assert len(figures(whole)) == 3
+
+
+def test_it_learns_the_planted_signal(whole):
+    assert splits(whole)["test"]["1"]["rank_ic"] > 0.3
+    losses = [line["train"]["loss"] for line in figures(whole)]
+    assert losses[-1] < losses[0]
+
+
+def test_same_seed_same_figures_other_seed_other(cache, whole, tmp_path):
+    again = train(load_config(None, SETTINGS, str(cache)), tmp_path / "again", False, QUIET)
+    assert figures(again) == figures(whole)
+    assert splits(again) == splits(whole)
+    other = train(load_config(None, [*SETTINGS, "train.seed=1"], str(cache)), tmp_path / "other", False, QUIET)
+    assert figures(other) != figures(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
+    run = tmp_path / "run"
+    last = run / "checkpoints" / LAST
+    process = subprocess.Popen(command(cache, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if last.exists() and load_checkpoint(last)[0].step > 20:
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    _, stderr = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert "SIGTERM" in stderr
+        assert "--resume" in stderr
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not load_checkpoint(last)[0].finished
+
+    train(resumed_config(run, [], None), run, True, QUIET)
+    assert figures(run) == figures(whole)
+    assert splits(run) == splits(whole)
+
+
+def test_resuming_a_finished_run_keeps_its_figures(whole):
+    before = figures(whole), splits(whole)
+    train(resumed_config(whole, [], None), whole, True, QUIET)
+    assert (figures(whole), splits(whole)) == before
+
+
+def test_every_sample_is_trained_on_once_an_epoch(cache, whole):
+    panel = open_panel(cache)
+    part = make_split(load_config(whole / "config.toml", []), panel).train
+    rows = np.concatenate([np.arange(r.start, r.stop) for r in (panel.rows_of(s, part.start, part.stop) for s in range(60))])
+    expected = ((panel.presence[rows] == 2) & np.isfinite(panel.targets[rows]).any(1)).sum()
+    state, _ = load_checkpoint(whole / "checkpoints" / LAST)
+    assert state.samples == 3 * expected
+
+
+@torch.no_grad()
+def test_validation_covers_every_present_row_without_dropout(cache, whole):
+    config, panel, model, _ = load_run(whole, cache)
+    part = make_split(config, panel).valid
+    model.train()
+    scores = score_part(model, panel, part, config, torch.device("cpu"))
+    assert model.training
+    assert np.array_equal(scores, score_part(model, panel, part, config, torch.device("cpu")))
+    row, model = 0, model.eval()
+    from loaders.plan import Block
+
+    for day in range(part.start, part.stop):
+        batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
+        alone, _ = model(torch.from_numpy(batch.x), (torch.from_numpy(batch.presence) > 0).float())
+        present = batch.presence[:, -1] > 0
+        np.testing.assert_allclose(scores[row : row + present.sum()], alone[:, 0].numpy()[present], atol=1e-5)
+        row += int(present.sum())
+    assert row == len(scores)
+
+
+def test_learning_rate_warms_up_and_anneals():
+    config = load_config(None, ["train.learning_rate=1.0", "train.warmup=0.1"])
+    assert learning_rate(config, 0.0) == 0.0
+    assert learning_rate(config, 0.05) == pytest.approx(0.5)
+    assert learning_rate(config, 0.1) == pytest.approx(1.0)
+    assert learning_rate(config, 0.55) == pytest.approx(0.5)
+    assert learning_rate(config, 1.0) == pytest.approx(0.0)
+
+
+def test_a_run_folder_is_never_overwritten(cache, whole):
+    with pytest.raises(InputError, match="not empty"):
+        train(load_config(None, SETTINGS, str(cache)), whole, False, QUIET)
+
+
+def test_resume_refuses_other_settings_and_other_caches(cache, whole, tmp_path):
+    with pytest.raises(InputError, match="configuration differs"):
+        train(resumed_config(whole, ["train.epochs=9"], None), whole, True, QUIET)
+    write_panel(tmp_path / "other", n_codes=60, n_days=160, seed=9)
+    with pytest.raises(InputError, match="began on cache"):
+        train(resumed_config(whole, [], str(tmp_path / "other")), whole, True, QUIET)
+    with pytest.raises(InputError, match="no run to resume"):
+        resumed_config(tmp_path / "nothing", [], None)
+
+
+def test_config_and_cache_must_agree(whole, tmp_path):
+    write_panel(tmp_path / "narrow", n_codes=60, n_days=160, n_features=4)
+    write_panel(tmp_path / "far", n_codes=60, n_days=160, horizons=(1, 3))
+    for name, word in (("narrow", "features"), ("far", "horizons")):
+        with pytest.raises(InputError, match=word):
+            train(load_config(whole / "config.toml", [], str(tmp_path / name)), tmp_path / "run", False, QUIET)
+        with pytest.raises(InputError, match=word):
+            load_run(whole, tmp_path / name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_another_run_are_refused(cache, whole, tmp_path):
+    other = train(load_config(None, [*SETTINGS, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
+    (other / "checkpoints" / "best.safetensors").write_bytes((whole / "checkpoints" / "best.safetensors").read_bytes())
+    with pytest.raises(InputError, match="another run"):
+        load_run(other, cache)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
+    real = engine.trainer.objective
+
+    def poisoned(*arguments):
+        loss, terms = real(*arguments)
+        return loss * torch.nan, terms
+
+    monkeypatch.setattr(engine.trainer, "objective", poisoned)
+    with pytest.raises(RunFailed, match="loss is nan"):
+        train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_missing_validation_figure_fails_the_run(tmp_path):
+    write_panel(tmp_path / "cache", n_codes=15, n_days=160)
+    with pytest.raises(RunFailed, match="RankIC is nan"):
+        train(load_config(None, SETTINGS, str(tmp_path / "cache")), tmp_path / "run", False, QUIET)
+
+
+def test_damaged_checkpoints_are_named(cache, tmp_path):
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"\x80\x04pickle", b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.safetensors"):
+            load_checkpoint(path)
+    with pytest.raises(InputError, match="no such"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    path = tmp_path / LAST
+    path.write_bytes((whole / "checkpoints" / LAST).read_bytes())
+    state, _ = load_checkpoint(path)
+    model = torch.nn.Linear(1, 1)
+
+    def full(_self, _target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        save_checkpoint(path, state, model, torch.optim.AdamW(model.parameters()), torch.zeros(1))
+    assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == [LAST]
