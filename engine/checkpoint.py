@@ -51,7 +51,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(str(path), f"could not be written ({error.strerror})", "Make room or choose another folder") from error
+        raise InputError(
+            str(path), f"could not be written ({error.strerror})", "Make room or choose another folder"
+        ) from error
 
 
 def save_checkpoint(

@@ -88,7 +88,9 @@ def cache_build(
     days = None if horizons is None else _integers(horizons, "--horizons")
     if recipe == "ohlcv":
         if features or targets:
-            raise InputError("--features", "recipe ohlcv makes its own columns", "Leave it out, or use --recipe columns")
+            raise InputError(
+                "--features", "recipe ohlcv makes its own columns", "Leave it out, or use --recipe columns"
+            )
         manifest = build_ohlcv(
             sources, out, date, code or "ticker", days or [1, 5], dtype, start, end, min_price, min_dollar_volume,
             on_progress=console.print,
@@ -126,8 +128,9 @@ def cache_simulate(
 @cache.command("inspect")
 def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     """Show what a cache holds."""
-    from loaders.cache.format import read_manifest
     from loaders.cache.inspect import inspect_cache
+
+    from loaders.cache.format import read_manifest
 
     if as_json:
         print(json.dumps(asdict(read_manifest(folder))))

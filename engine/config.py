@@ -35,7 +35,9 @@ class SplitConfig(Section):
     test_end: str | None = None
     valid_fraction: Fraction = 0.15  # of the calendar, where no dates are given
     test_fraction: Fraction = 0.2
-    folds: Annotated[int, Field(ge=0)] = 0  # walk-forward: number of folds (0: one split), each with the fractions above
+    folds: Annotated[int, Field(ge=0)] = (
+        0  # walk-forward: number of folds (0: one split), each with the fractions above
+    )
     fold: Annotated[int, Field(ge=0)] = 0  # which of them this run trains on
 
     @model_validator(mode="after")
@@ -124,7 +126,9 @@ def load_config(path: Path | None, settings: list[str], arrow: str | None = None
         try:
             values = tomllib.loads(path.read_text())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out") from error
+            raise InputError(
+                str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
+            ) from error
     for setting in settings:
         key, equals, text = setting.partition("=")
         section, dot, name = key.strip().partition(".")
@@ -148,7 +152,7 @@ def load_config(path: Path | None, settings: list[str], arrow: str | None = None
 def _known(location: tuple[int | str, ...]) -> str:
     section = Config.model_fields.get(str(location[0])) if location else None
     kind = section.annotation if section else Config
-    return ", ".join(kind.model_fields) if kind is not None and issubclass(kind, BaseModel) else str(kind)
+    return ", ".join(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else str(kind)
 
 
 def _value(text: str) -> Any:
@@ -161,7 +165,10 @@ def _value(text: str) -> Any:
 
 
 def to_toml(config: Config) -> str:
-    """The complete configuration as TOML. JSON's strings, numbers, booleans and lists are TOML's; unset keys are left out."""
+    """The complete configuration as TOML; unset keys are left out.
+
+    JSON's strings, numbers, booleans and lists are also TOML's.
+    """
     lines = []
     for section, values in config.model_dump(mode="json").items():
         lines.append(f"[{section}]")

@@ -67,7 +67,9 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
     """Raise InputError where a run and a cache differ in the names or order of features, or in horizons."""
     manifest = panel.manifest
     if list(features) != manifest.features:
-        odd = next((f"{a} and {b}" for a, b in zip(features, manifest.features, strict=False) if a != b), "their number")
+        odd = next(
+            (f"{a} and {b}" for a, b in zip(features, manifest.features, strict=False) if a != b), "their number"
+        )
         what = f"expects {len(features)} features, {panel.folder} has {len(manifest.features)}; first difference: {odd}"
         raise InputError(where, what, "Use the cache it was made for, or build one with the same recipe")
     if list(horizons) != manifest.horizons:
@@ -87,7 +89,9 @@ def load_run(run: Path, arrow: Path | None) -> tuple[Config, Panel, ATFT, str]:
     state, tensors = load_checkpoint(path)
     last, _ = load_checkpoint(run / "checkpoints" / LAST)
     if state.run_id != last.run_id or state.config_hash != config_hash(config):
-        raise InputError(str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again")
+        raise InputError(
+            str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again"
+        )
     panel = open_panel(Path(config.data.arrow))
     check_agreement(state.features, state.horizons, panel, str(run))
     model = build_model(config.model, len(state.features), len(state.horizons), config.data.context, config.train.seed)

@@ -47,7 +47,7 @@ def live(console: Console) -> Live:
 
 
 def write_metrics(run: Path, state: State) -> None:
-    """metrics.jsonl: one line per validation. It holds figures that depend on seed, data and settings alone, no times."""
+    """metrics.jsonl, a line per validation, of figures that depend on seed, data and settings alone: no times."""
     lines = "".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in state.history)
     write_atomically(run / "metrics.jsonl", lines.encode())
 
@@ -79,7 +79,9 @@ def throughput(state: State, device: torch.device) -> dict[str, float | int | No
     """The contract's throughput figures; a sample counts once, a row each time it is read."""
     train, validation = max(state.seconds["train"], 1e-9), state.seconds["validation"]
     cuda = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return {
         "samples_per_s": state.samples / train,
         "rows_per_s": state.rows / train,
@@ -103,7 +105,9 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
     return f"cpu ({model}, {torch.get_num_threads()} threads)"
 
 

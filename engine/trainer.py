@@ -15,7 +15,14 @@ import torch
 from rich.console import Console
 
 from engine.checkpoint import (
-    BEST, LAST, State, load_checkpoint, restore_model, restore_optimizer, save_checkpoint, write_atomically,
+    BEST,
+    LAST,
+    State,
+    load_checkpoint,
+    restore_model,
+    restore_optimizer,
+    save_checkpoint,
+    write_atomically,
 )  # fmt: skip
 from engine.config import Config, config_hash, load_config, to_toml
 from engine.evaluate import evaluate_scores
@@ -23,7 +30,13 @@ from engine.model.atft import ATFT, build_model
 from engine.objective import objective
 from engine.predict import check_agreement, make_split, resolve_device, score_part
 from engine.tracking import (
-    device_name, finite, git_revision, live, log_scalars, throughput, write_metrics,
+    device_name,
+    finite,
+    git_revision,
+    live,
+    log_scalars,
+    throughput,
+    write_metrics,
 )  # fmt: skip
 from loaders.errors import InputError
 from loaders.gather import gather
@@ -113,7 +126,7 @@ def resolve(config: Config, panel: Panel) -> Config:
 
 
 def resumed_config(run: Path | None, settings: list[str], arrow: str | None) -> Config:
-    """The configuration stored in a run folder, for --resume. Settings given anew are checked against it when training."""
+    """The configuration stored in a run folder, for --resume; `train` refuses settings that change figures."""
     path = _existing(run) / "config.toml"
     return load_config(path, settings, arrow)
 
@@ -159,7 +172,7 @@ def _heading(state: State, panel: Panel, split: Split, model: ATFT, device: torc
 def _signals() -> Iterator[list[int]]:
     """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once."""
     received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(number: int, _frame: Any) -> None:
         received.append(number)
@@ -200,7 +213,7 @@ def _epoch(
                 scores, quantiles = model(x, present)
             loss, terms = objective(config, scores, quantiles, y, state.step)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
             optimizer.step()
             running += torch.stack([loss.detach(), *(term.detach() for term in terms.values())])

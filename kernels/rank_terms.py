@@ -35,7 +35,7 @@ def average_ranks(value: Tensor, mask: Tensor) -> Tensor:
     float [..., N] and bool or float mask of the same shape -> float [..., N].
     """
     parked = torch.where(mask > 0, value, torch.inf).detach()
-    ordered, order = parked.sort(dim=-1)
+    ordered = parked.sort(dim=-1).values
     low = torch.searchsorted(ordered, parked.contiguous(), right=False)
     high = torch.searchsorted(ordered, parked.contiguous(), right=True)
     return (low + high + 1).to(value.dtype) / 2 * mask

@@ -84,7 +84,7 @@ def _gather(  # type: ignore[no-untyped-def]
         for t in range(low, high):
             presence[s, t] = present[row + t]
             for f in range(width):
-                x[s, t, f] = _widen(features[row + t, f])
+                x[s, t, f] = _widen(features[row + t, f])  # type: ignore[call-arg]
         for d in range(span - context + 1):
             t = d + context - 1
             scored = low <= t < high and start <= day + d < stop and present[row + t] == SCORED

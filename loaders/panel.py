@@ -48,13 +48,13 @@ class Panel:
         return slice(int(self.offset[code] + low), int(self.offset[code] + high))
 
     def codes_with(self, before: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Codes, ascending, that have a counted row on the days start..stop-1; `before` is one of the running counts."""
+        """Codes, ascending, with a row counted by `before`, one of the running counts, on the days start..stop-1."""
         low = self.offset + np.clip(start - self.first, 0, self.days)
         high = self.offset + np.clip(stop - self.first, 0, self.days)
         return np.flatnonzero(before[high] > before[low])
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features, targets and presence as torch tensors on the same memory. Never write to them: the file is read-only."""
+        """Features, targets and presence as torch tensors on the same, read-only memory: never write to them."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return torch.from_numpy(self.features), torch.from_numpy(self.targets), torch.from_numpy(self.presence)

@@ -52,7 +52,11 @@ def split_by_date(
     A date that is no trading day means the next one. Raises InputError where a part has no day left.
     """
     marks = []
-    for key, text in (("split.valid_start", valid_start), ("split.test_start", test_start), ("split.test_end", test_end)):
+    for key, text in (
+        ("split.valid_start", valid_start),
+        ("split.test_start", test_start),
+        ("split.test_end", test_end),
+    ):
         if text is None:
             marks.append(len(calendar))
             continue
@@ -60,8 +64,8 @@ def split_by_date(
             day = np.datetime64(text, "D")
         except ValueError as error:
             raise InputError(key, f"{text!r} is not a date", "Write it as YYYY-MM-DD") from error
-        side = "right" if key == "split.test_end" else "left"
-        marks.append(int(np.searchsorted(calendar, day, side)))
+        inclusive = key == "split.test_end"
+        marks.append(int(np.searchsorted(calendar, day, "right" if inclusive else "left")))
     return _split(calendar, marks[0], marks[1], marks[2], gap)
 
 

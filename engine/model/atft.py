@@ -66,7 +66,8 @@ class ATFT(nn.Module):
         if self.norm is not None:
             hidden = self.norm(hidden, present)
             present = present[:, -hidden.shape[1] :]
-        for attention, residual in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            attention, residual = layer[0], layer[1]  # type: ignore[index]
             hidden = residual(attention(hidden, present))
             present = present[:, -hidden.shape[1] :]
         out = self.heads(hidden).unflatten(-1, (self.horizons, 1 + self.levels))

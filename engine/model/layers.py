@@ -32,7 +32,9 @@ class VariableSelection(nn.Module):
 
     def __init__(self, features: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.query = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, features))
+        self.query = nn.Sequential(
+            nn.Linear(features, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, features)
+        )
         self.slope = nn.Linear(features, width)
         self.intercept = nn.Linear(features, width, bias=False)
         self.features = features

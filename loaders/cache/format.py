@@ -120,7 +120,7 @@ def create_columns(folder: Path, rows: int, n_features: int, n_horizons: int, dt
     bus error later.
     """
     padded = math.ceil(max(rows, 1) / ALIGNMENT) * ALIGNMENT
-    padding = next(p for p in range(0, 8 * ALIGNMENT) if _body_offset(n_features, n_horizons, dtype, p) % ALIGNMENT == 0)
+    padding = next(p for p in range(8 * ALIGNMENT) if _body_offset(n_features, n_horizons, dtype, p) % ALIGNMENT == 0)
     path = folder / PANEL
     with pa.OSFile(str(path), "wb") as sink:
         _write_ipc(sink, n_features, n_horizons, dtype, padded, padding)
@@ -150,7 +150,7 @@ def _views(
         batch = pa.ipc.open_file(buffer).get_batch(0)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise InputError(str(path), f"not a readable panel file ({error})", "Rebuild the cache") from error
-    value = {"float16": pa.float16(), "float32": pa.float32()}.get(expected or "", None)
+    value = {"float16": pa.float16(), "float32": pa.float32()}.get(expected or "")
     for name, width in (("features", n_features), ("targets", n_horizons)):
         kind = batch.schema.field(name).type if name in batch.schema.names else None
         if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != width:
@@ -227,10 +227,11 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = Manifest(**content)
+        spans = list(zip(manifest.first, manifest.days, strict=False))
         consistent = (
             sum(manifest.days) == manifest.rows
             and len(manifest.codes) == len(manifest.first) == len(manifest.days)
-            and all(0 <= f and n >= 1 and f + n <= len(manifest.calendar) for f, n in zip(manifest.first, manifest.days))
+            and all(f >= 0 and n >= 1 and f + n <= len(manifest.calendar) for f, n in spans)
         )
     except TypeError as error:
         raise InputError(str(path), f"unexpected content ({error})", "Rebuild the cache") from error
@@ -251,7 +252,7 @@ def verify(folder: Path) -> Manifest:
     if len(found) != len(manifest.checksums):
         what = f"{len(found)} chunks, the manifest lists {len(manifest.checksums)}"
         raise InputError(str(folder / PANEL), what, "Rebuild the cache")
-    bad = [i for i, (a, b) in enumerate(zip(found, manifest.checksums)) if a != b]
+    bad = [i for i, (a, b) in enumerate(zip(found, manifest.checksums, strict=True)) if a != b]
     if bad:
         names = ", ".join(f"chunk {i} (bytes {i * size}..{(i + 1) * size - 1})" for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""

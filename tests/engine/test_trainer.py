@@ -124,7 +124,9 @@ def test_resuming_a_finished_run_keeps_its_figures(whole):
 def test_every_sample_is_trained_on_once_an_epoch(cache, whole):
     panel = open_panel(cache)
     part = make_split(load_config(whole / "config.toml", []), panel).train
-    rows = np.concatenate([np.arange(r.start, r.stop) for r in (panel.rows_of(s, part.start, part.stop) for s in range(60))])
+    rows = np.concatenate(
+        [np.arange(r.start, r.stop) for r in (panel.rows_of(s, part.start, part.stop) for s in range(60))]
+    )
     expected = ((panel.presence[rows] == 2) & np.isfinite(panel.targets[rows]).any(1)).sum()
     state, _ = load_checkpoint(whole / "checkpoints" / LAST)
     assert state.samples == 3 * expected

@@ -57,7 +57,7 @@ def test_soft_ranks_become_ranks_as_tau_falls():
 
 
 def test_ic_and_rank_ic_are_one_minus_the_correlation():
-    scores, _, returns, mask, quantiles = cross_sections(names=200)
+    scores, _, returns, mask, _ = cross_sections(names=200)
     terms = rank_terms(scores, returns, returns, mask, ("ic", "rank_ic"), tau=1e-3)
     for h in range(2):
         for g in range(3):
@@ -105,7 +105,9 @@ def test_gradient_is_finite_nonzero_and_lowers_the_term(term):
     assert gradient[mask].abs().sum() > 0
     assert not gradient[~mask].any()
     moved = (learned - 1e-2 * gradient / gradient.norm()).detach()
-    inputs = (scores, targets, returns, mask, moved) if term == "quantile" else (moved, targets, returns, mask, quantiles)
+    inputs = (
+        (scores, targets, returns, mask, moved) if term == "quantile" else (moved, targets, returns, mask, quantiles)
+    )
     after = all_terms(*inputs, (term,))[term].sum()
     assert float(after) < float(before)
 
@@ -125,7 +127,11 @@ def test_gradient_is_the_finite_difference(term):
 
     def at(amount):
         moved = (learned + amount * direction).detach()
-        inputs = (scores, targets, returns, mask, moved) if term == "quantile" else (moved, targets, returns, mask, quantiles)
+        inputs = (
+            (scores, targets, returns, mask, moved)
+            if term == "quantile"
+            else (moved, targets, returns, mask, quantiles)
+        )
         return float(all_terms(*inputs, (term,))[term].double().sum())
 
     slope = (at(step) - at(-step)) / (2 * step)
