@@ -1,0 +1,189 @@
+"""Every command: it works, and bad input is one line on stderr, exit code 2, nothing left behind."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.cli import main
+from tests.panels import write_panel
+
+SMALL = [
+    "--set", "data.context=8", "--set", "data.block_days=4", "--set", "model.spans=[3]", "--set", "train.epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; gives exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "cache"
+    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli_runs") / "run"
+    subprocess.run(
+        [sys.executable, "-m", "engine", "train", "--arrow", str(cache), "--out", str(folder), *SMALL], check=True
+    )
+    return folder
+
+
+def refused(result, *words):
+    code, _, err = result
+    assert code == 2, err
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in err, err
+
+
+def test_build_inspect_verify(run, tmp_path):
+    days = [f"2020-01-{day:02d}" for day in range(1, 29)]
+    table = pa.table(
+        {
+            "date": days * 30,
+            "code": [f"c{i}" for i in range(30) for _ in days],
+            "size": [float(i + d) for i in range(30) for d in range(28)],
+            "ret_1": [0.01 * ((i * d) % 7) for i in range(30) for d in range(28)],
+        }
+    )
+    pq.write_table(table, tmp_path / "panel.parquet")
+    out = tmp_path / "cache"
+    code, _, err = run(
+        "cache", "build", tmp_path / "panel.parquet", "--out", out, "--features", "size", "--targets", "ret_1",
+        "--horizons", "1",
+    )  # fmt: skip
+    assert code == 0, err
+    code, stdout, _ = run("cache", "inspect", out, "--json")
+    assert code == 0
+    assert json.loads(stdout)["rows"] == 28 * 30
+    assert run("cache", "inspect", out)[0] == 0
+    assert run("cache", "verify", out)[0] == 0
+    with (out / "panel.arrow").open("r+b") as file:
+        file.seek(-2000, 2)
+        byte = file.read(1)
+        file.seek(-2000, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    refused(run("cache", "verify", out), "chunk 0")
+
+
+def test_simulate(run, tmp_path):
+    out = tmp_path / "cache"
+    code, stdout, _ = run("cache", "simulate", "--out", out, "--codes", 40, "--days", 100, "--features", 8)
+    assert code == 0
+    assert "oracle" in stdout.lower()
+    assert set(json.loads((out / "manifest.json").read_text())["simulation"]["oracle_rank_ic"]) == {"1", "5"}
+
+
+def test_evaluate_predict_and_compare(run, cache, trained, tmp_path):
+    code, stdout, err = run("evaluate", trained, "--json")
+    assert code == 0, err
+    summary = json.loads((trained / "summary.json").read_text())
+    assert json.loads(stdout)["splits"]["test"] == summary["splits"]["test"]
+
+    scores = tmp_path / "scores.parquet"
+    assert run("predict", trained, "--arrow", cache, "--out", scores)[0] == 0
+    schema = pq.read_schema(scores)
+    assert {name: str(schema.field(name).type) for name in schema.names} == {
+        "date": "date32[day]", "code": "string", "score_1": "float", "score_5": "float",
+    }  # fmt: skip
+    code, stdout, err = run("evaluate", scores, "--arrow", cache, "--json")
+    assert code == 0, err
+    assert json.loads(stdout)["splits"]["test"] == summary["splits"]["test"]
+
+    code, stdout, err = run("evaluate", trained, "--against", scores, "--arrow", cache, "--json")
+    assert code == 0, err
+    assert json.loads(stdout)["against"]
+    assert run("evaluate", trained, scores, "--arrow", cache)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["ridge", "reversal", "lightgbm"])
+def test_baselines(run, cache, tmp_path, kind):
+    if kind == "lightgbm":
+        pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
+    code, stdout, err = run("baseline", "--arrow", cache, "--kind", kind, "--json", "--out", tmp_path / "s.parquet")
+    assert code == 0, err
+    test = json.loads(stdout)["splits"]["test"]
+    assert test["1"]["rank_ic"] < -0.05 if kind == "reversal" else test["1"]["rank_ic"] > 0.1
+    code, stdout, err = run("evaluate", tmp_path / "s.parquet", "--arrow", cache, "--json")
+    assert code == 0, err
+    assert json.loads(stdout)["splits"]["test"] == test
+    assert run("baseline", "--arrow", cache, "--kind", kind)[0] == 0
+
+
+def test_bad_input_of_every_command(run, cache, trained, tmp_path):
+    missing = tmp_path / "missing"
+    for arguments in (
+        ("cache", "inspect", missing),
+        ("cache", "verify", missing),
+        ("train", "--arrow", missing, "--out", tmp_path / "run"),
+        ("baseline", "--arrow", missing),
+        ("evaluate", missing),
+        ("predict", missing, "--out", tmp_path / "s.parquet"),
+        ("cache", "build", missing, "--out", tmp_path / "c"),
+    ):
+        refused(run(*arguments), "missing")
+    refused(run("cache", "build", missing, "--out", tmp_path / "c", "--horizons", "5,1"), "--horizons")
+    refused(run("cache", "simulate", "--out", tmp_path / "c", "--codes", 3), "codes")
+    refused(run("cache", "simulate", "--out", tmp_path / "c", "--horizons", "x"), "--horizons")
+    refused(run("train", "--arrow", cache, "--set", "train.epoch=1"), "train.epoch")
+    refused(run("train", "--arrow", cache, "--resume", "--out", missing), "resume")
+    refused(run("train", "--arrow", cache, "--out", trained), "not empty")
+    refused(run("train", "--arrow", cache, "--set", "train.device=tpu"), "train.device")
+    dates = ("--set", "split.valid_start=2030-01-01", "--set", "split.test_start=2031-01-01")
+    refused(run("train", "--arrow", cache, *dates), "empty")
+    refused(run("baseline", "--arrow", cache, *dates), "empty")
+    refused(run("baseline", "--arrow", cache, "--kind", "reversal", "--feature", "nope"), "nope")
+    not_scores = tmp_path / "not_scores.parquet"
+    not_scores.write_bytes(b"PAR1")
+    refused(run("evaluate", not_scores, "--arrow", cache), "not_scores.parquet")
+    refused(run("evaluate", trained, "--against", not_scores), "not_scores.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["not_scores.parquet"]
+
+
+def test_usage_errors_exit_with_2(run):
+    assert run("train", "--nonsense")[0] == 2
+    assert run("evaluate")[0] == 2
+    assert run("baseline", "--kind", "oracle")[0] == 2
+
+
+def test_training_needs_no_optional_package(cache, tmp_path):
+    """In a process where they cannot be imported: the engine's imports, training, evaluation and prediction work."""
+    program = """
+import sys
+for name in ("polars", "optuna", "matplotlib", "nvidia.dali", "lightgbm", "scipy"):
+    sys.modules[name] = None
+import engine, kernels, loaders
+from engine.cli import main
+sys.argv = ["atft-engine", *sys.argv[1:]]
+main()
+"""
+    out = tmp_path / "run"
+    for arguments in (
+        ["train", "--arrow", str(cache), "--out", str(out), *SMALL],
+        ["evaluate", str(out)],
+        ["predict", str(out), "--out", str(tmp_path / "s.parquet")],
+        ["baseline", "--arrow", str(cache), "--kind", "ridge"],
+    ):
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.DEVNULL)
