@@ -159,13 +159,23 @@ def ranks_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
     return out
 
 
-def nulls(value: Any) -> Any:
-    """The same dicts, lists and numbers with None in place of every number that is not finite: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: nulls(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [nulls(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def zscores_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
+    """Values [N] less their day's mean, over its standard deviation (of n); zeros on a day where they are constant.
+
+    Args:
+        values: [N] float.
+        day: [N] int or dates.
+    """
+    values = np.asarray(values, np.float64)
+    s = _sections(values, np.zeros(len(values)), day, least=1)
+    if not len(values):
+        return values
+    centred, constant = _centred(s.scores, s)
+    variance = np.add.reduceat(centred * centred, s.starts) / s.counts
+    scale = np.where(constant, 0.0, 1 / np.sqrt(np.where(constant, 1.0, variance)))
+    out = np.empty(len(values))
+    out[s.rows] = centred * np.repeat(scale, s.counts)
+    return out
 
 
 def _sections(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike, least: int = MIN_SAMPLES) -> _Sections:
