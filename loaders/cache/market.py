@@ -15,11 +15,13 @@ import numpy.typing as npt
 from numba import njit
 
 from loaders.cache.format import ABSENT, CONTEXT, SCORED
-from loaders.cache.planted import LAST_LAG, LOADING, MARKET_SD, RETURN_SD
+from loaders.order import mix
 
 Float = npt.NDArray[np.float64]
 
-FEATURE, GAP, SIZE, LEVEL, BETA, MARKET, LISTING, DELISTING = range(8)  # streams
+FEATURE, GAP, SIZE, LEVEL, BETA, MARKET, LISTING, DELISTING = STREAMS = range(8)
+MARKET_SD, RETURN_SD = 0.01, 0.02  # daily standard deviation of the market's and of a code's own return
+LOADING = 0.3  # standard deviation of the codes' loadings on the market, whose mean is 1
 GAP_STARTS = 1 / 400  # share of days on which a gap starts
 LONGEST_GAP = 20  # days; most are far shorter
 OUTSIDE = -1.645  # the universe ends at this many standard deviations of size: the 5% quantile
@@ -75,7 +77,7 @@ def _normal(key, i):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def uniforms(key: int, n: int) -> Float:
+def uniforms(key: np.uint64, n: int) -> Float:
     """The first n values in (0, 1) of a stream, float64 [n]."""
     out = np.empty(n)
     for i in range(n):
@@ -84,7 +86,7 @@ def uniforms(key: int, n: int) -> Float:
 
 
 @njit(nogil=True, cache=True)
-def normals(key: int, n: int) -> Float:
+def normals(key: np.uint64, n: int) -> Float:
     """The first n standard normal values of a stream, float64 [n]."""
     out = np.empty(n)
     for i in range(n):
@@ -117,7 +119,7 @@ def _ingredients(x, presence, i, out):  # type: ignore[no-untyped-def]
     """The planted ingredients [K] of day i of the span; a lag that is absent or before the span is 0."""
     out[0], out[1] = x[i, 0], x[i, 1]
     out[2], out[3] = out[0] * x[i, 2], out[1] * x[i, 2]
-    for lag in range(LAST_LAG + 1):
+    for lag in range(len(out) - 4):
         shown = i >= lag and presence[i - lag] != ABSENT
         out[4 + lag] = x[i - lag, 3] if shown else 0.0
 
@@ -178,12 +180,17 @@ def simulate_code(  # type: ignore[no-untyped-def]
             x[i] = 0
 
 
-def market_returns(key: int, days: int) -> Float:
+def stream_keys(seed: int) -> npt.NDArray[np.uint64]:
+    """The key of each of STREAMS, uint64 [8]."""
+    return np.array([mix(seed, stream) for stream in STREAMS], np.uint64)
+
+
+def market_returns(key: np.uint64, days: int) -> Float:
     """The market's return on each day, float64 [days], in units of RETURN_SD."""
     return normals(key, days) * (MARKET_SD / RETURN_SD)
 
 
-def market_loadings(key: int, codes: int) -> Float:
+def market_loadings(key: np.uint64, codes: int) -> Float:
     """Each code's loading on the market, float64 [codes]."""
     return 1 + LOADING * normals(key, codes)
 

@@ -24,16 +24,16 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from loaders.cache.market import LOADING, MARKET_SD, RETURN_SD
+
 Float = npt.NDArray[np.float64]
 
-LINEAR, PRODUCT, LAGGED = 0.28, 0.22, 0.50  # shares of the signal's variance at one day ahead
+LINEAR, PRODUCT, LAGGED = 0.24, 0.24, 0.52  # shares of the signal's variance at one day ahead
 PERSISTENCE = 0.8  # of f1 and f2
 FIRST_LAG, LAST_LAG = 5, 9  # days back of the first and last f3 in the signal
 PLANTED = ("ret_1", "f1", "f2", "f3")
-INGREDIENTS = ("ret_1", "f1", "ret_1 f2", "f1 f2", *(f"f3[-{lag}]" for lag in range(LAST_LAG + 1)))
+INGREDIENTS = ("ret_1", "f1", "ret_1 f2", "f1 f2", "f3[t]", *(f"f3[t-{lag}]" for lag in range(1, LAST_LAG + 1)))
 TODAY = (0, 1, 4)  # ingredients that are features of the day itself: all that a linear model sees
-LOADING = 0.3  # standard deviation of the codes' market loadings, whose mean is 1
-MARKET_SD, RETURN_SD = 0.01, 0.02  # daily standard deviation of the market's and of the code's own return
 LARGEST_SCALE = 0.99
 
 

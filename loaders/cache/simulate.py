@@ -25,9 +25,8 @@ import numpy.typing as npt
 
 from loaders.cache import market, planted
 from loaders.cache.atomic import atomic_folder
-from loaders.cache.format import Columns, Manifest, create_columns, write_manifest
+from loaders.cache.format import ABSENT, Columns, Manifest, create_columns, write_manifest
 from loaders.errors import InputError
-from loaders.order import mix
 
 Int = npt.NDArray[np.int64]
 
@@ -76,16 +75,18 @@ def simulate(
     _check(codes, days, features, ic, seed, horizons, dtype)
     scale = planted.scale_for(ic, horizons[0])
     if math.isnan(scale):
-        what = f"{ic} is out of reach for horizon {horizons[0]}, even without noise"
+        most = planted.expected_rank_ic(horizons[0], planted.LARGEST_SCALE)
+        what = f"ic is {ic}, at a first horizon of {horizons[0]} days at most {most:.2f} can be reached"
         raise InputError("--ic", what, "Lower it, or begin with a shorter horizon")
-    spans = _spans(seed, codes, days)
+    keys = market.stream_keys(seed)
+    spans = _spans(keys, codes, days)
     rows = int(spans.days.sum())
     gigabytes = rows * features * np.dtype(dtype).itemsize / 1e9
     on_progress(f"simulating {codes:,} codes x {days:,} days x {features} features, {gigabytes:.2f} GB")
     with atomic_folder(out) as folder:
         columns = create_columns(folder, rows, features, len(horizons), dtype)
-        forecasts = _fill(columns, spans, days, seed, scale, horizons)
-        measured = _measure(columns, spans, days, forecasts)
+        forecasts = _fill(columns, spans, days, keys, scale, horizons)
+        simulation = _simulation(_measure(columns, spans, days, forecasts), horizons, ic, scale)
         manifest = Manifest(
             features=[*planted.PLANTED, *(f"f{i}" for i in range(4, features))],
             horizons=horizons,
@@ -101,11 +102,11 @@ def simulate(
                 "horizons": horizons, "dtype": dtype,
             },
             normalisation="none: every feature is drawn from the standard normal distribution",
-            simulation=_simulation(measured, horizons, ic, scale),
+            simulation=simulation,
         )  # fmt: skip
         write_manifest(folder, manifest)
     for h in horizons:
-        best, expected = manifest.simulation["oracle_rank_ic"][str(h)], manifest.simulation["expected_rank_ic"][str(h)]
+        best, expected = simulation["oracle_rank_ic"][str(h)], simulation["expected_rank_ic"][str(h)]
         found = "undefined, no day has 20 samples" if best is None else f"{best:.4f}"
         on_progress(f"oracle RankIC at {h} d: {found} (expected {expected:.4f})")
     return manifest
@@ -126,10 +127,10 @@ def _check(codes: int, days: int, features: int, ic: float, seed: int, horizons:
         raise InputError("--dtype", f"dtype is {dtype!r}", "Use float16 or float32")
 
 
-def _spans(seed: int, codes: int, days: int) -> _Spans:
+def _spans(keys: npt.NDArray[np.uint64], codes: int, days: int) -> _Spans:
     """Where each code's life begins and ends; both uniform in their part of the calendar."""
-    listing = market.uniforms(np.uint64(mix(seed, market.LISTING)), codes) / LATE
-    delisting = market.uniforms(np.uint64(mix(seed, market.DELISTING)), codes) / EARLY
+    listing = market.uniforms(keys[market.LISTING], codes) / LATE
+    delisting = market.uniforms(keys[market.DELISTING], codes) / EARLY
     uneven = int(UNEVEN * days)
     first = np.where(listing < 1, 1 + (listing * uneven).astype(np.int64), 0)
     stop = np.where(delisting < 1, days - 1 - (delisting * uneven).astype(np.int64), days)
@@ -137,14 +138,12 @@ def _spans(seed: int, codes: int, days: int) -> _Spans:
 
 
 def _fill(
-    columns: Columns, spans: _Spans, days: int, seed: int, scale: float, horizons: list[int]
+    columns: Columns, spans: _Spans, days: int, keys: npt.NDArray[np.uint64], scale: float, horizons: list[int]
 ) -> npt.NDArray[np.float32]:
     """Fill the columns, code by code on all cores, and return the oracle's forecasts, float32 [rows, H]."""
     n_codes, features = len(spans.first), columns.features.shape[1]
-    keys = np.array([mix(seed, stream) for stream in range(8)], np.uint64)
-    persistence = np.array(
-        [planted.PERSISTENCE if i in (1, 2) else SLOW * (i >= 4) * (i % 2 == 0) for i in range(features)]
-    )
+    persistence = np.array([SLOW if i % 2 == 0 else 0.0 for i in range(features)])
+    persistence[: len(planted.PLANTED)] = 0, planted.PERSISTENCE, planted.PERSISTENCE, 0
     coefficients = np.stack([planted.forecast(h) for h in (1, *horizons)])
     returns = market.market_returns(keys[market.MARKET], days)
     level = market.normals(keys[market.LEVEL], n_codes)
@@ -187,7 +186,7 @@ def _counts(columns: Columns, spans: _Spans, days: int) -> dict[str, int]:
         "scored": scored,
         "late_listings": int((spans.first > 0).sum()),
         "delistings": int((spans.first + spans.days < days).sum()),
-        "gap_days": absent,
+        "gaps": int(((columns.presence[1:] == ABSENT) & (columns.presence[:-1] != ABSENT)).sum()),
     }
 
 
