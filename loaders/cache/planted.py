@@ -24,7 +24,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from loaders.cache.market import LOADING, MARKET_SD, RETURN_SD
+from loaders.cache.market import GAP_STARTS, LOADING, LONGEST_GAP, MARKET_SD, RETURN_SD
 
 Float = npt.NDArray[np.float64]
 
@@ -34,6 +34,7 @@ FIRST_LAG, LAST_LAG = 5, 9  # days back of the first and last f3 in the signal
 PLANTED = ("ret_1", "f1", "f2", "f3")
 INGREDIENTS = ("ret_1", "f1", "ret_1 f2", "f1 f2", "f3[t]", *(f"f3[t-{lag}]" for lag in range(1, LAST_LAG + 1)))
 TODAY = (0, 1, 4)  # ingredients that are features of the day itself: all that a linear model sees
+SHOWN = 1 - GAP_STARTS * (1 + (LONGEST_GAP - 1) / 4)  # share of lags that no gap hides; a gap is 1 + 19 u^3 days
 LARGEST_SCALE = 0.99
 
 
@@ -56,7 +57,7 @@ def return_variance(horizon: int, scale: float) -> float:
     signal = (
         LINEAR / 2 * (PERSISTENCE**apart).sum()
         + PRODUCT / 2 * (horizon + (PERSISTENCE ** (2 * apart)).sum())
-        + LAGGED / width * np.maximum(width - apart, 0).sum()
+        + SHOWN * LAGGED / width * np.maximum(width - apart, 0).sum()
     )
     # ret_1 moves its own day's return by b and the next day's by -reversal: inside the stretch both add up.
     noise, reversal = math.sqrt(1 - scale**2), scale * math.sqrt(LINEAR / 2)
@@ -69,10 +70,12 @@ def expected_rank_ic(horizon: int, scale: float, linear_only: bool = False) -> f
 
     For Gaussian variables of correlation r, Spearman's is 6/pi asin(r/2). The forecast is Gaussian only given f2, with
     a variance v(f2), which lowers its rank correlation, to first order in r, by E sqrt(v + v') / sqrt(2 E v), where v'
-    is an independent copy. Neglected: gaps and first days, on which lags are missing, and that the spread of the market
-    loadings is not the same every day; together under 1% of the value on panels of a year and more.
+    is an independent copy. Neglected: that lags are missing in the first days of a span, that the spread of the market
+    loadings is not the same every day, and terms of the order of 1 / codes; under 1% of the value on panels of some
+    hundred codes and a few years.
     """
     c = forecast(horizon)
+    c[4:] *= math.sqrt(SHOWN)
     used = c[list(TODAY)] if linear_only else c
     correlation = scale * np.linalg.norm(used) / math.sqrt(return_variance(horizon, scale))
     gaussian = 6 / math.pi * math.asin(correlation / 2)
