@@ -51,9 +51,8 @@ def _uniform(key, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _normal(key, i):  # type: ignore[no-untyped-def]
-    """The normal quantile of a uniform value, to 1e-7 relative: Wichura 1988, algorithm AS 241, routine PPND7."""
-    u = _uniform(key, i)
+def normal_quantile(u: float) -> float:
+    """The standard normal quantile of u in (0, 1), to 1e-7 relative: Wichura 1988, algorithm AS 241, routine PPND7."""
     q = u - 0.5
     if abs(q) <= 0.425:
         r = 0.180625 - q * q
@@ -74,6 +73,11 @@ def _normal(key, i):  # type: ignore[no-untyped-def]
             (1.2258202635e-2 * r + 2.4197894225e-1) * r + 1.0
         )
     return x if q > 0 else -x
+
+
+@njit(cache=True)
+def _normal(key, i):  # type: ignore[no-untyped-def]
+    return normal_quantile(_uniform(key, i))
 
 
 @njit(nogil=True, cache=True)

@@ -193,11 +193,9 @@ def test_golden_values(small):
 
 
 def test_normal_quantile():
-    """The quantile's three branches against scipy's, in the distribution that the streams draw from."""
-    key = np.uint64(mix(11))
-    u = market.uniforms(key, 200_000)
-    assert u.min() < 2e-5
-    np.testing.assert_allclose(market.normals(key, 200_000), stats.norm.ppf(u), rtol=2e-7, atol=2e-7)
+    """Wichura's three branches and their borders against scipy's quantile."""
+    u = np.concatenate([10.0 ** -np.arange(1, 17), np.linspace(0.001, 0.999, 999), 1 - 2.0 ** -np.arange(2, 50)])
+    np.testing.assert_allclose([market.normal_quantile(v) for v in u], stats.norm.ppf(u), rtol=2e-7, atol=2e-7)
 
 
 def test_nothing_depends_on_what_comes_later_or_lies_beside(small, tmp_path):
@@ -266,6 +264,11 @@ def test_variance_of_returns(large, i, h):
     assert spread == pytest.approx(expected, rel=0.02)
 
 
+def test_spans_begin_and_end_with_a_present_day(large):
+    ends = np.concatenate([large.offset, large.offset + large.days - 1])
+    assert (large.presence[ends] != ABSENT).all()
+
+
 def test_a_market_has_every_oddity(small):
     counts, presence = small.manifest.counts, grid(small, small.presence, -1)
     assert counts == {
@@ -279,8 +282,6 @@ def test_a_market_has_every_oddity(small):
     assert min(counts.values()) >= 3
     assert counts["absent"] < 0.05 * small.manifest.rows
     assert counts["context"] < 0.15 * small.manifest.rows
-    ends = np.concatenate([small.offset, small.offset + small.days - 1])
-    assert (small.presence[ends] != ABSENT).all()
     absent = small.presence == ABSENT
     assert not small.features[absent].any()
     assert np.isnan(small.targets[absent]).all()
