@@ -1,0 +1,89 @@
+"""The newest benchmark run beside the one before on the same machine, and beside the peers: python -m bench.compare.
+
+Prints a table for the terminal, or Markdown with --markdown. Reads bench/history/ and measures nothing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.record import HISTORY, Figures, Record, read_history
+from loaders.errors import InputError
+
+COLUMNS = ("benchmark", "samples/s", "GB/s", "of the limit", "peer's time / ours", "time before / now", "peak MB")
+
+
+def newest_pair(records: list[Record]) -> tuple[Record, Record | None]:
+    """The newest of the runs, given oldest first, and the one before it on the same machine."""
+    newest = records[-1]
+    return newest, next((old for old in reversed(records[:-1]) if old.machine == newest.machine), None)
+
+
+def rows(newest: Record, before: Record | None) -> list[list[str]]:
+    """Cells of the table, a row per benchmark of the newest run; what a benchmark does not tell is a dash."""
+    old = before.benchmarks if before else {}
+    return [
+        [
+            name,
+            _cell(figures, "samples_per_s", "{:,.0f}"),
+            _cell(figures, "bytes_per_s", "{:.2f}", 1e-9),
+            _cell(figures, "share_of_limit", "{:.0%}"),
+            _cell(figures, "ratio", "{:.2f}"),
+            f"{float(old[name]['median_s']) / float(figures['median_s']):.2f}" if name in old else "-",
+            _cell(figures, "peak_memory_bytes", "{:,.1f}", 1e-6),
+        ]
+        for name, figures in newest.benchmarks.items()
+    ]
+
+
+def title(newest: Record, before: Record | None) -> str:
+    """Which runs are compared, and where they ran."""
+    against = f"before: {before.commit} ({before.time[:10]})" if before else "no run before it on this machine"
+    return f"{newest.machine}: {newest.commit} ({newest.time[:10]}), {against}"
+
+
+def terminal(newest: Record, before: Record | None) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title(newest, before))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[0] else "right", overflow="fold")
+    for row in rows(newest, before):
+        table.add_row(*row)
+    return table
+
+
+def markdown(newest: Record, before: Record | None) -> str:
+    """The table as Markdown, its title as a paragraph above."""
+    head = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    lines = ["| " + " | ".join(row) + " |" for row in [*head, *rows(newest, before)]]
+    return "\n".join([title(newest, before), "", *lines])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; gives the exit code: 0 done, 2 no history or a bad one."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--history", type=Path, default=HISTORY, help="folder of runs (default: bench/history)")
+    options = parser.parse_args(arguments)
+    try:
+        newest, before = newest_pair(read_history(options.history))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.markdown:
+        print(markdown(newest, before))
+    else:
+        Console().print(terminal(newest, before))
+    return 0
+
+
+def _cell(figures: Figures, key: str, pattern: str, scale: float = 1.0) -> str:
+    value = figures.get(key)
+    return "-" if not isinstance(value, int | float) else pattern.format(value * scale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
