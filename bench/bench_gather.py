@@ -36,8 +36,8 @@ from loaders.plan import Block
 from loaders.split import Days
 
 LIMIT = "memcpy"
-BLOCKS = 24  # of ours in a pass
-ROUNDS = 7
+BLOCKS = 48  # of ours in a pass
+ROUNDS = 15
 DAYS, FEATURES = 2000, 82
 CODES_OF_BLOCK = 512
 
@@ -50,22 +50,17 @@ class Source:
     codes: int
 
 
-GIGABYTE = (Source("float32", 1500), Source("float16", 3000))
-NINE_MILLION_ROWS = (Source("float32", 4484), Source("float16", 4484))
-
-
-def cases(
-    sources: Iterable[Source], block_days: int, marks: tuple[pytest.MarkDecorator, ...] = (), suffix: str = ""
-) -> list[Any]:
-    """The parameters of `test_gather`, grouped by source, so that each is written once."""
-    return [
-        pytest.param(
-            source, block_days, context, name, id=f"host-{name}-L{context}-{source.dtype}{suffix}", marks=marks
-        )
-        for source in sources
-        for context in (20, 60)
-        for name in peer_names("gather")
-    ]
+SOURCES = [
+    pytest.param(Source("float32", 1500), id="float32"),
+    pytest.param(Source("float16", 3000), id="float16"),
+    pytest.param(Source("float32", 4484), id="float32-9M", marks=pytest.mark.full),
+    pytest.param(Source("float16", 4484), id="float16-9M", marks=pytest.mark.full),
+]
+BLOCK_DAYS = [
+    pytest.param(8, id="D8", marks=pytest.mark.full),
+    pytest.param(32, id="D32"),
+    pytest.param(128, id="D128", marks=pytest.mark.full),
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +73,10 @@ def panel(request: pytest.FixtureRequest) -> Iterator[Panel]:
         yield panel
 
 
-@pytest.mark.parametrize(
-    ("panel", "block_days", "context", "name"),
-    [
-        *cases(GIGABYTE, 32),
-        *cases(GIGABYTE, 8, (pytest.mark.full,), "-D8"),
-        *cases(GIGABYTE, 128, (pytest.mark.full,), "-D128"),
-        *cases(NINE_MILLION_ROWS, 32, (pytest.mark.full,), "-9M"),
-    ],
-    indirect=["panel"],
-)
+@pytest.mark.parametrize("panel", SOURCES, indirect=True)
+@pytest.mark.parametrize("block_days", BLOCK_DAYS)
+@pytest.mark.parametrize("context", [20, 60], ids="L{}".format)
+@pytest.mark.parametrize("name", peer_names("gather"), ids="host-{}".format)
 def test_gather(benchmark: BenchmarkFixture, panel: Panel, block_days: int, context: int, name: str) -> None:
     lacking = missing_package(peer(name))
     if lacking is not None:

@@ -7,13 +7,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.record import HISTORY, Figures, Record, read_history
 from loaders.errors import InputError
 
-COLUMNS = ("benchmark", "samples/s", "GB/s", "of the limit", "peer's time / ours", "time before / now", "peak MB")
+COLUMNS = ("benchmark", "M samples/s", "GB/s", "of limit", "peer / ours", "before / now", "peak MB")
+CAPTION = "peer / ours and before / now are ratios of time: above 1, ours is faster, and now is"
 
 
 def newest_pair(records: list[Record]) -> tuple[Record, Record | None]:
@@ -27,12 +30,12 @@ def rows(newest: Record, before: Record | None) -> list[list[str]]:
     old = before.benchmarks if before else {}
     return [
         [
-            name,
-            _cell(figures, "samples_per_s", "{:,.0f}"),
+            _readable(name),
+            _cell(figures, "samples_per_s", "{:.2f}", 1e-6),
             _cell(figures, "bytes_per_s", "{:.2f}", 1e-9),
             _cell(figures, "share_of_limit", "{:.0%}"),
             _cell(figures, "ratio", "{:.2f}"),
-            f"{float(old[name]['median_s']) / float(figures['median_s']):.2f}" if name in old else "-",
+            f"{_speed(figures) / _speed(old[name]):.2f}" if name in old else "-",
             _cell(figures, "peak_memory_bytes", "{:,.1f}", 1e-6),
         ]
         for name, figures in newest.benchmarks.items()
@@ -47,19 +50,19 @@ def title(newest: Record, before: Record | None) -> str:
 
 def terminal(newest: Record, before: Record | None) -> Table:
     """The table for a terminal."""
-    table = Table(title=title(newest, before))
+    table = Table(title=title(newest, before), box=SIMPLE, padding=0, caption=CAPTION)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right", overflow="fold")
-    for row in rows(newest, before):
-        table.add_row(*row)
+    for name, *figures in rows(newest, before):
+        table.add_row(Text(name), *figures)
     return table
 
 
 def markdown(newest: Record, before: Record | None) -> str:
-    """The table as Markdown, its title as a paragraph above."""
+    """The table as Markdown, its title and caption as paragraphs around it."""
     head = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
     lines = ["| " + " | ".join(row) + " |" for row in [*head, *rows(newest, before)]]
-    return "\n".join([title(newest, before), "", *lines])
+    return "\n".join([title(newest, before), "", *lines, "", CAPTION])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,6 +81,16 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         Console().print(terminal(newest, before))
     return 0
+
+
+def _readable(name: str) -> str:
+    """`test_gather[host-spawn-L20]` as `gather host-spawn-L20`."""
+    return name.removeprefix("test_").replace("[", " ").removesuffix("]")
+
+
+def _speed(figures: Figures) -> float:
+    """Samples per second, or passes where a benchmark has none: a pass may grow from one commit to the next."""
+    return float(figures["samples_per_s"] if "samples_per_s" in figures else 1 / float(figures["median_s"]))
 
 
 def _cell(figures: Figures, key: str, pattern: str, scale: float = 1.0) -> str:

@@ -1,4 +1,4 @@
-"""What both DataLoader rivals share: two spawned workers that form a block's arrays with NumPy.
+"""What both DataLoader rivals share: two spawned workers that form a block's arrays with torch.
 
 Made as well as its users make it: workers map the cache themselves (nothing is pickled but the order), stay alive
 between passes, send whole batches through shared memory, and have read every page of the source before the clock runs.
@@ -24,24 +24,29 @@ Arrays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def form(panel: Panel, part: Days, block: Block, days: int, context: int) -> Batch:
-    """The arrays of a block, from the definition of the cache format and in plain NumPy: a slice per code."""
-    span, begin = days + context - 1, block.day - context + 1
-    x = np.zeros((len(block.codes), span, panel.features.shape[1]), np.float32)
-    presence = np.zeros((len(block.codes), span), np.uint8)
-    y = np.full((len(block.codes), span, panel.targets.shape[1]), np.nan, np.float32)
-    for s, code in enumerate(block.codes):
-        rows = panel.rows_of(code, begin, begin + span)
-        if rows.start == rows.stop:
-            continue
-        low = panel.first[code] + rows.start - panel.offset[code] - begin
-        high = low + rows.stop - rows.start
-        x[s, low:high] = panel.features[rows]
-        presence[s, low:high] = panel.presence[rows]
-        y[s, low:high] = panel.targets[rows]
-    y[presence != SCORED] = np.nan
-    y[:, : max(part.start - begin, 0)] = np.nan
-    y[:, max(part.stop - begin, 0) :] = np.nan
-    return Batch(x, presence, y[:, context - 1 :], block)
+    """The arrays of a block, from the definition of the cache format: an index of rows, and torch's `index_select`.
+
+    That is the fastest way to collect rows without a kernel of one's own: twice as fast as NumPy's indexing or a slice
+    per code for float32, and five times for float16.
+    """
+    codes = block.codes[:, None]
+    day = block.day - context + 1 + np.arange(days + context - 1)  # [T]
+    position = day - panel.first[codes]  # [S, T] within the code's span
+    inside = (position >= 0) & (position < panel.days[codes])
+    rows = torch.from_numpy(np.where(inside, panel.offset[codes] + position, 0))
+
+    def take(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return column.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+    features, targets, presences = panel.tensors()
+    x = take(features, rows).float().numpy()
+    presence = take(presences, rows).numpy()
+    y = take(targets, rows[:, context - 1 :]).numpy()
+    x[~inside] = 0
+    presence[~inside] = 0
+    scored_day = (day >= part.start) & (day < part.stop)
+    y[~(scored_day & (presence == SCORED))[:, context - 1 :]] = np.nan
+    return Batch(x, presence, y, block)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from loaders.plan import Block
 
 TASK = "gather"
 NEEDS = ("numba",)
-BLOCKS = 24
+BLOCKS = 48
 SLOTS = 4  # buffers in turn: together larger than what stays in a last-level cache
 
 _memcpy = ctypes.CDLL(None).memcpy

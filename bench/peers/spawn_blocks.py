@@ -1,7 +1,7 @@
 """PyTorch DataLoader, 2 spawn workers, fed with our own blocks: the same arrays, so the machinery alone is compared.
 
 Stricter than what its users run (`spawn`): the idea of blocks is lent to the rival, and what remains is forming a
-block with NumPy in another process and handing it over through shared memory.
+block with torch in another process and handing it over through shared memory.
 """
 
 from collections.abc import Iterator
