@@ -1,1 +1,1 @@
-"""What a cache is built from: a ready panel (`columns`) or raw prices (`ohlcv`)."""
+"""What a cache build puts into the rows: `columns` takes a ready panel, `ohlcv` makes features from daily bars."""

@@ -1,0 +1,35 @@
+"""What a cache holds, for a terminal."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from loaders.cache.format import PANEL, read_manifest
+
+
+def inspect_cache(folder: Path) -> Table:
+    """A two-column table of a cache's manifest; reads no row. Raises InputError where `folder` holds no cache."""
+    manifest = read_manifest(folder)
+    size = (folder / PANEL).stat().st_size if (folder / PANEL).exists() else 0
+    table = Table(title=str(folder), show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    shown = ", ".join(manifest.features[:60]) + (", ..." if len(manifest.features) > 60 else "")
+    lines = {
+        "cache id": manifest.cache_id,
+        "size": f"{size / 1e9:.2f} GB in {len(manifest.checksums)} chunks, features as {manifest.dtype}",
+        "days": f"{len(manifest.calendar):,}, {manifest.calendar[0]} to {manifest.calendar[-1]}",
+        "codes": f"{len(manifest.codes):,}, {manifest.codes[0]} to {manifest.codes[-1]}",
+        "rows": f"{manifest.rows:,}",
+        "horizons": ", ".join(map(str, manifest.horizons)),
+        f"{len(manifest.features)} features": shown,
+        "normalisation": manifest.normalisation,
+        "recipe": ", ".join(f"{k}={v}" for k, v in manifest.recipe.items() if v is not None),
+        "counts": "\n".join(f"{name}: {n:,}" for name, n in manifest.counts.items()),
+    }
+    if manifest.simulation is not None:
+        oracle = manifest.simulation["oracle_rank_ic"].items()
+        lines["oracle RankIC"] = ", ".join(f"h={h}: {'none' if v is None else format(v, '.4f')}" for h, v in oracle)
+    for name, value in lines.items():
+        table.add_row(name, value)
+    return table
