@@ -56,6 +56,7 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     size: Literal["tiny", "small", "base"] = "tiny"
     selection: bool = True  # variable selection; off: a plain linear layer
+    bins: Annotated[int, Field(ge=1, le=64)] = 8  # pieces of each feature's piecewise-linear embedding (1: linear)
     residual: bool = True  # gated residual blocks after selection and attention
     normalisation: bool = True  # adaptive normalisation over trailing spans
     attention: bool = True  # banded causal attention

@@ -40,7 +40,7 @@ class ATFT(nn.Module):
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
         budget = context - 1
         if config.selection:
-            self.embed: nn.Module = VariableSelection(features, size.width, config.dropout)
+            self.embed: nn.Module = VariableSelection(features, size.width, config.dropout, config.bins)
         else:
             self.embed = nn.Linear(features, size.width)
         self.residual = GatedResidual(size.width, config.dropout) if config.residual else nn.Identity()

@@ -24,25 +24,44 @@ class GatedResidual(nn.Module):
 
 
 class VariableSelection(nn.Module):
-    """Weigh the day's features against one another, then embed them: sum_f w_f(x) * (x_f * A_f + B_f).
+    """Weigh the day's features against one another, then embed them: sum_f w_f(x) * (A_f basis(x_f) + B_f).
 
-    [S, T, F] -> [S, T, d]. Feature f's embedding is linear in its value, so the weighted sum of all embeddings is two
-    matrix products and no [S, T, F, d] array ever exists.
+    [S, T, F] -> [S, T, d]. `basis` is the piecewise-linear encoding of Gorishniy et al. 2022 ("On Embeddings for
+    Numerical Features"): `bins` equal pieces of -RANGE..RANGE, the outer ones linear to infinity, so that a feature's
+    effect may bend; one bin is a plain linear embedding. The weighted sum of all embeddings is two matrix products and
+    no [S, T, F, d] array ever exists.
     """
 
-    def __init__(self, features: int, width: int, dropout: float) -> None:
+    RANGE = 1.75  # covers a uniform distribution of deviation 1, and 92% of a normal one
+
+    def __init__(self, features: int, width: int, dropout: float, bins: int) -> None:
         super().__init__()
         self.query = nn.Sequential(
             nn.Linear(features, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, features)
         )
-        self.slope = nn.Linear(features, width)
+        self.slope = nn.Linear(features * bins, width)
         self.intercept = nn.Linear(features, width, bias=False)
-        self.features = features
+        self.features, self.bins = features, bins
+        piece = 2 * self.RANGE / bins
+        low, high = torch.zeros(bins), torch.full((bins,), piece)
+        low[0], high[-1] = -torch.inf, torch.inf
+        self.edges: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        self.register_buffer("edges", torch.arange(bins) * piece - self.RANGE, persistent=False)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # Scaled by F so that equal weights are 1 and the layer starts like a plain linear one.
         weight = torch.softmax(self.query(x), -1) * self.features
-        return self.slope(weight * x) + self.intercept(weight)
+        if self.bins == 1:
+            return self.slope(weight * x) + self.intercept(weight)
+        return self.slope((weight[..., None] * self._basis(x)).flatten(-2)) + self.intercept(weight)
+
+    def _basis(self, x: Tensor) -> Tensor:
+        """[..., F] -> [..., F, bins]: how far x has passed through each piece, in units of the feature."""
+        return torch.minimum(torch.maximum(x[..., None] - self.edges, self.low), self.high)
 
 
 class AdaptiveNorm(nn.Module):
