@@ -71,9 +71,7 @@ def survey(table: pl.LazyFrame, source: str, date: str, code: str) -> Layout:
     return Layout(days, spans["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
 
 
-def stream(
-    table: pl.LazyFrame, layout: Layout, source: str
-) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
+def stream(table: pl.LazyFrame, layout: Layout, source: str) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
     """Second pass: batches of (rows int64 [n], numbers float32 [n, columns], null as NaN), in the order of the source.
 
     Raises InputError naming code and date where two rows share them.
