@@ -92,7 +92,7 @@ def _split(calendar: npt.NDArray[np.datetime64], valid_start: int, test_start: i
     split = Split(Days(0, valid_start - gap), Days(valid_start, test_start - gap), Days(test_start, test_end))
     for name in ("train", "valid", "test"):
         days = split.part(name)
-        if len(days) < 1 or days.start < 0:
+        if days.start < 0 or days.stop <= days.start:
             cache = f"the cache covers {calendar[0]} to {calendar[-1]}, {len(calendar)} days"
             what = f"the {name} part is empty ({cache}; {gap} days are dropped between parts)"
             raise InputError("split", what, "Move split.valid_start and split.test_start, or the fractions")

@@ -246,7 +246,8 @@ def verify(folder: Path) -> Manifest:
     Raises InputError naming each chunk (its number and byte range) that differs.
     """
     manifest = read_manifest(folder)
-    open_columns(folder, manifest)
+    if not (folder / PANEL).is_file():
+        raise InputError(str(folder / PANEL), "is missing", "Restore or rebuild the cache")
     found = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
     size = manifest.chunk_bytes
     if len(found) != len(manifest.checksums):
@@ -257,4 +258,5 @@ def verify(folder: Path) -> Manifest:
         names = ", ".join(f"chunk {i} (bytes {i * size}..{(i + 1) * size - 1})" for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise InputError(str(folder / PANEL), f"checksum differs in {names}{more}", "Restore or rebuild the cache")
+    open_columns(folder, manifest)
     return manifest
