@@ -68,7 +68,7 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     rank_ic: Weight = 0.5
     ic: Weight = 0.3
-    sharpe: Weight = 0.1
+    sharpe: Weight = 0.0
     spearman: Weight = 0.0
     huber: Weight = 0.0
     quantile: Weight = 0.1

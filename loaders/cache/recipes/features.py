@@ -88,7 +88,10 @@ def daily_features(
     The value on day t depends on days up to t alone. NaN and infinite values mean that it is missing.
     """
     with np.errstate(all="ignore"):
-        out = _features(*(x.astype(np.float64) for x in (open_, high, low, close, volume, returns)), market)
+        out = _features(
+            open_.astype(np.float64), high.astype(np.float64), low.astype(np.float64), close.astype(np.float64),
+            volume.astype(np.float64), returns.astype(np.float64), market,
+        )  # fmt: skip
         for values in out.values():
             values[~np.isfinite(values)] = np.nan
     return out
