@@ -62,7 +62,7 @@ class ModelConfig(Section):
     attention: bool = True  # banded causal attention
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class ObjectiveConfig(Section):
@@ -88,7 +88,7 @@ class ObjectiveConfig(Section):
 
 class TrainConfig(Section):
     epochs: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Weight = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # fraction of all steps with a rising learning rate
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
