@@ -1,0 +1,163 @@
+"""Score files and their evaluation: what is written is read, what is bad is named, averages and pairs against loops."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from engine.evaluate import evaluate, evaluate_scores
+from engine.scores import present_rows, read_scores, scores_of, write_scores
+from loaders.errors import InputError
+from loaders.split import Days
+from tests.panels import write_panel
+
+PART = Days(30, 110)
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    return write_panel(tmp_path_factory.mktemp("evaluate") / "cache", n_codes=60, n_days=120)
+
+
+def random_scores(panel, seed):
+    """A noisy forecast of every horizon, in the order of `present_rows`."""
+    rows, _, _ = present_rows(panel, PART)
+    rng = np.random.default_rng(seed)
+    signal = panel.features[rows].mean(1, keepdims=True)
+    return (signal + rng.standard_normal((len(rows), 2))).astype(np.float32)
+
+
+def written(panel, path, seed, **changes):
+    scores = scores_of(panel, PART, random_scores(panel, seed), "test", f"run-{seed}")
+    write_scores(path, scores)
+    if changes:
+        table = pq.read_table(path)
+        for name, values in changes.items():
+            table = table.set_column(table.column_names.index(name), name, [values])
+        pq.write_table(table, path)
+    return path
+
+
+def daily(panel, columns, horizon):
+    """{day: [RankIC of each column of scores]} on scored rows with a target, by scipy."""
+    rows, day, _ = present_rows(panel, PART)
+    target = panel.targets[rows, horizon]
+    sample = (panel.presence[rows] == 2) & np.isfinite(target)
+    return {
+        d: [stats.spearmanr(c[sample & (day == d)], target[sample & (day == d)]).statistic for c in columns]
+        for d in np.unique(day)
+        if (sample & (day == d)).sum() >= 20
+    }
+
+
+def test_present_rows_by_loop(panel):
+    rows, day, code = present_rows(panel, PART)
+    expected = [
+        (t, s, panel.offset[s] + t - panel.first[s])
+        for t in range(PART.start, PART.stop)
+        for s in range(60)
+        if panel.first[s] <= t < panel.first[s] + panel.days[s] and panel.presence[panel.offset[s] + t - panel.first[s]]
+    ]
+    assert list(zip(day, code, rows, strict=True)) == expected
+
+
+def test_a_score_file_comes_back(panel, tmp_path):
+    path = written(panel, tmp_path / "s.parquet", 0)
+    table, scores = pq.read_table(path), read_scores(path)
+    assert [(f.name, str(f.type)) for f in table.schema] == [
+        ("date", "date32[day]"), ("code", "string"), ("score_1", "float"), ("score_5", "float"),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(np.stack([scores.values[1], scores.values[5]], 1), random_scores(panel, 0))
+    _, day, code = present_rows(panel, PART)
+    assert scores.date.tolist() == panel.calendar[day].tolist()
+    assert scores.code.tolist() == [panel.manifest.codes[c] for c in code]
+    assert scores.metadata == {"cache_id": panel.manifest.cache_id, "split": "test", "run_id": "run-0"}
+
+
+def test_only_samples_count(panel):
+    scores = random_scores(panel, 1)
+    figures = evaluate_scores(panel, PART, scores)
+    rows, _, _ = present_rows(panel, PART)
+    unseen = (panel.presence[rows] != 2) | np.isnan(panel.targets[rows, 0])
+    assert unseen.sum() > 100
+    scores[unseen, 0] = 1e6
+    assert evaluate_scores(panel, PART, scores)["1"] == figures["1"]
+    for i, h in enumerate((1, 5)):
+        by_scipy = [values[0] for values in daily(panel, [scores[:, i]], i).values()]
+        assert figures[str(h)]["days"] == len(by_scipy)
+    by_scipy = [values[0] for values in daily(panel, [random_scores(panel, 1)[:, 0]], 0).values()]
+    assert figures["1"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
+
+
+def test_several_files_are_averaged_as_zscores_within_the_day(panel, tmp_path):
+    paths = [written(panel, tmp_path / f"{seed}.parquet", seed) for seed in (0, 1)]
+    found = evaluate(paths, "test", None, panel.folder)["splits"]["test"]
+    rows, day, _ = present_rows(panel, PART)
+    for i, h in enumerate((1, 5)):
+        sample = (panel.presence[rows] == 2) & np.isfinite(panel.targets[rows, i])
+        mean = np.zeros(len(rows))
+        for d in np.unique(day):
+            here = sample & (day == d)
+            mean[here] = sum(stats.zscore(random_scores(panel, seed)[here, i].astype(float)) for seed in (0, 1)) / 2
+        by_scipy = [values[0] for values in daily(panel, [mean], i).values()]
+        assert found[str(h)]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=2e-3)
+        assert found[str(h)]["days"] == len(by_scipy)
+    alone = evaluate(paths[:1], "test", None, panel.folder)["splits"]["test"]
+    assert alone["1"] == pytest.approx(evaluate_scores(panel, PART, random_scores(panel, 0))["1"])
+
+
+def test_against_pairs_the_days(panel, tmp_path):
+    a, b = (written(panel, tmp_path / f"{seed}.parquet", seed) for seed in (0, 1))
+    found = evaluate([a], "test", b, panel.folder)["against"]
+    for i, h in enumerate((1, 5)):
+        pairs = daily(panel, [random_scores(panel, seed)[:, i] for seed in (0, 1)], i).values()
+        x = np.array([p - q for p, q in pairs])
+        n, lag = len(x), max(h - 1, 5)
+        centred = x - x.mean()
+        long_run = centred @ centred / n
+        for k in range(1, lag + 1):
+            long_run += 2 * (1 - k / (lag + 1)) * (centred[k:] @ centred[:-k]) / n
+        assert found[str(h)]["difference"] == pytest.approx(x.mean(), abs=1e-9)
+        assert found[str(h)]["difference_t"] == pytest.approx(x.mean() / math.sqrt(long_run / n), rel=1e-6)
+        assert found[str(h)]["rank_ic"] - found[str(h)]["rank_ic_against"] == pytest.approx(x.mean(), abs=1e-9)
+    same = evaluate([a], "test", a, panel.folder)["against"]["1"]
+    assert same["difference"] == 0
+    assert math.isnan(same["difference_t"])
+
+
+def test_bad_score_files_are_named(panel, tmp_path):
+    good = pq.read_table(written(panel, tmp_path / "good.parquet", 0))
+    n = good.num_rows
+    nothing = np.full(n, np.nan, np.float32)
+    bad = {
+        "missing": good.set_column(2, "score_1", [pa.array(nothing)]),
+        "infinite": good.set_column(2, "score_1", [pa.array(nothing + np.inf)]),
+        "null": good.set_column(2, "score_1", [pa.nulls(n, pa.float32())]),
+        "text": good.set_column(2, "score_1", [pa.array(["x"] * n)]),
+        "twice": pa.concat_tables([good, good.slice(5, 1)]),
+        "no_code": good.drop_columns(["code"]),
+        "no_score": good.drop_columns(["score_1", "score_5"]),
+        "null_date": good.set_column(0, "date", [pa.nulls(n, pa.date32())]),
+        "unknown_code": good.set_column(1, "code", [pa.array(["ZZZ"] * n)]),
+        "other_days": good.set_column(0, "date", [pa.array([10] * n, pa.int32()).cast(pa.date32())]),
+    }
+    for name, table in bad.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    whole = (tmp_path / "good.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.parquet").touch()
+    for name in (*bad, "cut", "empty", "absent"):
+        with pytest.raises(InputError, match=name) as caught:
+            evaluate([tmp_path / f"{name}.parquet"], "test", None, panel.folder)
+        assert "\n" not in str(caught.value), name
+
+
+def test_scores_of_another_cache_are_refused(panel, tmp_path):
+    """Figures must never come from another run's rows, even where dates and codes agree."""
+    other = write_panel(tmp_path / "other", n_codes=60, n_days=120, seed=0, signal=0.1)
+    path = written(panel, tmp_path / "s.parquet", 0)
+    with pytest.raises(InputError, match=r"s\.parquet"):
+        evaluate([path], "test", None, other.folder)
