@@ -25,6 +25,7 @@ table = Table(title="Test RankIC, mean over days", caption=f"run: {run}")
 for column in ("horizon", "ridge", "model", "oracle", "model / oracle"):
     table.add_column(column, justify="right")
 for horizon, best in simulation["oracle_rank_ic"].items():
+    assert best is not None, f"{cache} has no day with 20 samples, and so no oracle"
     score = model[horizon]["rank_ic"]
     row = [f"{horizon} d", f"{ridge[horizon]['rank_ic']:.4f}", f"{score:.4f}", f"{best:.4f}", f"{score / best:.0%}"]
     table.add_row(*row)
