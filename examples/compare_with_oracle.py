@@ -4,12 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-from engine.baseline import run_baseline
-from engine.evaluate import evaluate_scores
 from rich.console import Console
 from rich.table import Table
 
+from engine.baseline import run_baseline
 from engine.config import load_config
+from engine.evaluate import evaluate_scores
 from engine.predict import make_split
 from loaders.panel import open_panel
 
