@@ -128,9 +128,8 @@ def cache_simulate(
 @cache.command("inspect")
 def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     """Show what a cache holds."""
-    from loaders.cache.inspect import inspect_cache
-
     from loaders.cache.format import read_manifest
+    from loaders.cache.inspect import inspect_cache
 
     if as_json:
         print(json.dumps(asdict(read_manifest(folder))))
