@@ -14,9 +14,9 @@ from engine.config import Config, config_hash, load_config
 from engine.model.atft import ATFT, build_model
 from engine.scores import Scores, scores_of
 from loaders.errors import InputError
-from loaders.gather import gather
 from loaders.panel import Panel, open_panel
 from loaders.plan import scoring_blocks
+from loaders.prefetch import prefetched
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
 
 
@@ -38,14 +38,14 @@ def score_part(model: ATFT, panel: Panel, part: Days, config: Config, device: to
     was_training = model.training
     model.eval()
     context = config.data.context
+    blocks = list(scoring_blocks(panel, part, config.data.scoring_days))
     pieces = []
-    for block in scoring_blocks(panel, part, config.data.scoring_days):
-        batch = gather(panel, part, block, config.data.scoring_days, context)
-        x, presence = torch.from_numpy(batch.x).to(device), torch.from_numpy(batch.presence).to(device)
-        scores, _ = model(x, (presence > 0).float())
-        inside = part.stop - block.day
-        present = batch.presence[:, context - 1 :][:, :inside].T > 0
-        pieces.append(scores.float().cpu().numpy()[:, :inside].swapaxes(0, 1)[present])
+    with prefetched(panel, part, blocks, config.data.scoring_days, context, device) as loader:
+        for batch in loader:
+            scores, _ = model(batch.x, (batch.presence > 0).float())
+            inside = part.stop - batch.block.day
+            present = batch.presence[:, context - 1 :][:, :inside].T.cpu().numpy() > 0
+            pieces.append(scores.float().cpu().numpy()[:, :inside].swapaxes(0, 1)[present])
     model.train(was_training)
     return np.concatenate(pieces) if pieces else np.empty((0, model.horizons), np.float32)
 

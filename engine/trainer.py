@@ -39,10 +39,10 @@ from engine.tracking import (
     write_metrics,
 )  # fmt: skip
 from loaders.errors import InputError
-from loaders.gather import gather
 from loaders.order import mix
 from loaders.panel import Panel, open_panel
 from loaders.plan import Plan
+from loaders.prefetch import AHEAD, Stages, prefetched
 from loaders.split import Split
 
 
@@ -106,8 +106,8 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     try:
         with _signals() as stop:
             while not state.finished:
-                _epoch(config, plan, model, optimizer, running, state, device, run, stop, console)
-                _validate(config, panel, split, model, optimizer, running, state, device, run, writer, console)
+                stages = _epoch(config, plan, model, optimizer, running, state, device, run, stop, console)
+                _validate(config, panel, split, model, optimizer, running, state, device, run, writer, console, stages)
     finally:
         writer.close()
     _summarise(config, panel, split, model, state, device, run)
@@ -164,7 +164,8 @@ def _heading(state: State, panel: Panel, split: Split, model: ATFT, device: torc
     return (
         f"run {state.run_id}: {params:,} parameters on {device_name(device)}, {len(state.features)} features, "
         f"context {model.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: host (gather on the CPU{', no GPU here' if device.type == 'cpu' else ', then copied to the GPU'})"
+        f"loader: {'host (no GPU here)' if device.type == 'cpu' else 'ring (page-locked slots, copy stream)'}, "
+        f"{AHEAD} blocks ahead"
     )
 
 
@@ -190,28 +191,28 @@ def _signals() -> Iterator[list[int]]:
 def _epoch(
     config: Config, plan: Plan, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
     state: State, device: torch.device, run: Path, stop: list[int], console: Console,
-) -> None:  # fmt: skip
-    """Train on the blocks of the current epoch that are left."""
+) -> Stages:  # fmt: skip
+    """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
     blocks = plan.epoch(state.epoch)
     model.train()
     last = run / "checkpoints" / LAST
     saved = time.perf_counter()
     display = live(console)
-    with display.progress:
-        while state.position < len(blocks):
-            begun = time.perf_counter()
-            batch = gather(plan.panel, plan.part, blocks[state.position], plan.days, config.data.context)
+    left = blocks[state.position :]
+    loading = prefetched(plan.panel, plan.part, left, plan.days, config.data.context, device)
+    with display.progress, loading as loader:
+        begun = time.perf_counter()
+        for batch in loader:
             waited = time.perf_counter()
-            x, y = torch.from_numpy(batch.x).to(device), torch.from_numpy(batch.y).to(device)
-            present = (torch.from_numpy(batch.presence).to(device) > 0).float()
+            present = (batch.presence > 0).float()
 
             # Dropout draws from (seed, step) alone, so that a resumed run needs no stored generator state.
             torch.manual_seed(mix(config.train.seed, state.step, 4) >> 1)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, (state.epoch + state.position / len(blocks)) / config.train.epochs)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                scores, quantiles = model(x, present)
-            loss, terms = objective(config, scores, quantiles, y, state.step)
+                scores, quantiles = model(batch.x, present)
+            loss, terms = objective(config, scores, quantiles, batch.y, state.step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
@@ -221,7 +222,7 @@ def _epoch(
             state.step += 1
             state.position += 1
             state.samples += batch.samples
-            state.rows += batch.presence.size
+            state.rows += batch.presence.numel()
             now = time.perf_counter()
             state.seconds["wait"] += waited - begun
             state.seconds["train"] += now - begun
@@ -235,6 +236,8 @@ def _epoch(
             if stop:
                 name = signal.Signals(stop[0]).name
                 raise Stopped(f"{run}: stopped by {name} in epoch {state.epoch + 1}. Go on with --resume --out {run}")
+            begun = time.perf_counter()
+    return loader.stages
 
 
 def _finite_loss(running: torch.Tensor, state: State, run: Path) -> float:
@@ -248,6 +251,7 @@ def _finite_loss(running: torch.Tensor, state: State, run: Path) -> float:
 def _validate(
     config: Config, panel: Panel, split: Split, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
     state: State, device: torch.device, run: Path, writer: Any, console: Console,
+    stages: Stages,
 ) -> None:  # fmt: skip
     """Score every day of the validation part, keep the best model, decide whether to stop."""
     _finite_loss(running, state, run)
@@ -285,7 +289,7 @@ def _validate(
     console.print(
         f"epoch {state.epoch}: loss {means['loss']:.4f}, validation RankIC {figure:.4f} ({per_horizon})"
         f"{', best so far' if line['best'] else ''}; {state.samples / state.seconds['train']:,.0f} samples/s, "
-        f"data wait {state.seconds['wait'] / state.seconds['train']:.0%}"
+        f"data wait {state.seconds['wait'] / state.seconds['train']:.1%}, bottleneck {stages.bottleneck}"
     )
 
 

@@ -3,18 +3,17 @@
 S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
 """
 
+import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 
 from loaders.cache.format import SCORED
 from loaders.panel import Panel
 from loaders.plan import Block
+from loaders.runs import copy_bytes, copy_run, fence, widen_run
 from loaders.split import Days
 
 
@@ -33,44 +32,57 @@ class Batch:
         return int(np.isfinite(self.y).any(2).sum())
 
 
-def gather(panel: Panel, part: Days, block: Block, days: int, context: int) -> Batch:
+@dataclass(frozen=True)
+class Slot:
+    """Memory for one block of at most S codes, used again and again: arrays as in `Batch`."""
+
+    x: npt.NDArray[np.float32]
+    presence: npt.NDArray[np.uint8]
+    y: npt.NDArray[np.float32]
+
+
+def new_slot(panel: Panel, codes: int, days: int, context: int) -> Slot:
+    """Memory for blocks of up to `codes` codes, uninitialised."""
+    span = days + context - 1
+    return Slot(
+        np.empty((codes, span, panel.features.shape[1]), np.float32),
+        np.empty((codes, span), np.uint8),
+        np.empty((codes, days, panel.targets.shape[1]), np.float32),
+    )
+
+
+# Numba's thread pools run one parallel region at a time; a second thread waits here rather than crash there.
+_one_at_a_time = threading.Lock()
+
+
+def gather(panel: Panel, part: Days, block: Block, days: int, context: int, slot: Slot | None = None) -> Batch:
     """Copy a block out of the panel, in parallel over its codes.
 
     Rows before a code's first day or after its last are absent. Targets are given for scored rows on days inside
     `part` only, so a block that sticks out of its part at either end holds no sample of another part.
+
+    Args:
+        slot: memory to fill, of this panel, `days` and `context`; the batch is a view on it. None: new memory.
     """
-    n, span = len(block.codes), days + context - 1
-    x = np.empty((n, span, panel.features.shape[1]), np.float32)
-    presence = np.empty((n, span), np.uint8)
-    y = np.empty((n, days, panel.targets.shape[1]), np.float32)
-    raw = panel.features.view(np.uint16) if panel.features.dtype == np.float16 else panel.features
-    _gather(
-        raw, panel.targets, panel.presence, panel.offset, panel.first, panel.days, block.codes,
-        block.day, context, part.start, part.stop, x, presence, y,
-    )  # fmt: skip
-    return Batch(x, presence, y, block)
-
-
-@intrinsic
-def _widen(typingctx: Any, stored: Any) -> Any:
-    """float32 of a stored value: float32 itself, or float16 given as uint16 bits.
-
-    Numba has no float16 on CPUs; LLVM has, and turns the conversion of a row into vector instructions (F16C).
-    """
-    is_half = stored == types.uint16
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType()) if is_half else args[0]
-
-    return types.float32(stored), codegen
+    n = len(block.codes)
+    slot = new_slot(panel, n, days, context) if slot is None else slot
+    batch = Batch(slot.x[:n], slot.presence[:n], slot.y[:n], block)
+    with _one_at_a_time:
+        _gather(
+            panel.features.view(np.uint8), panel.features.dtype == np.float16, panel.targets, panel.presence,
+            panel.offset, panel.first, panel.days, block.codes, block.day, context, part.start, part.stop,
+            batch.x, batch.presence, batch.y,
+        )  # fmt: skip
+    return batch
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _gather(  # type: ignore[no-untyped-def]
-    features, targets, present, offset, first, days, codes, day, context, start, stop, x, presence, y
+    features, half, targets, present, offset, first, days, codes, day, context, start, stop, x, presence, y
 ):
     n, span, width = x.shape
     begin = day - context + 1
+    stored = features.ctypes.data
     for s in prange(n):
         code = codes[s]
         # [low, high) are the positions of the block's days that lie inside the code's span.
@@ -81,12 +93,17 @@ def _gather(  # type: ignore[no-untyped-def]
         x[s, high:] = 0
         presence[s, :low] = 0
         presence[s, high:] = 0
-        for t in range(low, high):
-            presence[s, t] = present[row + t]
-            for f in range(width):
-                x[s, t, f] = _widen(features[row + t, f])  # type: ignore[call-arg]
+        if high > low:
+            to, at = presence[s, low:].ctypes.data, present[row + low :].ctypes.data
+            copy_bytes(to, at, high - low)  # type: ignore[call-arg]
+            to, values = x[s, low:].ctypes.data, (high - low) * width
+            if half:
+                widen_run(to, stored + (row + low) * width * 2, values)
+            else:
+                copy_run(to, stored + (row + low) * width * 4, values)
         for d in range(span - context + 1):
             t = d + context - 1
             scored = low <= t < high and start <= day + d < stop and present[row + t] == SCORED
             for h in range(y.shape[2]):
                 y[s, d, h] = targets[row + t, h] if scored else np.nan
+        fence()  # type: ignore[call-arg]

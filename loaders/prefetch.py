@@ -1,0 +1,209 @@
+"""Blocks ahead of their use: one thread forms them in reusable slots while the consumer computes.
+
+    slots (ahead + 2) -> gather [producer thread] -> copy to the device [its own stream] -> consumer
+
+A slot is filled again only when the consumer has asked for the block after it and, on a GPU, its copy has ended. There
+are as many slots as ever blocks in flight: `ahead` ready ones, one being filled and one in use. So a slow consumer
+holds the producer back, and memory does not grow. On a GPU slots are page-locked, and copies overlap both the gather of
+the next block and the computation.
+
+S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loaders.gather import Slot, gather, new_slot
+from loaders.panel import Panel
+from loaders.plan import Block
+from loaders.split import Days
+
+AHEAD = 2
+POISON = float("nan")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A block on its device. On the CPU the tensors are views on a slot, valid until the next block is asked for."""
+
+    x: Tensor  # [S, T, F] float32
+    presence: Tensor  # [S, T] uint8
+    y: Tensor  # [S, D, H] float32, NaN = no target
+    block: Block
+    samples: int  # entries with a target for at least one horizon
+
+
+@dataclass
+class Stages:
+    """Seconds that each stage worked and waited so far."""
+
+    gather: float = 0.0  # forming blocks
+    held_back: float = 0.0  # the producer, for a free slot
+    copy: float = 0.0  # the producer, for a slot's copy to the device to end
+    wait: float = 0.0  # the consumer, for a block
+    use: float = 0.0  # the consumer, with a block
+
+    @property
+    def bottleneck(self) -> str:
+        """`consumer` where the producer waits for it longer than it waits for the producer, else `gather` or `copy`."""
+        if self.held_back >= self.wait:
+            return "consumer"
+        return "copy" if self.copy > self.gather else "gather"
+
+
+@dataclass
+class Loader:
+    """Iterates over the blocks once, in their order."""
+
+    _ready: "queue.Queue[_Filled | BaseException | None]"
+    _free: "queue.Queue[_Place | None]"
+    _poison: bool
+    stages: Stages = field(default_factory=Stages)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Raises what the producer raised, with its traceback, in the place of the block that failed."""
+        while True:
+            begun = time.perf_counter()
+            filled = self._ready.get()
+            given = time.perf_counter()
+            self.stages.wait += given - begun
+            if filled is None:
+                return
+            if isinstance(filled, BaseException):
+                raise filled
+            if filled.copied is not None:
+                stream = torch.cuda.current_stream(filled.loaded.x.device)
+                stream.wait_event(filled.copied)
+                for tensor in (filled.loaded.x, filled.loaded.presence, filled.loaded.y):
+                    tensor.record_stream(stream)  # their memory is not reused before the consumer's work has ended
+            yield filled.loaded
+            self.stages.use += time.perf_counter() - given
+            if self._poison:
+                _overwrite(filled.loaded)
+            self._free.put(filled.place)
+
+
+@dataclass
+class _Place:
+    """A slot, and the end of the last copy out of it."""
+
+    slot: Slot
+    tensors: tuple[Tensor, Tensor, Tensor]
+    copied: Any = None
+
+
+@dataclass(frozen=True)
+class _Filled:
+    loaded: Loaded
+    place: _Place
+    copied: Any
+
+
+@contextmanager
+def prefetched(
+    panel: Panel,
+    part: Days,
+    blocks: Sequence[Block],
+    days: int,
+    context: int,
+    device: torch.device,
+    ahead: int = AHEAD,
+    poison: bool = False,
+) -> Iterator[Loader]:
+    """A loader of the blocks, whose thread has ended and whose slots are free when the block of this `with` ends.
+
+    Args:
+        part, days, context: as for `gather`.
+        ahead: blocks that may wait for the consumer, 1 or more.
+        poison: fill a block with NaN as soon as its lifetime ends, to find users that keep one (tests).
+    """
+    places = _places(panel, blocks, days, context, device, ahead)
+    ready: queue.Queue[_Filled | BaseException | None] = queue.Queue()
+    free: queue.Queue[_Place | None] = queue.Queue()
+    for place in places:
+        free.put(place)
+    loader = Loader(ready, free, poison)
+    stopped = threading.Event()
+
+    def produce() -> None:
+        try:
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            for block in blocks:
+                begun = time.perf_counter()
+                place = free.get()
+                loader.stages.held_back += time.perf_counter() - begun
+                if stopped.is_set() or place is None:
+                    return
+                ready.put(_fill(panel, part, block, days, context, device, place, stream, loader.stages))
+            ready.put(None)
+        except BaseException as error:  # re-raised in the consumer's thread
+            ready.put(error)
+
+    producer = threading.Thread(target=produce, name="prefetch", daemon=True)
+    producer.start()
+    try:
+        yield loader
+    finally:
+        stopped.set()
+        free.put(None)
+        producer.join()
+        if device.type == "cuda":
+            for place in places:
+                if place.copied is not None:
+                    place.copied.synchronize()
+
+
+def _places(
+    panel: Panel, blocks: Sequence[Block], days: int, context: int, device: torch.device, ahead: int
+) -> list[_Place]:
+    widest = max((len(block.codes) for block in blocks), default=1)
+    places = []
+    for _ in range(min(ahead + 2, max(len(blocks), 1))):
+        if device.type == "cuda":
+            span, shape = days + context - 1, (panel.features.shape[1], panel.targets.shape[1])
+            tensors = (
+                torch.empty(widest, span, shape[0], pin_memory=True),
+                torch.empty(widest, span, dtype=torch.uint8, pin_memory=True),
+                torch.empty(widest, days, shape[1], pin_memory=True),
+            )
+            slot = Slot(*(tensor.numpy() for tensor in tensors))
+        else:
+            slot = new_slot(panel, widest, days, context)
+            tensors = (torch.from_numpy(slot.x), torch.from_numpy(slot.presence), torch.from_numpy(slot.y))
+        places.append(_Place(slot, tensors))
+    return places
+
+
+def _fill(
+    panel: Panel, part: Days, block: Block, days: int, context: int, device: torch.device, place: _Place, stream: Any,
+    stages: Stages,
+) -> _Filled:  # fmt: skip
+    """Form a block in a slot and, on a GPU, begin its copy."""
+    begun = time.perf_counter()
+    if place.copied is not None:
+        place.copied.synchronize()
+    copied_at = time.perf_counter()
+    batch = gather(panel, part, block, days, context, place.slot)
+    samples, n = batch.samples, len(block.codes)
+    stages.copy += copied_at - begun
+    stages.gather += time.perf_counter() - copied_at
+    tensors = [tensor[:n] for tensor in place.tensors]
+    if stream is not None:
+        with torch.cuda.stream(stream):
+            tensors = [tensor.to(device, non_blocking=True) for tensor in tensors]
+            place.copied = stream.record_event()
+    return _Filled(Loaded(tensors[0], tensors[1], tensors[2], block, samples), place, place.copied)
+
+
+def _overwrite(loaded: Loaded) -> None:
+    loaded.x.fill_(POISON)
+    loaded.presence.fill_(255)
+    loaded.y.fill_(POISON)
