@@ -187,7 +187,7 @@ def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> tuple[n
     target = panel.targets[rows, panel.manifest.horizons.index(h)]
     sample = (panel.presence[rows] == SCORED) & np.isfinite(target)
     rows, target = rows[sample], target[sample]
-    code = np.searchsorted(panel.offset, rows, "right") - 1
+    code = panel.code_of(rows)
     day = rows - panel.offset[code] + panel.first[code]
     columns: list[npt.NDArray[Any]] = [source.at(rows, h) for source in sources]
     if len(columns) > 1:

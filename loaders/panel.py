@@ -1,8 +1,10 @@
-"""An opened cache: the manifest and views on its rows, nothing copied.
+"""An opened cache, or several as one: the manifest and views on the rows, nothing copied.
 
 T days, S codes, F features, H horizons
 """
 
+import math
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,39 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loaders.cache.format import SCORED, Manifest, open_columns, read_manifest
+from loaders.cache.format import ALIGNMENT, PANEL, Columns, Manifest, open_columns, open_rows, read_manifest
+from loaders.errors import InputError
+from loaders.rows import RowSet, row_set
+from loaders.shards import join_manifests, shard_folders
+
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A column of several shards, read like an array: by rows (an index array or a slice), then anything NumPy takes.
+
+    Reading copies what is asked for; rows between two shards, which belong to none, are never asked for.
+    """
+
+    parts: tuple[npt.NDArray[Any], ...]
+    starts: Int  # first row of each part
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.parts[0].dtype
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
+        part = np.searchsorted(self.starts, rows, "right") - 1
+        pieces = [(part == i, array) for i, array in enumerate(self.parts)]
+        found = [array[(rows[here] - self.starts[i], *rest)] for i, (here, array) in enumerate(pieces)]
+        out = np.empty((*rows.shape, *found[0].shape[1:]), self.dtype)
+        for (here, _), values in zip(pieces, found, strict=True):
+            out[here] = values
+        return out
 
 
 @dataclass(frozen=True)
@@ -22,24 +56,41 @@ class Panel:
 
     folder: Path
     manifest: Manifest
-    features: npt.NDArray[Any]  # [rows, F] float16 or float32, a read-only view on the file
-    targets: npt.NDArray[np.float32]  # [rows, H], NaN = no target
-    presence: npt.NDArray[np.uint8]  # [rows], ABSENT, CONTEXT or SCORED
-    offset: npt.NDArray[np.int64]  # [S] row of each code's first day
-    first: npt.NDArray[np.int64]  # [S] calendar index of that day
-    days: npt.NDArray[np.int64]  # [S] days in the code's span
+    shards: tuple[Columns, ...]  # keep the files mapped
+    files: tuple[tuple[Path, os.stat_result], ...]  # each shard's rows as they were on opening
+    starts: Int  # [shards] first row of each
+    offset: Int  # [S] row of each code's first day
+    first: Int  # [S] calendar index of that day
+    days: Int  # [S] days in the code's span
+    address: Int  # [3, S] where the row of that day lies in memory: its features, targets and presence
     calendar: npt.NDArray[np.datetime64]  # [T] datetime64[D]
+    present: RowSet  # rows that are not absent
+    samples: RowSet  # scored rows with a target for at least one horizon
 
     @cached_property
-    def samples_before(self) -> npt.NDArray[np.int64]:
-        """int64 [rows + 1]: samples (scored rows with a valid target) among the first r rows."""
-        valid = (self.presence == SCORED) & np.isfinite(self.targets).any(1)
-        return np.concatenate([[0], np.cumsum(valid)])
+    def features(self) -> npt.NDArray[Any]:
+        """[rows, F] float16 or float32, a read-only view on the file (of several shards: a `Joined`)."""
+        return self._column("features")
 
     @cached_property
-    def present_before(self) -> npt.NDArray[np.int64]:
-        """int64 [rows + 1]: rows that are not absent among the first r rows."""
-        return np.concatenate([[0], np.cumsum(self.presence != 0)])
+    def targets(self) -> npt.NDArray[np.float32]:
+        """[rows, H], NaN = no target."""
+        return self._column("targets")
+
+    @cached_property
+    def presence(self) -> npt.NDArray[np.uint8]:
+        """[rows], ABSENT, CONTEXT or SCORED."""
+        return self._column("presence")
+
+    def _column(self, name: str) -> Any:
+        parts = tuple(getattr(columns, name) for columns in self.shards)
+        rows = int(self.starts[-1]) + len(parts[-1])
+        return parts[0] if len(parts) == 1 else Joined(parts, self.starts, (rows, *parts[0].shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of features, targets and presence."""
+        return sum(c.features.nbytes + c.targets.nbytes + c.presence.nbytes for c in self.shards)
 
     def rows_of(self, code: int, start: int, stop: int) -> slice:
         """The rows of one code on the calendar days start..stop-1, clipped to its span."""
@@ -47,35 +98,89 @@ class Panel:
         high = min(max(stop - self.first[code], 0), self.days[code])
         return slice(int(self.offset[code] + low), int(self.offset[code] + high))
 
-    def codes_with(self, before: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Codes, ascending, with a row counted by `before`, one of the running counts, on the days start..stop-1."""
-        low = self.offset + np.clip(start - self.first, 0, self.days)
-        high = self.offset + np.clip(stop - self.first, 0, self.days)
-        return np.flatnonzero(before[high] > before[low])
+    def code_of(self, rows: Int) -> Int:
+        """The code's number of each row, int64 [N]."""
+        return self._by_offset[np.searchsorted(self.offset[self._by_offset], rows, "right") - 1]
+
+    @cached_property
+    def _by_offset(self) -> Int:
+        return np.argsort(self.offset)
+
+    def count(self, rows: RowSet, codes: Int | slice, start: int, stop: int) -> Int:
+        """How many rows of a set each of the codes has on the days start..stop-1, int64 [codes]."""
+        offset, first, days = self.offset[codes], self.first[codes], self.days[codes]
+        low = offset + np.clip(start - first, 0, days)
+        high = offset + np.clip(stop - first, 0, days)
+        return rows.below(high) - rows.below(low)
+
+    def codes_with(self, rows: RowSet, start: int, stop: int) -> Int:
+        """Codes, ascending, with a row of a set on the days start..stop-1."""
+        return np.flatnonzero(self.count(rows, slice(None), start, stop))
+
+    def check_unchanged(self) -> None:
+        """Raise InputError where a file of rows was replaced, cut or written to since the panel was opened.
+
+        Asks the file system for each file's size and time of change, a few microseconds; reads no row.
+        """
+        for path, opened in self.files:
+            try:
+                now = os.stat(path)
+            except OSError:
+                continue  # unlinked or renamed: the mapping keeps the rows as they were
+            same_file = (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
+            if same_file and (now.st_size, now.st_mtime_ns) != (opened.st_size, opened.st_mtime_ns):
+                what = f"changed while in use ({opened.st_size:,} bytes on opening, {now.st_size:,} now)"
+                raise InputError(str(path), what, "Check it with `atft-engine cache verify`, then resume")
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features, targets and presence as torch tensors on the same, read-only memory: never write to them."""
+        """Features, targets and presence of a single cache as torch tensors on the same memory: never write to them."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return torch.from_numpy(self.features), torch.from_numpy(self.targets), torch.from_numpy(self.presence)
 
 
 def open_panel(folder: Path) -> Panel:
-    """Open a cache folder; costs milliseconds at any size.
+    """Open a cache folder, or a folder of caches as one panel; costs milliseconds at any size.
 
-    Raises InputError where the folder is no cache, is of another format version, or was altered or cut short.
+    Raises InputError where the folder is no cache, is of another format version, or was altered or cut short, and
+    where shards do not fit together.
     """
-    manifest = read_manifest(folder)
-    columns = open_columns(folder, manifest)
-    days = np.array(manifest.days, np.int64)
+    folders = shard_folders(folder)
+    manifests = [read_manifest(path) for path in folders]
+    shards = tuple(open_columns(path, manifest) for path, manifest in zip(folders, manifests, strict=True))
+    bits = [open_rows(path, manifest) for path, manifest in zip(folders, manifests, strict=True)]
+    files = tuple((path / PANEL, os.stat(path / PANEL)) for path in folders)
+
+    # A shard begins at a multiple of 64 rows, so that the bits of several are theirs one after the other.
+    padded = [math.ceil(manifest.rows / ALIGNMENT) * ALIGNMENT for manifest in manifests]
+    starts = np.cumsum([0, *padded[:-1]]).astype(np.int64)
+    joint = bits[0] if len(bits) == 1 else np.concatenate([*(b[:, :-1] for b in bits), np.zeros((2, 1), np.uint64)], 1)
+    spans = [np.array(manifest.days, np.int64) for manifest in manifests]
+    local = [np.cumsum(days) - days for days in spans]
+    offset = np.concatenate([start + rows for start, rows in zip(starts, local, strict=True)])
+    address = np.concatenate([_addresses(c, rows) for c, rows in zip(shards, local, strict=True)], 1)
+    manifest = manifests[0]
+    if len(folders) > 1:
+        manifest = join_manifests(folder, folders, manifests)
+        order = np.argsort(np.concatenate([m.codes for m in manifests]))
+        offset, address = offset[order], np.ascontiguousarray(address[:, order])
     return Panel(
         folder=folder,
         manifest=manifest,
-        features=columns.features,
-        targets=columns.targets,
-        presence=columns.presence,
-        offset=np.concatenate([[0], np.cumsum(days)[:-1]]).astype(np.int64),
+        shards=shards,
+        files=files,
+        starts=starts,
+        offset=offset,
         first=np.array(manifest.first, np.int64),
-        days=days,
+        days=np.array(manifest.days, np.int64),
+        address=address,
         calendar=np.array(manifest.calendar, "datetime64[D]"),
+        present=row_set(joint[0]),
+        samples=row_set(joint[1]),
+    )
+
+
+def _addresses(columns: Columns, rows: Int) -> Int:
+    return np.stack(
+        [a.ctypes.data + rows * a.strides[0] for a in (columns.features, columns.targets, columns.presence)]
     )

@@ -18,45 +18,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor
 
+from loaders.cores import Cores, usable_cores
+from loaders.delivery import AHEAD, Loaded, Stages
 from loaders.gather import Slot, gather, new_slot
 from loaders.panel import Panel
-from loaders.plan import Block
+from loaders.plan import Block, count_samples, most_codes
+from loaders.readahead import advise, read_ahead
 from loaders.split import Days
-
-AHEAD = 2
-POISON = float("nan")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A block on its device. On the CPU the tensors are views on a slot, valid until the next block is asked for."""
-
-    x: Tensor  # [S, T, F] float32
-    presence: Tensor  # [S, T] uint8
-    y: Tensor  # [S, D, H] float32, NaN = no target
-    block: Block
-    samples: int  # entries with a target for at least one horizon
-
-
-@dataclass
-class Stages:
-    """Seconds that each stage worked and waited so far."""
-
-    gather: float = 0.0  # forming blocks
-    held_back: float = 0.0  # the producer, for a free slot
-    copy: float = 0.0  # the producer, for a slot's copy to the device to end
-    wait: float = 0.0  # the consumer, for a block
-    use: float = 0.0  # the consumer, with a block
-
-    @property
-    def bottleneck(self) -> str:
-        """`consumer` where the producer waits for it longer than it waits for the producer, else `gather` or `copy`."""
-        if self.held_back >= self.wait:
-            return "consumer"
-        return "copy" if self.copy > self.gather else "gather"
 
 
 @dataclass
@@ -87,7 +59,7 @@ class Loader:
             yield filled.loaded
             self.stages.use += time.perf_counter() - given
             if self._poison:
-                _overwrite(filled.loaded)
+                filled.loaded.poison()
             self._free.put(filled.place)
 
 
@@ -117,6 +89,7 @@ def prefetched(
     device: torch.device,
     ahead: int = AHEAD,
     poison: bool = False,
+    cores: Cores | None = None,
 ) -> Iterator[Loader]:
     """A loader of the blocks, whose thread has ended and whose slots are free when the block of this `with` ends.
 
@@ -124,7 +97,9 @@ def prefetched(
         part, days, context: as for `gather`.
         ahead: blocks that may wait for the consumer, 1 or more.
         poison: fill a block with NaN as soon as its lifetime ends, to find users that keep one (tests).
+        cores: how many threads gather; None: all usable ones.
     """
+    threads = (cores or usable_cores()).threads
     places = _places(panel, blocks, days, context, device, ahead)
     ready: queue.Queue[_Filled | BaseException | None] = queue.Queue()
     free: queue.Queue[_Place | None] = queue.Queue()
@@ -132,17 +107,25 @@ def prefetched(
         free.put(place)
     loader = Loader(ready, free, poison)
     stopped = threading.Event()
+    cold, _ = read_ahead(panel)
 
     def produce() -> None:
         try:
+            numba.set_num_threads(min(threads, numba.get_num_threads()))
             stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-            for block in blocks:
+            for i in range(len(blocks)):
                 begun = time.perf_counter()
                 place = free.get()
                 loader.stages.held_back += time.perf_counter() - begun
                 if stopped.is_set() or place is None:
                     return
-                ready.put(_fill(panel, part, block, days, context, device, place, stream, loader.stages))
+                if cold:
+                    begun = time.perf_counter()
+                    for coming in blocks[i + ahead * (i > 0) : i + ahead + 1]:
+                        advise(panel, coming, days, context)
+                    loader.stages.read += time.perf_counter() - begun
+                panel.check_unchanged()
+                ready.put(_fill(panel, part, blocks[i], days, context, device, place, stream, loader.stages))
             ready.put(None)
         except BaseException as error:  # re-raised in the consumer's thread
             ready.put(error)
@@ -164,11 +147,11 @@ def prefetched(
 def _places(
     panel: Panel, blocks: Sequence[Block], days: int, context: int, device: torch.device, ahead: int
 ) -> list[_Place]:
-    widest = max((len(block.codes) for block in blocks), default=1)
+    widest = most_codes(blocks)
     places = []
     for _ in range(min(ahead + 2, max(len(blocks), 1))):
         if device.type == "cuda":
-            span, shape = days + context - 1, (panel.features.shape[1], panel.targets.shape[1])
+            span, shape = days + context - 1, (len(panel.manifest.features), len(panel.manifest.horizons))
             tensors = (
                 torch.empty(widest, span, shape[0], pin_memory=True),
                 torch.empty(widest, span, dtype=torch.uint8, pin_memory=True),
@@ -191,8 +174,8 @@ def _fill(
     if place.copied is not None:
         place.copied.synchronize()
     copied_at = time.perf_counter()
-    batch = gather(panel, part, block, days, context, place.slot)
-    samples, n = batch.samples, len(block.codes)
+    gather(panel, part, block, days, context, place.slot)
+    samples, n = count_samples(panel, part, block, days), len(block.codes)
     stages.copy += copied_at - begun
     stages.gather += time.perf_counter() - copied_at
     tensors = [tensor[:n] for tensor in place.tensors]
@@ -201,9 +184,3 @@ def _fill(
             tensors = [tensor.to(device, non_blocking=True) for tensor in tensors]
             place.copied = stream.record_event()
     return _Filled(Loaded(tensors[0], tensors[1], tensors[2], block, samples), place, place.copied)
-
-
-def _overwrite(loaded: Loaded) -> None:
-    loaded.x.fill_(POISON)
-    loaded.presence.fill_(255)
-    loaded.y.fill_(POISON)

@@ -79,6 +79,26 @@ def _widen_value(typingctx: Any, target: Any, source: Any) -> Any:
 
 
 @intrinsic
+def load_byte(typingctx: Any, source: Any) -> Any:
+    """The uint8 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()), align=1)
+
+    return types.uint8(types.uintp), codegen
+
+
+@intrinsic
+def load_float(typingctx: Any, source: Any) -> Any:
+    """The float32 at an address aligned to 4 bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
+
+    return types.float32(types.uintp), codegen
+
+
+@intrinsic
 def fence(typingctx: Any) -> Any:
     """Make streaming stores visible to other threads before anything that follows."""
 

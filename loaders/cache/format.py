@@ -1,11 +1,13 @@
 """The cache format: one folder, one Arrow IPC file of rows, one JSON manifest.
 
     cache/
-      manifest.json    names, calendar, codes, recipe, row counts, checksum per chunk of panel.arrow
+      manifest.json    names, calendar, codes, recipe, row counts, checksums
       panel.arrow      one record batch, uncompressed, every buffer 64-byte aligned in the file:
                          features  FixedSizeList<float16|float32>[F]
                          targets   FixedSizeList<float32>[H]      NaN = no target, never zero
                          presence  uint8                          ABSENT, CONTEXT or SCORED
+      rows.npy         uint64 [2, W] bits per row (see loaders.rows): it is present; it is a sample, that is SCORED and
+                       with a target for at least one horizon. A plan reads these instead of the rows
 
 Rows lie code by code and, within a code, day by day over its whole span (first..last calendar day), so
 
@@ -35,12 +37,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from loaders.errors import InputError
+from loaders.rows import WORD, row_bits
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ABSENT, CONTEXT, SCORED = 0, 1, 2
 ALIGNMENT = 64
 CHUNK_BYTES = 16 << 20
-MANIFEST, PANEL = "manifest.json", "panel.arrow"
+MANIFEST, PANEL, ROWS = "manifest.json", "panel.arrow", "rows.npy"
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Manifest:
     simulation: dict[str, Any] | None = None
     chunk_bytes: int = CHUNK_BYTES
     checksums: list[str] = field(default_factory=list)  # sha256 per chunk of panel.arrow, first 16 hex digits
+    rows_checksums: list[str] = field(default_factory=list)  # the same of rows.npy
     cache_id: str = ""
     format_version: int = FORMAT_VERSION
 
@@ -111,6 +115,7 @@ class Columns:
     features: npt.NDArray[Any]
     targets: npt.NDArray[np.float32]
     presence: npt.NDArray[np.uint8]
+    mapping: mmap.mmap  # of the whole file
 
 
 def create_columns(folder: Path, rows: int, n_features: int, n_horizons: int, dtype: str) -> Columns:
@@ -137,6 +142,23 @@ def open_columns(folder: Path, manifest: Manifest) -> Columns:
     return _views(
         folder / PANEL, manifest.rows, len(manifest.features), len(manifest.horizons), False, expected=manifest.dtype
     )
+
+
+def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
+    """Map rows.npy: uint64 [2, W], bits of the present rows and of the samples.
+
+    Raises InputError where the file is missing, cut short or of another shape.
+    """
+    path = folder / ROWS
+    try:
+        bits = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(str(path), f"not readable ({error})", "Rebuild the cache") from error
+    words = math.ceil(manifest.rows / WORD) + 1
+    if bits.dtype != np.uint64 or bits.shape != (2, words):
+        what = f"{bits.dtype} of shape {bits.shape}, {manifest.rows} rows need uint64 (2, {words})"
+        raise InputError(str(path), what, "Rebuild the cache")
+    return bits
 
 
 def _views(
@@ -174,6 +196,7 @@ def _views(
         view(batch.column("features").flatten(), stored.to_pandas_dtype(), (rows, n_features)),
         view(batch.column("targets").flatten(), np.float32, (rows, n_horizons)),
         view(batch.column("presence"), np.uint8, (rows,)),
+        mapping,
     )
 
 
@@ -196,15 +219,20 @@ def manifest_id(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Checksum panel.arrow, then write the manifest and flush both to disk."""
+    """Write rows.npy, checksum both files of rows, then write the manifest and flush all to disk."""
+    columns = open_columns(folder, manifest)
+    sample = (columns.presence == SCORED) & np.isfinite(columns.targets).any(1)
+    np.save(folder / ROWS, np.stack([row_bits(columns.presence != ABSENT), row_bits(sample)]))
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
+    manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
         json.dump(asdict(manifest), file)
         file.flush()
         os.fsync(file.fileno())
-    with (folder / PANEL).open("rb") as panel:
-        os.fsync(panel.fileno())
+    for name in (PANEL, ROWS):
+        with (folder / name).open("rb") as rows:
+            os.fsync(rows.fileno())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -246,17 +274,21 @@ def verify(folder: Path) -> Manifest:
     Raises InputError naming each chunk (its number and byte range) that differs.
     """
     manifest = read_manifest(folder)
-    if not (folder / PANEL).is_file():
-        raise InputError(str(folder / PANEL), "is missing", "Restore or rebuild the cache")
-    found = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
-    size = manifest.chunk_bytes
-    if len(found) != len(manifest.checksums):
-        what = f"{len(found)} chunks, the manifest lists {len(manifest.checksums)}"
-        raise InputError(str(folder / PANEL), what, "Rebuild the cache")
-    bad = [i for i, (a, b) in enumerate(zip(found, manifest.checksums, strict=True)) if a != b]
+    for name, checksums in ((PANEL, manifest.checksums), (ROWS, manifest.rows_checksums)):
+        _verify_file(folder / name, checksums, manifest.chunk_bytes)
+    open_columns(folder, manifest)
+    open_rows(folder, manifest)
+    return manifest
+
+
+def _verify_file(path: Path, checksums: list[str], size: int) -> None:
+    if not path.is_file():
+        raise InputError(str(path), "is missing", "Restore or rebuild the cache")
+    found = chunk_checksums(path, size)
+    if len(found) != len(checksums):
+        raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
+    bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]
     if bad:
         names = ", ".join(f"chunk {i} (bytes {i * size}..{(i + 1) * size - 1})" for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise InputError(str(folder / PANEL), f"checksum differs in {names}{more}", "Restore or rebuild the cache")
-    open_columns(folder, manifest)
-    return manifest
+        raise InputError(str(path), f"checksum differs in {names}{more}", "Restore or rebuild the cache")

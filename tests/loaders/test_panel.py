@@ -41,6 +41,6 @@ def test_codes_with_a_sample(panel):
     valid = (panel.presence == 2) & np.isfinite(panel.targets).any(1)
     for start, stop in ((0, 50), (0, 1), (10, 12), (30, 31), (49, 50)):
         expected = [code for code in range(len(panel.offset)) if valid[panel.rows_of(code, start, stop)].any()]
-        assert panel.codes_with(panel.samples_before, start, stop).tolist() == expected
+        assert panel.codes_with(panel.samples, start, stop).tolist() == expected
         present = [c for c in range(len(panel.offset)) if (panel.presence[panel.rows_of(c, start, stop)] > 0).any()]
-        assert panel.codes_with(panel.present_before, start, stop).tolist() == present
+        assert panel.codes_with(panel.present, start, stop).tolist() == present

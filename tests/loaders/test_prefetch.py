@@ -27,7 +27,7 @@ def panel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def blocks(panel):
-    return Plan(panel, PART, DAYS, 13, seed=0).epoch(0)
+    return Plan(panel, PART, DAYS, 13, seed=0).epoch(0)[:]
 
 
 def open_loader(panel, blocks, **options):

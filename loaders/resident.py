@@ -1,0 +1,184 @@
+"""Blocks formed on the device itself, from rows that it can read: its own memory (`resident`) or locked host memory.
+
+    rows the device can read -> Triton gather [its own stream] -> slots (ahead + 2), made once -> consumer
+
+No thread and no copy per block: launching a gather takes microseconds, so the consumer's own thread keeps `ahead` of
+them on their way. A slot is filled again when the work that the consumer had queued on it has ended, which the device
+checks, not the host. Only the numbers of a block's codes travel.
+
+S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
+"""
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.block_gather import gather_block
+from loaders.cache.format import SCORED
+from loaders.delivery import AHEAD, Loaded, Stages
+from loaders.panel import Int, Panel
+from loaders.plan import Block, count_samples, most_codes
+from loaders.split import Days
+
+STAGING_BYTES = 64 << 20  # of each of the two page-locked buffers that rows pass through on their way to the device
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a device finds the rows of every code: tensors of that device."""
+
+    address: Tensor  # int64 [3, C] of each code's first row: features, targets, presence
+    first: Tensor  # int64 [C]
+    days: Tensor  # int64 [C]
+    memory: tuple[Tensor, ...] = ()  # holds the rows, where they are the device's own
+
+
+def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
+    """Rows that stay in host memory, at the given addresses int64 [3, C]."""
+    address_, first, days = (torch.from_numpy(a.copy()).to(device) for a in (address, panel.first, panel.days))
+    return Rows(address_, first, days)
+
+
+def resident_rows(panel: Panel, device: torch.device) -> Rows:
+    """Upload all rows, once, through page-locked buffers; costs their bytes of device memory."""
+    address = panel.address.copy()
+    memory = []
+    for columns in panel.shards:
+        for kind, array in enumerate((columns.features, columns.targets, columns.presence)):
+            source = array.ctypes.data
+            tensor = torch.empty(array.nbytes, dtype=torch.uint8, device=device)
+            _upload(source, tensor)
+            here = (panel.address[kind] >= source) & (panel.address[kind] < source + array.nbytes)
+            address[kind, here] += tensor.data_ptr() - source
+            memory.append(tensor)
+    rows = locked_rows(panel, address, device)
+    return Rows(rows.address, rows.first, rows.days, tuple(memory))
+
+
+def _upload(source: int, target: Tensor) -> None:
+    """Copy bytes at an address into a tensor of the device. The source may be an unregistered mapping, from which a
+    device copies at a fraction of its speed: so the host fills one locked buffer while the device empties the other."""
+    cuda = target.device.type == "cuda"
+    buffers = [torch.empty(min(STAGING_BYTES, len(target)), dtype=torch.uint8, pin_memory=cuda) for _ in range(2)]
+    copied: list[Any] = [None, None]
+    for i, at in enumerate(range(0, len(target), STAGING_BYTES)):
+        n, turn = min(STAGING_BYTES, len(target) - at), i % 2
+        if copied[turn] is not None:
+            copied[turn].synchronize()
+        ctypes.memmove(buffers[turn].data_ptr(), source + at, n)
+        target[at : at + n].copy_(buffers[turn][:n], non_blocking=cuda)
+        copied[turn] = torch.cuda.current_stream(target.device).record_event() if cuda else None
+    if cuda:
+        torch.cuda.synchronize(target.device)
+
+
+@dataclass
+class _Slot:
+    """Device memory of a block; `released` is when the consumer's work on it ends."""
+
+    x: Tensor
+    presence: Tensor
+    y: Tensor
+    released: Any = None
+
+
+@dataclass
+class Gatherer:
+    """Iterates over the blocks once, in their order."""
+
+    panel: Panel
+    rows: Rows
+    part: Days
+    blocks: Sequence[Block]
+    days: int
+    context: int
+    device: torch.device
+    ahead: int
+    poison: bool
+    stages: Stages = field(default_factory=Stages)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        widest = most_codes(self.blocks)
+        slots = [self._slot(widest) for _ in range(min(self.ahead + 2, len(self.blocks)))]
+        cuda = self.device.type == "cuda"
+        stream = torch.cuda.Stream(self.device) if cuda else None
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))  # the slots' memory may still be in use there
+        on_its_way: deque[tuple[Loaded, _Slot, Any]] = deque()
+        free = deque(slots)
+        coming = iter(self.blocks)
+        while True:
+            begun = time.perf_counter()
+            while free and (block := next(coming, None)) is not None:
+                slot = free.popleft()
+                on_its_way.append(self._launch(block, slot, stream))
+            if not on_its_way:
+                return
+            loaded, slot, formed = on_its_way.popleft()
+            if formed is not None:
+                torch.cuda.current_stream(self.device).wait_event(formed)
+            given = time.perf_counter()
+            self.stages.gather += given - begun
+            self.stages.wait += given - begun
+            yield loaded
+            self.stages.use += time.perf_counter() - given
+            if self.poison:
+                loaded.poison()
+            if cuda:
+                slot.released = torch.cuda.current_stream(self.device).record_event()
+            free.append(slot)
+
+    def _slot(self, codes: int) -> _Slot:
+        span = self.days + self.context - 1
+        features, horizons = len(self.panel.manifest.features), len(self.panel.manifest.horizons)
+        return _Slot(
+            torch.empty(codes, span, features, device=self.device),
+            torch.empty(codes, span, dtype=torch.uint8, device=self.device),
+            torch.empty(codes, self.days, horizons, device=self.device),
+        )
+
+    def _launch(self, block: Block, slot: _Slot, stream: Any) -> tuple[Loaded, _Slot, Any]:
+        """Queue the forming of a block, after the last use of its slot."""
+        self.panel.check_unchanged()
+        n = len(block.codes)
+        x, presence, y = slot.x[:n], slot.presence[:n], slot.y[:n]
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            if slot.released is not None:
+                stream.wait_event(slot.released)
+            # Some kilobytes from ordinary memory: the driver takes its own copy before the call returns.
+            codes = torch.from_numpy(np.ascontiguousarray(block.codes)).to(self.device, non_blocking=True)
+            gather_block(
+                self.rows.address, self.rows.first, self.rows.days, self.panel.manifest.dtype == "float16", codes,
+                block.day, self.context, (self.part.start, self.part.stop), SCORED, x, presence, y,
+            )  # fmt: skip
+            formed = None if stream is None else stream.record_event()
+        samples = count_samples(self.panel, self.part, block, self.days)
+        return Loaded(x, presence, y, block, samples), slot, formed
+
+
+@contextmanager
+def gathered(
+    panel: Panel,
+    rows: Rows,
+    part: Days,
+    blocks: Sequence[Block],
+    days: int,
+    context: int,
+    device: torch.device,
+    ahead: int = AHEAD,
+    poison: bool = False,
+) -> Iterator[Gatherer]:
+    """The blocks, formed on the device from `rows`; arguments as for `loaders.prefetch.prefetched`."""
+    try:
+        yield Gatherer(panel, rows, part, blocks, days, context, device, ahead, poison)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # nothing reads rows or slots any more when they are released

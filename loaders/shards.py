@@ -1,0 +1,66 @@
+"""Several caches as one panel: a folder of cache folders, each with codes of its own.
+
+A universe can so be built piece by piece (a market each, an index each) and grow without being built again. Shards have
+the same features, horizons and type of values, and agree on the calendar where they overlap; no code is in two of them.
+Rows stay where they are: nothing is merged, and a code's rows are one run as before.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loaders.cache.format import MANIFEST, Manifest, manifest_id
+from loaders.errors import InputError
+
+
+def shard_folders(folder: Path) -> list[Path]:
+    """The caches that a folder means: itself, or those inside it, by name. Without any: itself, for the error."""
+    if (folder / MANIFEST).exists():
+        return [folder]
+    inside = sorted(path.parent for path in folder.glob("*/" + MANIFEST))
+    return [path for path in inside if not path.name.startswith(".")] or [folder]
+
+
+def join_manifests(folder: Path, folders: list[Path], manifests: list[Manifest]) -> Manifest:
+    """What the shards hold together; codes ascending, spans as indices of the joint calendar.
+
+    Raises InputError naming two shards that do not fit, and in what.
+    """
+    first = manifests[0]
+    for path, manifest in zip(folders[1:], manifests[1:], strict=True):
+        for name in ("features", "horizons", "dtype", "normalisation"):
+            if getattr(manifest, name) != getattr(first, name):
+                what = f"{name} differ from those of {folders[0]}"
+                raise InputError(str(path), what, "Build all shards with the same recipe and options")
+    calendar = sorted({day for manifest in manifests for day in manifest.calendar})
+    place = {day: i for i, day in enumerate(calendar)}
+    owner: dict[str, Path] = {}
+    spans: list[tuple[str, int, int]] = []
+    for path, manifest in zip(folders, manifests, strict=True):
+        start = place[manifest.calendar[0]]
+        if calendar[start : start + len(manifest.calendar)] != manifest.calendar:
+            missing = next(d for d in calendar[start:] if d not in set(manifest.calendar))
+            what = f"{missing} is no day of its calendar, and is one of another shard's"
+            raise InputError(str(path), what, "Build the shards from markets with the same trading days")
+        for code, day, days in zip(manifest.codes, manifest.first, manifest.days, strict=True):
+            if code in owner:
+                raise InputError(str(path), f"code {code!r} is also in {owner[code]}", "Keep each code in one shard")
+            owner[code] = path
+            spans.append((code, start + day, days))
+    spans.sort()
+    joined = replace(
+        first,
+        calendar=calendar,
+        codes=[code for code, _, _ in spans],
+        first=[day for _, day, _ in spans],
+        days=[days for _, _, days in spans],
+        rows=sum(manifest.rows for manifest in manifests),
+        counts={name: int(np.sum([m.counts.get(name, 0) for m in manifests])) for m in manifests for name in m.counts},
+        recipe={"name": "shards", "shards": {p.name: m.cache_id for p, m in zip(folders, manifests, strict=True)}},
+        simulation=None,
+        checksums=[],
+        rows_checksums=[],
+    )
+    joined.cache_id = manifest_id(joined)
+    return joined

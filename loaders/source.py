@@ -1,0 +1,148 @@
+"""Where blocks come from: the tiers, which of them fits a panel and a device, and why.
+
+    resident  the whole panel in the device's memory, a Triton gather forms blocks there
+    mapped    the panel in page-locked host memory, the same gather reads it over PCIe (see `loaders.lock`)
+    ring      host threads gather into page-locked slots, a stream copies them to the device
+    host      the same gather into ordinary slots, for training on the CPU
+    dali      the host's gather as the source of an NVIDIA DALI pipeline
+
+All deliver the same blocks, bit for bit and in the same order. Nothing here starts a process: threads and kernels that
+let the interpreter go share one panel.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+import torch
+
+from loaders.cores import Cores, node_cores
+from loaders.delivery import AHEAD, Delivery
+from loaders.driver import Driver, open_driver, pci_address
+from loaders.errors import InputError
+from loaders.lock import Refused, Sharing, locked
+from loaders.panel import Panel
+from loaders.plan import Block
+from loaders.prefetch import prefetched
+from loaders.split import Days
+
+Tier = Literal["auto", "resident", "mapped", "ring", "host", "dali"]
+SHARE = 0.5  # of the device's free memory that a resident panel may take
+
+_loaded_in = os.getpid()
+
+
+class Load(Protocol):
+    """Delivers blocks of one kind; arguments as for `loaders.prefetch.prefetched`."""
+
+    def __call__(
+        self, part: Days, blocks: Sequence[Block], days: int, context: int, *, ahead: int = AHEAD, poison: bool = False
+    ) -> AbstractContextManager[Delivery]: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A panel that is ready to deliver blocks to a device."""
+
+    tier: str
+    reason: str  # why this tier, and what the others said
+    load: Load
+
+    def __str__(self) -> str:
+        return f"{self.tier} ({self.reason})"
+
+
+@contextmanager
+def open_source(
+    panel: Panel,
+    device: torch.device,
+    tier: Tier = "auto",
+    share: float = SHARE,
+    driver: Driver | None = None,
+    sharing: Sharing | None = None,
+) -> Iterator[Source]:
+    """Make a panel ready; what that takes (device memory, locks) is released when the `with` ends.
+
+    Args:
+        tier: the one to use; "auto": the fastest that fits.
+        share: of the device's free memory that a resident panel may take.
+        driver: that locks host memory; None: the machine's own.
+        sharing: see `loaders.lock.locked`.
+
+    Raises InputError where a tier that was asked for cannot be had, with its reason, and in a process that was forked
+    after the engine had been loaded: threads and locks do not survive a fork.
+    """
+    if os.getpid() != _loaded_in:
+        what = "this process was forked from one that had loaded the engine, whose threads did not come along"
+        raise InputError("loader", what, "Start it with the method spawn or forkserver, or as a command of its own")
+    with ExitStack() as stack:
+        yield _choose(panel, device, tier, share, driver, sharing, stack)
+
+
+def _choose(
+    panel: Panel, device: torch.device, tier: Tier, share: float, driver: Driver | None, sharing: Sharing | None,
+    stack: ExitStack,
+) -> Source:  # fmt: skip
+    cpu = device.type == "cpu"
+    if tier == "host" and not cpu:
+        raise InputError("data.tier", f"host delivers to the CPU, not to {device}", "Use auto or ring")
+    cores = node_cores(None if cpu else pci_address(device))
+    host = partial(prefetched, panel, device=device, cores=cores)
+    if tier == "dali":
+        return Source("dali", f"asked for; {cores}", _dali(panel, device, cores))
+    if tier in ("host", "ring") or (tier == "auto" and cpu):
+        why = "training on the CPU" if tier == "auto" else "asked for"
+        return Source(
+            "host" if tier == "auto" else tier, f"{why}; {'ordinary' if cpu else 'locked'} slots, {cores}", host
+        )
+    source, why = _on_device(panel, device, tier, share, driver, sharing, stack)
+    return source or Source("ring", f"{why}; locked slots, {cores}", host)
+
+
+def _on_device(
+    panel: Panel, device: torch.device, tier: Tier, share: float, driver: Driver | None, sharing: Sharing | None,
+    stack: ExitStack,
+) -> tuple[Source | None, str]:  # fmt: skip
+    """Resident where it fits, else mapped where memory can be locked; None where neither, and why."""
+    from kernels.block_gather import runs_on
+    from loaders.resident import gathered, locked_rows, resident_rows
+
+    if not runs_on(device):
+        raise InputError("data.tier", f"{tier} needs a CUDA device", "Use auto, host or dali")
+    fits, room = _room(panel, device, share)
+    if tier == "resident" and not fits:
+        raise InputError("data.tier", f"resident is not possible: {room}", "Raise data.device_share, or use auto")
+    if tier == "resident" or (tier == "auto" and fits):
+        rows = resident_rows(panel, device)
+        return Source("resident", room, partial(gathered, panel, rows, device=device)), ""
+    above = "" if tier == "mapped" else f"resident: {room}; "
+    try:
+        rung = stack.enter_context(locked(panel, driver or open_driver(device), sharing))
+    except Refused as refusal:
+        if tier == "mapped":
+            raise InputError("data.tier", f"mapped is not possible: {refusal}", "Use auto or ring") from refusal
+        return None, f"{above}mapped: {refusal}"
+    rows = locked_rows(panel, rung.address, device)
+    return Source("mapped", f"{above}{rung.rung}: {rung.reason}", partial(gathered, panel, rows, device=device)), ""
+
+
+def _dali(panel: Panel, device: torch.device, cores: Cores) -> Load:
+    try:
+        from loaders.dali import piped
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("nvidia"):
+            raise
+        raise InputError("data.tier", "NVIDIA DALI is not installed", "pip install 'atft-engine[dali]'") from error
+    return partial(piped, panel, device=device, cores=cores)
+
+
+def _room(panel: Panel, device: torch.device, share: float) -> tuple[bool, str]:
+    """Whether the panel fits into its share of the device's free memory, and the figures in words."""
+    if device.type == "cpu":
+        return True, "Triton's interpreter, for tests"
+    free = torch.cuda.mem_get_info(device)[0]
+    fits = panel.nbytes <= share * free
+    return fits, f"{panel.nbytes / 1e9:.2f} GB of rows, {share:.0%} of {free / 1e9:.1f} GB free on the device"
