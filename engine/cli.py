@@ -20,7 +20,7 @@ app.add_typer(cache, name="cache")
 
 console = Console(highlight=False, soft_wrap=True)
 
-Arrow = Annotated[Path, typer.Option(help="Cache folder.")]
+Arrow = Annotated[str, typer.Option(help="Cache: a folder, a folder of shards, or a URL.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be repeated.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -128,27 +128,34 @@ def cache_simulate(
 @cache.command("inspect")
 def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     """Show what a cache holds."""
-    from loaders.cache.format import read_manifest
-    from loaders.cache.inspect import inspect_cache
+    from loaders.shards import read_manifests
 
     if as_json:
-        print(json.dumps(asdict(read_manifest(folder))))
-    else:
-        console.print(inspect_cache(folder))
+        print(json.dumps(asdict(read_manifests(folder)[-1])))
+        return
+    from engine.predict import resolve_device
+    from loaders.cache.inspect import inspect_cache
+    from loaders.panel import open_panel
+    from loaders.source import probe
+
+    panel = open_panel(folder)
+    console.print(inspect_cache(panel, probe(panel, resolve_device("auto"))))
 
 
 @cache.command("verify")
 def cache_verify(folder: Path) -> None:
     """Read every byte of a cache and compare it with the manifest's checksums."""
     from loaders.cache.format import verify
+    from loaders.shards import shard_folders
 
-    manifest = verify(folder)
-    console.print(f"{folder}: {len(manifest.checksums)} chunks agree with the manifest, cache {manifest.cache_id}")
+    for path in shard_folders(folder):
+        manifest = verify(path)
+        console.print(f"{path}: {len(manifest.checksums)} chunks agree with the manifest, cache {manifest.cache_id}")
 
 
 @app.command("train")
 def train_command(
-    arrow: Annotated[Path | None, typer.Option(help="Cache folder (default: data.arrow, cache/).")] = None,
+    arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
@@ -159,11 +166,10 @@ def train_command(
     from engine.evaluate import metrics_table
     from engine.trainer import resumed_config, train
 
-    path = None if arrow is None else str(arrow)
     if resume and config is None:
-        resolved = resumed_config(out, settings or [], path)
+        resolved = resumed_config(out, settings or [], arrow)
     else:
-        resolved = load_config(config, settings or [], path)
+        resolved = load_config(config, settings or [], arrow)
     run = train(resolved, out, resume, console)
     summary = json.loads((run / "summary.json").read_text())
     for name, figures in summary["splits"].items():
@@ -176,7 +182,7 @@ def evaluate_command(
     paths: Annotated[list[Path], typer.Argument(help="Run folders or score files; several are averaged.")],
     split: Annotated[SplitName, typer.Option(help="Part of a run's cache.")] = "test",
     against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
-    arrow: Annotated[Path | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
+    arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     cost_bps: Cost = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -198,7 +204,7 @@ def evaluate_command(
 def predict_command(
     run: Path,
     out: Annotated[Path, typer.Option(help="Parquet file to write: date, code, score per horizon.")],
-    arrow: Annotated[Path | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
+    arrow: Annotated[str | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
     split: Annotated[SplitName, typer.Option(help="Which part of it.")] = "test",
 ) -> None:
     """Score a part of a cache with a run's best checkpoint."""
@@ -212,7 +218,7 @@ def predict_command(
 
 @app.command("baseline")
 def baseline_command(
-    arrow: Arrow = Path("cache/"),
+    arrow: Arrow = "cache/",
     kind: Annotated[Literal["ridge", "reversal", "lightgbm"], typer.Option(help="Which rival.")] = "ridge",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -230,8 +236,8 @@ def baseline_command(
     from engine.tracking import finite
     from loaders.panel import open_panel
 
-    resolved = load_config(config, settings or [], str(arrow))
-    panel = open_panel(arrow)
+    resolved = load_config(config, settings or [], arrow)
+    panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
     scores = run_baseline(panel, split, kind, feature, resolved.train.seed)
     result: dict[str, Any] = {

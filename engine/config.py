@@ -20,13 +20,18 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    arrow: str = "cache/"  # the cache folder
+    arrow: str = "cache/"  # the cache: a folder, a folder of shards, or the URL of one
     features: tuple[str, ...] | None = None  # names and horizons the cache must have; unset: whatever it has, and the
     horizons: tuple[int, ...] | None = None  # run's config.toml records them
     context: Annotated[int, Field(ge=1, le=512)] = 20  # L, days a score may look back on, its own included
     block_days: Positive = 32  # D, scored days of a training block
     block_codes: Annotated[int, Field(ge=20)] = 512  # S, the most codes of a training block
     scoring_days: Positive = 32  # scored days of a block when validating and predicting
+    tier: Literal["auto", "resident", "mapped", "ring", "host", "dali"] = (
+        "auto"  # where blocks form, see docs/loader.md
+    )
+    device_share: Fraction = 0.5  # of the device's free memory that a resident panel may take
+    store: str = "~/.cache/atft-engine"  # local copies of caches that data.arrow names by URL
 
 
 class SplitConfig(Section):
@@ -179,7 +184,9 @@ def to_toml(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Identity of what decides a run's figures: all settings but where the cache lies and how often it is saved."""
+    """Identity of what decides a run's figures: all settings but where data lies and passes, and how often it saves."""
     content = config.model_dump(mode="json")
-    del content["data"]["arrow"], content["train"]["checkpoint_seconds"]
+    for name in ("arrow", "tier", "device_share", "store"):
+        del content["data"][name]
+    del content["train"]["checkpoint_seconds"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from engine.config import load_config
+from engine.config import Config, load_config
 from engine.metrics import Figures, daily_rank_ic, newey_west_se, split_metrics, zscores_within_day
 from engine.scores import Scores, present_rows, read_scores, rows_in_panel
 from loaders.cache.format import SCORED
@@ -81,7 +81,7 @@ def evaluate_scores(
 
 
 def evaluate(
-    paths: list[Path], split: str, against: Path | None, arrow: Path | None, cost_bps: float = 10.0
+    paths: list[Path], split: str, against: Path | None, arrow: str | None, cost_bps: float = 10.0
 ) -> dict[str, Any]:
     """Figures of the average of runs and score files, and their comparison with another.
 
@@ -98,7 +98,7 @@ def evaluate(
     share no horizon or sample.
     """
     every = paths if against is None else [*paths, against]
-    panel = open_panel(arrow if arrow is not None else _cache_of(every))
+    panel = open_panel(*(_cache_of(every) if arrow is None else (arrow,)))
     sources = [_source(path, panel, split, arrow) for path in every]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
@@ -136,14 +136,14 @@ def _table(title: str, results: dict[str, Figures], labels: dict[str, tuple[str,
     return table
 
 
-def _cache_of(paths: list[Path]) -> Path:
-    for path in paths:
-        if (path / "config.toml").exists():
-            return Path(load_config(path / "config.toml", []).data.arrow)
-    return Path("cache/")
+def _cache_of(paths: list[Path]) -> tuple[str, str]:
+    """Where the cache of the first run lies, and where copies of remote ones do."""
+    runs = (load_config(path / "config.toml", []) for path in paths if (path / "config.toml").exists())
+    data = next(runs, Config()).data
+    return data.arrow, data.store
 
 
-def _source(path: Path, panel: Panel, split: str, arrow: Path | None) -> _Source:
+def _source(path: Path, panel: Panel, split: str, arrow: str | None) -> _Source:
     if path.is_dir():
         from engine.predict import predict_run  # which imports torch's model code: not needed for score files
 

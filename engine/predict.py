@@ -16,7 +16,7 @@ from engine.scores import Scores, scores_of
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.plan import scoring_blocks
-from loaders.prefetch import prefetched
+from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
 
 
@@ -33,14 +33,14 @@ def make_split(config: Config, panel: Panel) -> Split:
 
 
 @torch.no_grad()
-def score_part(model: ATFT, panel: Panel, part: Days, config: Config, device: torch.device) -> npt.NDArray[np.float32]:
+def score_part(model: ATFT, source: Source, part: Days, config: Config) -> npt.NDArray[np.float32]:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together."""
     was_training = model.training
     model.eval()
     context = config.data.context
-    blocks = list(scoring_blocks(panel, part, config.data.scoring_days))
+    blocks = list(scoring_blocks(source.panel, part, config.data.scoring_days))
     pieces = []
-    with prefetched(panel, part, blocks, config.data.scoring_days, context, device) as loader:
+    with source.load(part, blocks, config.data.scoring_days, context) as loader:
         for batch in loader:
             scores, _ = model(batch.x, (batch.presence > 0).float())
             inside = part.stop - batch.block.day
@@ -77,7 +77,7 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
         raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
 
 
-def load_run(run: Path, arrow: Path | None) -> tuple[Config, Panel, ATFT, str]:
+def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, ATFT, str]:
     """Configuration, panel, best model (on the CPU) and run id of a run folder.
 
     Raises InputError where the folder holds no trained run, files of two runs, or the cache does not fit.
@@ -85,24 +85,25 @@ def load_run(run: Path, arrow: Path | None) -> tuple[Config, Panel, ATFT, str]:
     path = run / "checkpoints" / BEST
     if not (run / "config.toml").exists():
         raise InputError(str(run), "no run here (config.toml is missing)", "Name a folder made by `atft-engine train`")
-    config = load_config(run / "config.toml", [], None if arrow is None else str(arrow))
+    config = load_config(run / "config.toml", [], arrow)
     state, tensors = load_checkpoint(path)
     last, _ = load_checkpoint(run / "checkpoints" / LAST)
     if state.run_id != last.run_id or state.config_hash != config_hash(config):
         raise InputError(
             str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again"
         )
-    panel = open_panel(Path(config.data.arrow))
+    panel = open_panel(config.data.arrow, config.data.store)
     check_agreement(state.features, state.horizons, panel, str(run))
     model = build_model(config.model, len(state.features), len(state.horizons), config.data.context, config.train.seed)
     restore_model(model, tensors, path)
     return config, panel, model, state.run_id
 
 
-def predict_run(run: Path, arrow: Path | None, split_name: str) -> Scores:
+def predict_run(run: Path, arrow: str | None, split_name: str) -> Scores:
     """Scores of a run's best checkpoint on one part (train, valid or test) of its own or another cache."""
     config, panel, model, run_id = load_run(run, arrow)
     device = resolve_device(config.train.device)
     part = make_split(config, panel).part(split_name)
-    values = score_part(model.to(device), panel, part, config, device)
+    with open_source(panel, device, config.data.tier, config.data.device_share) as source:
+        values = score_part(model.to(device), source, part, config)
     return scores_of(panel, part, values, split=split_name, run_id=run_id)

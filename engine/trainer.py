@@ -6,7 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,14 @@ from engine.tracking import (
     throughput,
     write_metrics,
 )  # fmt: skip
+from loaders.cache.checking import Check, checked
+from loaders.delivery import AHEAD, Stages
 from loaders.errors import InputError
 from loaders.order import mix
 from loaders.panel import Panel, open_panel
 from loaders.plan import Plan
-from loaders.prefetch import AHEAD, Stages, prefetched
+from loaders.readahead import read_ahead
+from loaders.source import Source, open_source
 from loaders.split import Split
 
 
@@ -72,7 +75,7 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     Raises InputError for a bad cache, split, folder or checkpoint; RunFailed for a loss or validation figure that is
     not finite; Stopped after a signal, when a checkpoint has been saved.
     """
-    panel = open_panel(Path(config.data.arrow))
+    panel = open_panel(config.data.arrow, config.data.store)
     config = resolve(config, panel)
     split = make_split(config, panel)
     plan = Plan(panel, split.train, config.data.block_days, config.data.block_codes, config.train.seed)
@@ -97,20 +100,21 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
             raise InputError(str(run), "the folder is not empty", "Pass --resume to go on, or another --out")
         state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
         _start(run, config, state, model, optimizer, running)
-    console.print(_heading(state, panel, split, model, device))
-
     write_metrics(run, state)
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
-    try:
-        with _signals() as stop:
+    opened = open_source(panel, device, config.data.tier, config.data.device_share)
+    with opened as source, checked(panel) as check, _signals() as stop:
+        console.print(_heading(state, source, split, model, device))
+        writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
+        with closing(writer):
             while not state.finished:
-                stages = _epoch(config, plan, model, optimizer, running, state, device, run, stop, console)
-                _validate(config, panel, split, model, optimizer, running, state, device, run, writer, console, stages)
-    finally:
-        writer.close()
-    _summarise(config, panel, split, model, state, device, run)
+                stages = _epoch(
+                    config, plan, source, model, optimizer, running, state, device, run, check, stop, console
+                )
+                _validate(config, source, split, model, optimizer, running, state, run, writer, console, stages)
+        check.to_the_end()
+        _summarise(config, source, split, model, state, device, run)
     return run
 
 
@@ -157,15 +161,16 @@ def _start(
     write_atomically(run / "config.toml", to_toml(config).encode())
 
 
-def _heading(state: State, panel: Panel, split: Split, model: ATFT, device: torch.device) -> str:
+def _heading(state: State, source: Source, split: Split, model: ATFT, device: torch.device) -> str:
+    panel = source.panel
     dates = [f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(split).items()]
     params = sum(p.numel() for p in model.parameters())
+    cold, why = read_ahead(panel)
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
         f"run {state.run_id}: {params:,} parameters on {device_name(device)}, {len(state.features)} features, "
         f"context {model.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: {'host (no GPU here)' if device.type == 'cpu' else 'ring (page-locked slots, copy stream)'}, "
-        f"{AHEAD} blocks ahead"
+        f"loader: {source}, {AHEAD} blocks ahead; read-ahead {'on' if cold else 'off'} ({why})"
     )
 
 
@@ -189,8 +194,8 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _epoch(
-    config: Config, plan: Plan, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
-    state: State, device: torch.device, run: Path, stop: list[int], console: Console,
+    config: Config, plan: Plan, source: Source, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
+    state: State, device: torch.device, run: Path, check: Check, stop: list[int], console: Console,
 ) -> Stages:  # fmt: skip
     """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
     blocks = plan.epoch(state.epoch)
@@ -198,11 +203,11 @@ def _epoch(
     last = run / "checkpoints" / LAST
     saved = time.perf_counter()
     display = live(console)
-    left = blocks[state.position :]
-    loading = prefetched(plan.panel, plan.part, left, plan.days, config.data.context, device)
+    loading = source.load(plan.part, blocks.share(state.position), plan.days, config.data.context)
     with display.progress, loading as loader:
         begun = time.perf_counter()
         for batch in loader:
+            check.so_far()
             waited = time.perf_counter()
             present = (batch.presence > 0).float()
 
@@ -249,14 +254,13 @@ def _finite_loss(running: torch.Tensor, state: State, run: Path) -> float:
 
 
 def _validate(
-    config: Config, panel: Panel, split: Split, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
-    state: State, device: torch.device, run: Path, writer: Any, console: Console,
-    stages: Stages,
+    config: Config, source: Source, split: Split, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
+    state: State, run: Path, writer: Any, console: Console, stages: Stages,
 ) -> None:  # fmt: skip
     """Score every day of the validation part, keep the best model, decide whether to stop."""
     _finite_loss(running, state, run)
     begun = time.perf_counter()
-    valid = evaluate_scores(panel, split.valid, score_part(model, panel, split.valid, config, device))
+    valid = evaluate_scores(source.panel, split.valid, score_part(model, source, split.valid, config))
     figure = sum(valid[str(h)]["rank_ic"] for h in state.horizons) / len(state.horizons)
     if not math.isfinite(figure):
         what = f"{run}: validation RankIC is {figure} after epoch {state.epoch + 1}"
@@ -294,7 +298,7 @@ def _validate(
 
 
 def _summarise(
-    config: Config, panel: Panel, split: Split, model: ATFT, state: State, device: torch.device, run: Path
+    config: Config, source: Source, split: Split, model: ATFT, state: State, device: torch.device, run: Path
 ) -> None:
     """Evaluate the best checkpoint and write summary.json."""
     best, tensors = load_checkpoint(run / "checkpoints" / BEST)
@@ -312,7 +316,7 @@ def _summarise(
         "epochs": state.epoch,
         "best_epoch": best.epoch,
         "splits": {
-            name: evaluate_scores(panel, part, score_part(model, panel, part, config, device))
+            name: evaluate_scores(source.panel, part, score_part(model, source, part, config))
             for name, part in (("valid", split.valid), ("test", split.test))
         },
         "throughput": throughput(state, device),

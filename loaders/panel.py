@@ -5,6 +5,7 @@ T days, S codes, F features, H horizons
 
 import math
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loaders.cache.format import ALIGNMENT, PANEL, Columns, Manifest, open_columns, open_rows, read_manifest
+from loaders.cache.format import ALIGNMENT, PANEL, Columns, Manifest, open_columns, open_rows
 from loaders.errors import InputError
+from loaders.remote import is_url, local_copy
 from loaders.rows import RowSet, row_set
-from loaders.shards import join_manifests, shard_folders
+from loaders.shards import read_manifests
+
+STORE = "~/.cache/atft-engine"
 
 Int = npt.NDArray[np.int64]
 
@@ -139,14 +143,20 @@ class Panel:
             return torch.from_numpy(self.features), torch.from_numpy(self.targets), torch.from_numpy(self.presence)
 
 
-def open_panel(folder: Path) -> Panel:
+def open_panel(where: str | Path, store: str | Path = STORE) -> Panel:
     """Open a cache folder, or a folder of caches as one panel; costs milliseconds at any size.
+
+    Args:
+        where: a folder, or a URL (see `loaders.remote`), of which a local copy is opened.
+        store: folder of such copies.
 
     Raises InputError where the folder is no cache, is of another format version, or was altered or cut short, and
     where shards do not fit together.
     """
-    folders = shard_folders(folder)
-    manifests = [read_manifest(path) for path in folders]
+    folder = Path(where)
+    if is_url(str(where)):
+        folder = local_copy(str(where), Path(store).expanduser(), lambda line: print(line, file=sys.stderr))
+    folders, manifests, manifest = read_manifests(folder)
     shards = tuple(open_columns(path, manifest) for path, manifest in zip(folders, manifests, strict=True))
     bits = [open_rows(path, manifest) for path, manifest in zip(folders, manifests, strict=True)]
     files = tuple((path / PANEL, os.stat(path / PANEL)) for path in folders)
@@ -159,9 +169,7 @@ def open_panel(folder: Path) -> Panel:
     local = [np.cumsum(days) - days for days in spans]
     offset = np.concatenate([start + rows for start, rows in zip(starts, local, strict=True)])
     address = np.concatenate([_addresses(c, rows) for c, rows in zip(shards, local, strict=True)], 1)
-    manifest = manifests[0]
     if len(folders) > 1:
-        manifest = join_manifests(folder, folders, manifests)
         order = np.argsort(np.concatenate([m.codes for m in manifests]))
         offset, address = offset[order], np.ascontiguousarray(address[:, order])
     return Panel(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.cache.format import MANIFEST, Manifest, manifest_id
+from loaders.cache.format import MANIFEST, Manifest, manifest_id, read_manifest
 from loaders.errors import InputError
 
 
@@ -22,7 +22,17 @@ def shard_folders(folder: Path) -> list[Path]:
     return [path for path in inside if not path.name.startswith(".")] or [folder]
 
 
-def join_manifests(folder: Path, folders: list[Path], manifests: list[Manifest]) -> Manifest:
+def read_manifests(folder: Path) -> tuple[list[Path], list[Manifest], Manifest]:
+    """The caches that a folder means, the manifest of each, and what they hold together.
+
+    Raises InputError as `read_manifest`, and where shards do not fit together.
+    """
+    folders = shard_folders(folder)
+    manifests = [read_manifest(path) for path in folders]
+    return folders, manifests, manifests[0] if len(folders) == 1 else join_manifests(folders, manifests)
+
+
+def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
     """What the shards hold together; codes ascending, spans as indices of the joint calendar.
 
     Raises InputError naming two shards that do not fit, and in what.

@@ -47,6 +47,7 @@ class Load(Protocol):
 class Source:
     """A panel that is ready to deliver blocks to a device."""
 
+    panel: Panel
     tier: str
     reason: str  # why this tier, and what the others said
     load: Load
@@ -82,6 +83,15 @@ def open_source(
         yield _choose(panel, device, tier, share, driver, sharing, stack)
 
 
+def probe(panel: Panel, device: torch.device) -> str:
+    """The tier that "auto" means here, and why. Uploads nothing; where a panel is too large for that, tries the locks."""
+    fits, room = (False, "") if device.type == "cpu" else _room(panel, device, SHARE)
+    if fits:
+        return f"resident ({room})"
+    with open_source(panel, device) as source:
+        return str(source)
+
+
 def _choose(
     panel: Panel, device: torch.device, tier: Tier, share: float, driver: Driver | None, sharing: Sharing | None,
     stack: ExitStack,
@@ -92,14 +102,14 @@ def _choose(
     cores = node_cores(None if cpu else pci_address(device))
     host = partial(prefetched, panel, device=device, cores=cores)
     if tier == "dali":
-        return Source("dali", f"asked for; {cores}", _dali(panel, device, cores))
+        return Source(panel, "dali", f"asked for; {cores}", _dali(panel, device, cores))
     if tier in ("host", "ring") or (tier == "auto" and cpu):
         why = "training on the CPU" if tier == "auto" else "asked for"
         return Source(
-            "host" if tier == "auto" else tier, f"{why}; {'ordinary' if cpu else 'locked'} slots, {cores}", host
+            panel, "host" if tier == "auto" else tier, f"{why}; {'ordinary' if cpu else 'locked'} slots, {cores}", host
         )
     source, why = _on_device(panel, device, tier, share, driver, sharing, stack)
-    return source or Source("ring", f"{why}; locked slots, {cores}", host)
+    return source or Source(panel, "ring", f"{why}; locked slots, {cores}", host)
 
 
 def _on_device(
@@ -117,7 +127,7 @@ def _on_device(
         raise InputError("data.tier", f"resident is not possible: {room}", "Raise data.device_share, or use auto")
     if tier == "resident" or (tier == "auto" and fits):
         rows = resident_rows(panel, device)
-        return Source("resident", room, partial(gathered, panel, rows, device=device)), ""
+        return Source(panel, "resident", room, partial(gathered, panel, rows, device=device)), ""
     above = "" if tier == "mapped" else f"resident: {room}; "
     try:
         rung = stack.enter_context(locked(panel, driver or open_driver(device), sharing))
@@ -126,7 +136,9 @@ def _on_device(
             raise InputError("data.tier", f"mapped is not possible: {refusal}", "Use auto or ring") from refusal
         return None, f"{above}mapped: {refusal}"
     rows = locked_rows(panel, rung.address, device)
-    return Source("mapped", f"{above}{rung.rung}: {rung.reason}", partial(gathered, panel, rows, device=device)), ""
+    return Source(
+        panel, "mapped", f"{above}{rung.rung}: {rung.reason}", partial(gathered, panel, rows, device=device)
+    ), ""
 
 
 def _dali(panel: Panel, device: torch.device, cores: Cores) -> Load:

@@ -1,23 +1,28 @@
 """What a cache holds, for a terminal."""
 
-from pathlib import Path
-
 from rich.table import Table
 
-from loaders.cache.format import PANEL, read_manifest
+from loaders.panel import Panel
 
 
-def inspect_cache(folder: Path) -> Table:
-    """A two-column table of a cache's manifest; reads no row. Raises InputError where `folder` holds no cache."""
-    manifest = read_manifest(folder)
-    size = (folder / PANEL).stat().st_size if (folder / PANEL).exists() else 0
-    table = Table(title=str(folder), show_header=False, title_justify="left")
+def inspect_cache(panel: Panel, tier: str) -> Table:
+    """A two-column table of a panel's manifest and files; reads no row.
+
+    Args:
+        tier: how blocks would reach the device of this machine, and why.
+    """
+    manifest = panel.manifest
+    size = sum(opened.st_size for _, opened in panel.files)
+    shards = [path.parent.name for path, _ in panel.files]
+    table = Table(title=str(panel.folder), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     shown = ", ".join(manifest.features[:60]) + (", ..." if len(manifest.features) > 60 else "")
     lines = {
         "cache id": manifest.cache_id,
-        "size": f"{size / 1e9:.2f} GB in {len(manifest.checksums)} chunks, features as {manifest.dtype}",
+        "size": f"{size / 1e9:.2f} GB, features as {manifest.dtype}",
+        "shards": f"{len(shards)}: {', '.join(shards)}" if len(shards) > 1 else "one cache",
+        "tier here": tier,
         "days": f"{len(manifest.calendar):,}, {manifest.calendar[0]} to {manifest.calendar[-1]}",
         "codes": f"{len(manifest.codes):,}, {manifest.codes[0]} to {manifest.codes[-1]}",
         "rows": f"{manifest.rows:,}",

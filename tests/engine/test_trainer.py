@@ -20,6 +20,7 @@ from engine.trainer import RunFailed, learning_rate, resumed_config, train
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
+from loaders.source import open_source
 from tests.panels import write_panel
 
 SETTINGS = [
@@ -134,12 +135,13 @@ def test_every_sample_is_trained_on_once_an_epoch(cache, whole):
 
 @torch.no_grad()
 def test_validation_covers_every_present_row_without_dropout(cache, whole):
-    config, panel, model, _ = load_run(whole, cache)
+    config, panel, model, _ = load_run(whole, str(cache))
     part = make_split(config, panel).valid
     model.train()
-    scores = score_part(model, panel, part, config, torch.device("cpu"))
-    assert model.training
-    assert np.array_equal(scores, score_part(model, panel, part, config, torch.device("cpu")))
+    with open_source(panel, torch.device("cpu")) as source:
+        scores = score_part(model, source, part, config)
+        assert model.training
+        assert np.array_equal(scores, score_part(model, source, part, config))
     row, model = 0, model.eval()
     from loaders.plan import Block
 
@@ -183,7 +185,7 @@ def test_config_and_cache_must_agree(whole, tmp_path):
         with pytest.raises(InputError, match=word):
             train(load_config(whole / "config.toml", [], str(tmp_path / name)), tmp_path / "run", False, QUIET)
         with pytest.raises(InputError, match=word):
-            load_run(whole, tmp_path / name)
+            load_run(whole, str(tmp_path / name))
     assert not (tmp_path / "run").exists()
 
 
@@ -191,7 +193,7 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
     other = train(load_config(None, [*SETTINGS, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
     (other / "checkpoints" / "best.safetensors").write_bytes((whole / "checkpoints" / "best.safetensors").read_bytes())
     with pytest.raises(InputError, match="another run"):
-        load_run(other, cache)
+        load_run(other, str(cache))
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
