@@ -42,7 +42,7 @@ def _gather_features(  # type: ignore[no-untyped-def]
     run = (begin - start).to(tl.int64) * width
     values = tl.load(stored + (run + value), mask=inside, other=0.0)
     target = x + s.to(tl.int64) * span * width + value
-    tl.store(target, values.to(x.dtype.element_ty), mask=value < span * width)
+    tl.store(target, values.to(tl.float32), mask=value < span * width)
 
 
 @triton.jit
@@ -96,7 +96,7 @@ def gather_block(
         context: L.
         part: targets are given on days part[0]..part[1]-1 only, NaN elsewhere.
         scored: the presence of rows that have targets.
-        x: [S, T, F] float32 or bfloat16, contiguous, as presence uint8 [S, T] and y float32 [S, D, H].
+        x: [S, T, F] float32, contiguous, as presence uint8 [S, T] and y float32 [S, D, H].
 
     All tensors are on one device. On the CPU it runs in Triton's interpreter only. Raises ValueError for arrays whose
     shapes disagree.

@@ -155,5 +155,6 @@ def scoring_blocks(panel: Panel, part: Days, days: int) -> Iterator[Block]:
 
 def count_samples(panel: Panel, part: Days, block: Block, days: int) -> int:
     """Entries of a block with a target for at least one horizon; reads no row."""
-    start, stop = max(block.day, part.start), min(block.day + days, part.stop)
+    start = max(block.day, part.start)
+    stop = max(min(block.day + days, part.stop), start)
     return int(panel.count(panel.samples, block.codes, start, stop).sum())

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loaders.cache.format import create_columns
-from loaders.gather import gather
+from loaders.gather import gather, gather_windows, new_slot
 from loaders.panel import open_panel
-from loaders.plan import Block, Plan
+from loaders.plan import Block, Plan, count_samples
 from loaders.split import Days
 from tests.panels import write_panel
 
@@ -44,6 +46,52 @@ def test_against_a_loop(tmp_path, dtype, days, context):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
         assert batch.samples == np.isfinite(batch.y).any(2).sum()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), context=st.integers(1, 12), half=st.booleans())
+def test_windows_of_random_panels(tmp_path_factory, seed, context, half):
+    """Late listings, gaps, one-row codes and last days; each window alone against rows looked up one by one."""
+    rng = np.random.default_rng(seed)
+    panel = write_panel(
+        tmp_path_factory.mktemp("windows"), n_codes=int(rng.integers(1, 12)), n_days=int(rng.integers(2, 40)),
+        n_features=int(rng.integers(1, 9)), horizons=[1, 5][: rng.integers(1, 3)], seed=seed,
+        dtype="float16" if half else "float32",
+    )  # fmt: skip
+    n_days = len(panel.calendar)
+    part = Days(*sorted(rng.choice(n_days + 1, 2, replace=False).tolist()))
+    codes, day = rng.integers(0, len(panel.offset), 30), rng.integers(0, n_days, 30)
+    day[:2] = n_days - 1
+    found = gather_windows(panel, part, codes, day, context)
+    for i in range(30):
+        x, presence, y = by_loop(panel, part, Block(int(day[i]), codes[i : i + 1]), 1, context)
+        np.testing.assert_array_equal(found.x[i], x[0])
+        np.testing.assert_array_equal(found.presence[i], presence[0])
+        np.testing.assert_array_equal(found.y[i], y[0])
+    days = int(rng.integers(1, 20))
+    block = Block(int(rng.integers(0, n_days)), np.arange(len(panel.offset)))
+    batch = gather(panel, part, block, days, context)
+    for array, expected in zip(
+        (batch.x, batch.presence, batch.y), by_loop(panel, part, block, days, context), strict=True
+    ):
+        np.testing.assert_array_equal(array, expected)
+    assert count_samples(panel, part, block, days) == batch.samples
+
+
+def test_windows_of_a_block_are_its_rows(tmp_path):
+    """A block says the same as its windows one by one, in a slot that is used again."""
+    panel = write_panel(tmp_path, n_codes=20, n_days=60)
+    part, slot = Days(10, 50), None
+    for block in Plan(panel, part, 8, 7, seed=0).epoch(0)[:6]:
+        batch = gather(panel, part, block, 8, 5)
+        codes, day = np.repeat(block.codes, 8), np.tile(block.day + np.arange(8), len(block.codes))
+        slot = slot or new_slot(panel, 7 * 8, 1, 5)
+        windows = gather_windows(panel, part, codes, day, 5, slot)
+        assert np.shares_memory(windows.x, slot.x)
+        x = windows.x.reshape(len(block.codes), 8, 5, -1)
+        for d in range(8):
+            np.testing.assert_array_equal(x[:, d], batch.x[:, d : d + 5])
+        np.testing.assert_array_equal(windows.y.reshape(batch.y.shape), batch.y)
 
 
 def test_every_float16_widens_exactly(tmp_path):

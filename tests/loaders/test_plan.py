@@ -1,12 +1,19 @@
 """An epoch visits every training sample exactly once, in an order of its own; scoring sees whole cross-sections."""
 
+import hashlib
+import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from loaders.errors import InputError
-from loaders.plan import Plan, scoring_blocks
+from loaders.gather import gather
+from loaders.order import below, mix, permutation
+from loaders.plan import Plan, count_samples, most_codes, scoring_blocks
 from loaders.split import Days
 from tests.panels import write_panel
 
@@ -17,6 +24,7 @@ def panel(tmp_path_factory):
 
 
 PART = Days(7, 71)
+GOLDEN_DAY, GOLDEN_CODES, GOLDEN_HASH = 5, [2, 4, 6, 16, 17, 21, 24, 25, 32, 33, 44], "a5f4923793cd5b2b"
 
 
 def rows_by_loop(panel, part, wanted):
@@ -96,3 +104,69 @@ def test_a_part_without_samples_is_refused(tmp_path):
     empty = write_panel(tmp_path, n_codes=5, n_days=30)
     with pytest.raises(InputError, match="no sample"):
         Plan(empty, Days(29, 30), 8, 12, seed=0)
+
+
+def test_blocks_are_those_of_the_definition(panel):
+    """The whole epoch by the definition: every stretch dealt, split by NumPy, all blocks shuffled."""
+    for days, codes, seed, epoch in ((8, 12, 0, 0), (5, 45, 3, 2), (64, 7, 1, 9)):
+        phase = below(mix(seed, epoch, 0), days)
+        expected = []
+        for day in range(PART.start - phase, PART.stop, days):
+            start, stop = max(day, PART.start), min(day + days, PART.stop)
+            eligible = np.array(
+                sorted({c for c, d in rows_by_loop(panel, PART, is_sample(panel)) if start <= d < stop}), np.int64
+            )
+            dealt = eligible[permutation(mix(seed, epoch, 1, start), len(eligible))]
+            expected += [(day, np.sort(g).tolist()) for g in np.array_split(dealt, -(-len(dealt) // codes))]
+        order = permutation(mix(seed, epoch, 2), len(expected))
+        found = [(block.day, block.codes.tolist()) for block in Plan(panel, PART, days, codes, seed).epoch(epoch)]
+        assert found == [expected[i] for i in order]
+
+
+def test_golden_order():
+    """Frozen: an epoch must never change with a version of anything, or a resumed run trains on other blocks."""
+    whole = SimpleNamespace(samples=None, codes_with=lambda rows, start, stop: np.arange(45))
+    epoch = Plan(whole, PART, 8, 12, seed=42).epoch(3)
+    text = json.dumps([[block.day, block.codes.tolist()] for block in epoch])
+    assert len(epoch) == 36
+    assert epoch[0].day == GOLDEN_DAY
+    assert epoch[0].codes.tolist() == GOLDEN_CODES
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == GOLDEN_HASH
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 7))
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shares_of_ranks_are_disjoint_and_resume_at_another_world_size(panel, position, ranks, later):
+    epoch = Plan(panel, PART, 8, 12, seed=0).epoch(1)
+    position = min(position, len(epoch))
+
+    def taken(start, world, steps=None):
+        shares = [list(epoch.share(start, rank, world))[:steps] for rank in range(world)]
+        return Counter((block.day, tuple(block.codes)) for share in shares for block in share)
+
+    whole = Counter((block.day, tuple(block.codes)) for block in epoch[position:])
+    assert taken(position, ranks) == whole
+    steps = 2  # then the job goes on with another number of ranks
+    done = taken(position, ranks, steps)
+    rest = taken(min(position + steps * ranks, len(epoch)), later)
+    assert done + rest == whole
+    share = epoch.share(position, 0, ranks)
+    assert most_codes(share) == max(len(block.codes) for block in epoch)
+    assert [b.day for b in share[1:3]] == [b.day for b in list(share)[1:3]]
+
+
+def test_seeking_deals_only_what_is_asked_for(panel):
+    plan = Plan(panel, PART, 8, 12, seed=0)
+    blocks = list(plan.epoch(4))
+    for i in (0, 7, len(blocks) - 1, -1):
+        epoch = plan.epoch(4)
+        assert epoch[i].codes.tolist() == blocks[i].codes.tolist()
+        assert len(epoch.dealt) == 1
+    with pytest.raises(IndexError):
+        plan.epoch(4)[len(blocks)]
+
+
+def test_samples_are_counted_without_reading(panel):
+    for days in (1, 8, 64):
+        for block in Plan(panel, PART, days, 12, seed=0).epoch(0)[:20]:
+            assert count_samples(panel, PART, block, days) == gather(panel, PART, block, days, 3).samples
