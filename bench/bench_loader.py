@@ -1,4 +1,4 @@
-"""The data path from the mapped cache on the CPU (tier `host`), beside its rivals and the physical limit.
+"""The data path from the mapped cache, tier by tier, beside its rivals and the physical limit.
 
 Each round times three passes over fresh random blocks, one after the other in this process: the peer's, a memory copy
 of as many bytes, and ours. Medians over the rounds are compared, per sample. Afterwards the last block that was timed
@@ -7,16 +7,14 @@ is compared with its definition.
     bytes_per_s        bytes of the arrays delivered, per second
     ratio              the peer's time over ours
     limit_bytes_per_s  of the memory copy; share_of_limit is bytes_per_s over it
-    peak_memory_bytes  that Python and NumPy allocate during a pass, the mapped cache not included
+    peak_memory_bytes  anonymous memory that a pass adds, slots included, the mapped cache not
 """
 
 import time
-import tracemalloc
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -31,122 +29,233 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.peers import missing_package, peer, peer_names
 from bench.peers._dataloader import form
 from bench.source import Work, fresh_blocks, touch, write_source
-from loaders.gather import Batch, Slot, gather, new_slot
+from loaders.delivery import AHEAD
+from loaders.errors import InputError
+from loaders.gather import gather, gather_windows, new_slot
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan
-from loaders.prefetch import AHEAD, prefetched
+from loaders.source import Source, open_source
 from loaders.split import Days
 
 LIMIT = "memcpy"
 BLOCKS = 48  # of ours in a pass
+WINDOW_DAYS = 8  # of a pass over windows, each day one batch
 ROUNDS = 15
-DAYS = 2000
 CODES_OF_BLOCK = 512
 SLOTS = AHEAD + 2  # as in training: memory that exists already, more of it than a last-level cache holds
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TIERS = ["ring", "resident", "mapped", "dali"] if DEVICE.type == "cuda" else ["host", "dali"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """What is stored: `codes` x DAYS rows of `features`."""
+class Stored:
+    """What is stored: `codes` x `days` rows of `features`; the codes deal evenly into blocks of CODES_OF_BLOCK."""
 
     dtype: str
     codes: int
+    days: int
     features: int
 
 
-SOURCES = [
-    pytest.param(Source("float32", 600, 100), id="float32"),
-    pytest.param(Source("float16", 1200, 100), id="float16"),
-    pytest.param(Source("float32", 4484, 82), id="float32-9M", marks=pytest.mark.full),
-    pytest.param(Source("float16", 4484, 82), id="float16-9M", marks=pytest.mark.full),
-]
+FLOAT32 = pytest.param(Stored("float32", 1024, 1172, 100), id="float32")
+FLOAT16 = pytest.param(Stored("float16", 2048, 1172, 100), id="float16")
+LARGE32 = pytest.param(Stored("float32", 4484, 2008, 82), id="float32-9M", marks=pytest.mark.full)
+LARGE16 = pytest.param(Stored("float16", 4484, 2008, 82), id="float16-9M", marks=pytest.mark.full)
 BLOCK_DAYS = [
     pytest.param(16, id="D16", marks=pytest.mark.full),
     pytest.param(64, id="D64"),
     pytest.param(256, id="D256", marks=pytest.mark.full),
 ]
+CONTEXTS = pytest.mark.parametrize("context", [20, 60], ids="L{}".format)
+OURS = ["memcpy", "spawn", "spawn_blocks"]  # beside every source; the other rivals beside float32 alone
 
 
 @pytest.fixture(scope="module")
 def panel(request: pytest.FixtureRequest) -> Iterator[Panel]:
     """The source as an open panel, every page read; its folder is removed afterwards."""
-    source: Source = request.param
+    stored: Stored = request.param
     with TemporaryDirectory(prefix="atft-bench-") as folder:
-        panel = write_source(Path(folder), source.dtype, source.codes, DAYS, source.features)
+        panel = write_source(Path(folder), stored.dtype, stored.codes, stored.days, stored.features)
         touch(panel)
         yield panel
 
 
-@pytest.mark.parametrize("panel", SOURCES, indirect=True)
+@dataclass
+class Rounds:
+    """Passes of the rivals and the limit, timed before each of ours."""
+
+    work: Work
+    fresh: Iterator[Block]
+    states: dict[str, Any]
+    seconds: dict[str, list[float]]  # per sample
+    samples: list[int]  # of our passes
+
+    def before(self, blocks: int) -> list[Block]:
+        """Time the rivals on fresh blocks, and give as many fresh ones for ours."""
+        for rival, state in self.states.items():
+            given = list(islice(self.fresh, peer(rival).BLOCKS))
+            start = time.perf_counter()
+            last_of(peer(rival).run(state, given))
+            self.seconds[rival].append((time.perf_counter() - start) / sum(map(self.work.samples, given)))
+        given = list(islice(self.fresh, blocks))
+        self.samples.append(sum(map(self.work.samples, given)))
+        return given
+
+
+def compare(
+    benchmark: BenchmarkFixture, work: Work, rivals: list[str], blocks: int, ours: Any, nbytes: float, rounds: int
+) -> Any:
+    """Run the rounds, tell the figures, and give what our last pass delivered last.
+
+    Args:
+        ours: delivers a list of blocks, and gives the last.
+        nbytes: that ours delivers per sample.
+    """
+    with ExitStack() as stack:
+        states = {rival: stack.enter_context(peer(rival).build(work)) for rival in rivals}
+        timed = Rounds(work, fresh_blocks(work), states, {rival: [] for rival in rivals}, [])
+        before = anonymous_memory()
+        last = benchmark.pedantic(ours, setup=lambda: ((timed.before(blocks),), {}), rounds=rounds, warmup_rounds=1)
+        grown = anonymous_memory() - before
+    if benchmark.stats is not None:  # None: --benchmark-disable, run and checked once, not timed
+        mine = [t / n for t, n in zip(benchmark.stats.stats.data, timed.samples[-rounds:], strict=True)]
+        theirs = {rival: median(values[-rounds:]) for rival, values in timed.seconds.items()}
+        limit = theirs[LIMIT] * nbytes / (work.nbytes(last_block(work)) / work.samples(last_block(work)))
+        benchmark.extra_info.update(
+            samples_per_s=1 / median(mine),
+            bytes_per_s=nbytes / median(mine),
+            peer=rivals[0],
+            ratio=theirs[rivals[0]] / median(mine),
+            limit_bytes_per_s=nbytes / limit,
+            share_of_limit=limit / median(mine),
+            peak_memory_bytes=grown,
+        )
+    return last
+
+
+def last_block(work: Work) -> Block:
+    """A block of full size."""
+    return Block(work.part.start, np.arange(work.codes))
+
+
+@pytest.mark.parametrize("panel", [FLOAT32, FLOAT16, LARGE32, LARGE16], indirect=True)
 @pytest.mark.parametrize("block_days", BLOCK_DAYS)
-@pytest.mark.parametrize("context", [20, 60], ids="L{}".format)
+@CONTEXTS
 @pytest.mark.parametrize("name", peer_names("gather"), ids="host-{}".format)
 def test_gather(benchmark: BenchmarkFixture, panel: Panel, block_days: int, context: int, name: str) -> None:
+    """The gather alone, into slots that exist."""
+    skip_without(name, panel)
+    work = Work(panel, Days(context - 1, len(panel.calendar)), block_days, CODES_OF_BLOCK, context)
+    slots = [new_slot(panel, CODES_OF_BLOCK, block_days, context) for _ in range(SLOTS)]
+
+    def ours(blocks: list[Block]) -> Any:
+        pairs = zip(blocks, cycle(slots), strict=False)
+        return last_of(gather(panel, work.part, block, block_days, context, slot) for block, slot in pairs)
+
+    nbytes = work.nbytes(last_block(work)) / work.samples(last_block(work))
+    last = compare(benchmark, work, unique(name, LIMIT), BLOCKS, ours, nbytes, rounds_of(name))
+    check(work, last.block, last.x, last.y)
+
+
+@pytest.mark.parametrize("panel", [FLOAT32], indirect=True)
+@CONTEXTS
+@pytest.mark.parametrize("name", ["spawn"], ids="host-{}".format)
+def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: str) -> None:
+    """Windows for who needs them, a batch per day: the codes of a block times their last L rows."""
+    work = Work(panel, Days(context - 1, len(panel.calendar)), WINDOW_DAYS, CODES_OF_BLOCK, context)
+    slots = [new_slot(panel, CODES_OF_BLOCK, 1, context) for _ in range(SLOTS)]
+
+    def ours(blocks: list[Block]) -> Any:
+        days = [Block(block.day + d, block.codes) for block in blocks for d in range(WINDOW_DAYS)]
+        pairs = zip(days, cycle(slots), strict=False)
+        return last_of(
+            (day, gather_windows(panel, work.part, day.codes, np.full(len(day.codes), day.day), context, slot))
+            for day, slot in pairs
+        )
+
+    features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
+    nbytes = context * (4 * features + 1) + 4 * horizons
+    day, last = compare(benchmark, work, unique(name, LIMIT), BLOCKS // 4, ours, nbytes, ROUNDS)
+    expected = form(panel, work.part, day, 1, context)
+    np.testing.assert_array_equal(last.x, expected.x)
+    np.testing.assert_array_equal(last.y, expected.y)
+
+
+@pytest.mark.parametrize("panel", [FLOAT32, FLOAT16, LARGE32, LARGE16], indirect=True)
+@CONTEXTS
+@pytest.mark.parametrize("tier", TIERS)
+def test_tier(benchmark: BenchmarkFixture, panel: Panel, context: int, tier: Any) -> None:
+    """A tier from end to end, prefetched, its consumer doing nothing with the blocks."""
+    work = Work(panel, Days(context - 1, len(panel.calendar)), 64, CODES_OF_BLOCK, context)
+    with ExitStack() as stack:
+        source = opened(stack, panel, tier)
+
+        def ours(blocks: list[Block]) -> Any:
+            with source.load(work.part, blocks, 64, context) as loader:
+                last = last_of(loader)
+                if DEVICE.type == "cuda":
+                    torch.cuda.synchronize()
+                return last.block, last.x.cpu().numpy().copy(), last.y.cpu().numpy().copy()
+
+        nbytes = work.nbytes(last_block(work)) / work.samples(last_block(work))
+        block, x, y = compare(benchmark, work, [LIMIT], BLOCKS, ours, nbytes, ROUNDS)
+    benchmark.extra_info["reason"] = source.reason
+    check(work, block, x, y)
+
+
+@pytest.mark.parametrize("panel", [FLOAT32, LARGE32, LARGE16], indirect=True)
+@CONTEXTS
+@pytest.mark.parametrize("tier", TIERS[:1])
+def test_first_block(benchmark: BenchmarkFixture, panel: Panel, context: int, tier: Any) -> None:
+    """From opening the folder to the first block of the second epoch, compiled code and the file's pages warm."""
+    grown: list[int] = []
+
+    def first() -> int:
+        before = anonymous_memory()
+        opened = open_panel(panel.folder)
+        part = Days(context - 1, len(panel.calendar))
+        blocks = Plan(opened, part, 64, CODES_OF_BLOCK, seed=0).epoch(1)
+        with open_source(opened, DEVICE, tier) as source, source.load(part, blocks, 64, context) as loader:
+            samples = next(iter(loader)).samples
+            grown.append(anonymous_memory() - before)
+        return samples
+
+    assert benchmark.pedantic(first, rounds=10, warmup_rounds=1) > 0
+    benchmark.extra_info.update(peak_memory_bytes=max(grown))
+
+
+def opened(stack: ExitStack, panel: Panel, tier: Any) -> Source:
+    """The panel on a tier, or the test skipped with the reason."""
+    try:
+        return stack.enter_context(open_source(panel, DEVICE, tier))
+    except InputError as error:
+        pytest.skip(f"tier {tier}: {error.what}")
+
+
+def skip_without(name: str, panel: Panel) -> None:
+    """Skip a rival whose package is missing, and all but ours beside the other sources."""
     lacking = missing_package(peer(name))
     if lacking is not None:
         pytest.skip(f"peer {name}: {lacking} is not installed")
-    work = Work(panel, Days(context - 1, DAYS), block_days, CODES_OF_BLOCK, context)
-    fresh = fresh_blocks(work)
-    seconds: dict[str, list[float]] = {name: [], LIMIT: []}  # per sample
-    samples: list[int] = []  # of our passes
-
-    with ExitStack() as stack:
-        states = {rival: stack.enter_context(peer(rival).build(work)) for rival in seconds}
-
-        def before_round() -> tuple[tuple[list[Block]], dict[str, Any]]:
-            for rival, state in states.items():
-                blocks = list(islice(fresh, peer(rival).BLOCKS))
-                start = time.perf_counter()
-                last_of(peer(rival).run(state, blocks))
-                seconds[rival].append((time.perf_counter() - start) / sum(map(work.samples, blocks)))
-            blocks = list(islice(fresh, BLOCKS))
-            samples.append(sum(map(work.samples, blocks)))
-            return (blocks,), {}
-
-        slots = [new_slot(panel, CODES_OF_BLOCK, block_days, context) for _ in range(SLOTS)]
-        last = benchmark.pedantic(partial(ours, work, slots), setup=before_round, rounds=ROUNDS, warmup_rounds=1)
-
-    expected = form(panel, work.part, last.block, work.days, work.context)
-    np.testing.assert_array_equal(last.x, expected.x)
-    np.testing.assert_array_equal(last.y, expected.y)
-    assert last.samples == work.samples(last.block)
-    if benchmark.stats is None:  # --benchmark-disable: run and checked once, not timed
-        return
-    timed = [t / n for t, n in zip(benchmark.stats.stats.data, samples[-ROUNDS:], strict=True)]
-    mine, theirs, limit = (median(values[-ROUNDS:]) for values in (timed, seconds[name], seconds[LIMIT]))
-    bytes_per_sample = work.nbytes(last.block) / work.samples(last.block)
-    benchmark.extra_info.update(
-        samples_per_s=1 / mine,
-        bytes_per_s=bytes_per_sample / mine,
-        peer=name,
-        ratio=theirs / mine,
-        limit_bytes_per_s=bytes_per_sample / limit,
-        share_of_limit=limit / mine,
-        peak_memory_bytes=peak_memory(partial(ours, work, slots, list(islice(fresh, BLOCKS)))),
-    )
+    if name not in OURS and (panel.manifest.dtype == "float16" or panel.manifest.rows > 2_000_000):
+        pytest.skip(f"peer {name} is measured beside 1.2M rows of float32 alone")
 
 
-def ours(work: Work, slots: list[Slot], blocks: list[Block]) -> Batch:
-    """Gather the blocks one after another into the slots in turn; give the last."""
-    pairs = zip(blocks, cycle(slots), strict=False)
-    return last_of(gather(work.panel, work.part, block, work.days, work.context, slot) for block, slot in pairs)
+def rounds_of(name: str) -> int:
+    """Fewer rounds of a rival that takes seconds for a pass."""
+    return ROUNDS if name in OURS else 5
 
 
-@pytest.mark.parametrize("panel", SOURCES, indirect=True)
-@pytest.mark.parametrize("context", [20, 60], ids="L{}".format)
-@pytest.mark.parametrize("tier", ["host"])
-def test_first_block(benchmark: BenchmarkFixture, panel: Panel, context: int, tier: str) -> None:
-    """From opening the folder to the first block of the second epoch, compiled code and the file's pages warm."""
+def unique(*names: str) -> list[str]:
+    """The names without repetition, in their order."""
+    return list(dict.fromkeys(names))
 
-    def first() -> int:
-        opened = open_panel(panel.folder)
-        part = Days(context - 1, DAYS)
-        blocks = Plan(opened, part, 64, CODES_OF_BLOCK, seed=0).epoch(1)
-        with prefetched(opened, part, blocks, 64, context, torch.device("cpu")) as loader:
-            return next(iter(loader)).samples
 
-    assert benchmark.pedantic(first, rounds=10, warmup_rounds=1) > 0
-    benchmark.extra_info.update(peak_memory_bytes=peak_memory(partial(first)))
+def check(work: Work, block: Block, x: Any, y: Any) -> None:
+    """Compare a block's arrays with its definition."""
+    expected = form(work.panel, work.part, block, work.days, work.context)
+    np.testing.assert_array_equal(x, expected.x)
+    np.testing.assert_array_equal(y, expected.y)
 
 
 def last_of(batches: Iterable[Any]) -> Any:
@@ -154,10 +263,7 @@ def last_of(batches: Iterable[Any]) -> Any:
     return deque(batches, maxlen=1).pop()
 
 
-def peak_memory(call: partial[Any]) -> int:
-    """Bytes allocated at the peak of a call, by Python and NumPy."""
-    tracemalloc.start()
-    call()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
+def anonymous_memory() -> int:
+    """Bytes of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

@@ -26,6 +26,7 @@ from loaders.delivery import AHEAD, Loaded, Stages
 from loaders.panel import Panel
 from loaders.plan import Block
 from loaders.prefetch import Loader, prefetched
+from loaders.slots import Pool
 from loaders.split import Days
 
 ARRAYS = {"x": (types.FLOAT, 3), "presence": (types.UINT8, 2), "y": (types.FLOAT, 3)}  # type and dimensions
@@ -109,7 +110,8 @@ def piped(
     ahead: int = AHEAD,
     poison: bool = False,
     cores: Cores | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[Piped]:
     """The blocks through a DALI pipeline; arguments as for `loaders.prefetch.prefetched`."""
-    with prefetched(panel, part, blocks, days, context, torch.device("cpu"), ahead, cores=cores) as loader:
+    with prefetched(panel, part, blocks, days, context, torch.device("cpu"), ahead, cores=cores, pool=pool) as loader:
         yield Piped(loader, device, ahead, poison)

@@ -8,7 +8,7 @@ N runs (S codes of a block), D scored days, L context, T = D + L - 1 days read, 
 """
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,16 @@ from numba import njit, prange
 from loaders.cache.format import SCORED
 from loaders.panel import Panel
 from loaders.plan import Block
-from loaders.runs import copy_bytes, copy_run, fence, load_byte, load_float, widen_run
+from loaders.runs import copy_bytes, copy_run, fence, prefetch_run, widen_run
 from loaders.split import Days
+
+RUNS = 32  # that a thread takes at a time; a fence, which waits for all stores, ends them
+HEAD = 512  # bytes of a run that are loaded ahead; the processor itself finds the rest
 
 Int = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Memory for the arrays of at most N runs, used again and again."""
 
     x: npt.NDArray[np.float32]  # [N, T, F]
@@ -32,10 +34,12 @@ class Slot:
     y: npt.NDArray[np.float32]  # [N, D, H]
 
 
-@dataclass(frozen=True)
-class Batch(Slot):
+class Batch(NamedTuple):
     """One block's arrays. Absent rows are zeros with presence 0; a missing target is NaN."""
 
+    x: npt.NDArray[np.float32]  # [S, T, F]
+    presence: npt.NDArray[np.uint8]  # [S, T]
+    y: npt.NDArray[np.float32]  # [S, D, H]
     block: Block
 
     @property
@@ -64,9 +68,8 @@ def gather(panel: Panel, part: Days, block: Block, days: int, context: int, slot
     Args:
         slot: memory to fill, of this panel, `days` and `context`; the batch is a view on it. None: new memory.
     """
-    n = len(block.codes)
-    filled = _fill(panel, part, block.codes, np.full(n, block.day), days, context, slot)
-    return Batch(filled.x, filled.presence, filled.y, block)
+    x, presence, y = _fill(panel, part, block.codes, block.day, block.codes, 0, days, context, slot)
+    return Batch(x, presence, y, block)
 
 
 def gather_windows(panel: Panel, part: Days, codes: Int, day: Int, context: int, slot: Slot | None = None) -> Slot:
@@ -79,55 +82,78 @@ def gather_windows(panel: Panel, part: Days, codes: Int, day: Int, context: int,
         codes, day: int64 [N], the code's number and the calendar index of each window's last day.
         slot: memory to fill, of this panel, one scored day and `context`. None: new memory.
     """
-    return _fill(panel, part, codes, day, 1, context, slot)
+    return _fill(panel, part, codes, 0, day, 1, 1, context, slot)
 
 
 # Numba's thread pools run one parallel region at a time; a second thread waits here rather than crash there.
 _one_at_a_time = threading.Lock()
 
 
-def _fill(panel: Panel, part: Days, codes: Int, day: Int, days: int, context: int, slot: Slot | None) -> Slot:
+def _fill(
+    panel: Panel, part: Days, codes: Int, first_day: int, day: Int, each: int, days: int, context: int,
+    slot: Slot | None,
+) -> Slot:  # fmt: skip
+    """Gather runs, of which number s begins to be scored on first_day + each * day[s]."""
     n = len(codes)
-    slot = new_slot(panel, n, days, context) if slot is None else slot
-    filled = Slot(slot.x[:n], slot.presence[:n], slot.y[:n])
+    filled = new_slot(panel, n, days, context) if slot is None else slot
+    if len(filled.x) > n:
+        filled = Slot(filled.x[:n], filled.presence[:n], filled.y[:n])
+    # Between two blocks the caches are cold and every call of Python counts: arrays are as few as can be.
     with _one_at_a_time:
         _gather(
-            panel.address, panel.manifest.dtype == "float16", panel.first, panel.days, codes, day, context,
-            part.start, part.stop, filled.x, filled.presence, filled.y,
+            panel.spans, panel.manifest.dtype == "float16", codes, first_day, day, each, context, part.start, part.stop,
+            *filled,
         )  # fmt: skip
     return filled
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _gather(  # type: ignore[no-untyped-def]
-    address, half, first, days, codes, day, context, start, stop, x, presence, y
+    spans, half, codes, first_day, day, each, context, start, stop, x, presence, y
 ):
+    features_at, targets_at, presence_at, first, days = spans
     n, span, width = x.shape
     horizons = y.shape[2]
-    for s in prange(n):
-        code = codes[s]
-        begin = day[s] - context + 1
-        # [low, high) are the positions of the run's days that lie inside the code's span.
-        low = min(max(first[code] - begin, 0), span)
-        high = max(min(first[code] + days[code] - begin, span), low)
-        row = begin - first[code]
-        x[s, :low] = 0
-        x[s, high:] = 0
-        presence[s, :low] = 0
-        presence[s, high:] = 0
-        present = address[2, code] + row
-        if high > low:
-            copy_bytes(presence[s, low:].ctypes.data, present + low, high - low)  # type: ignore[call-arg]
-            to, values = x[s, low:].ctypes.data, (high - low) * width
-            if half:
-                widen_run(to, address[0, code] + (row + low) * width * 2, values)
-            else:
-                copy_run(to, address[0, code] + (row + low) * width * 4, values)
-        for d in range(span - context + 1):
-            t = d + context - 1
-            scored = low <= t < high and start <= day[s] + d < stop
-            scored = scored and load_byte(present + t) == SCORED  # type: ignore[call-arg]
-            for h in range(horizons):
-                at = address[1, code] + ((row + t) * horizons + h) * 4
-                y[s, d, h] = load_float(at) if scored else np.nan  # type: ignore[call-arg]
+    row_bytes = width * (2 if half else 4)
+    pieces = (n + RUNS - 1) // RUNS
+    for piece in prange(pieces):
+        labels = np.empty(y.shape[1:], np.float32)
+        for s in range(n * piece // pieces, n * (piece + 1) // pieces):
+            if s + 1 < n:
+                # The next run is somewhere else in memory: its first lines are on their way while this one is copied.
+                coming, scored = codes[s + 1], first_day + each * day[s + 1]
+                row = max(scored - context + 1 - first[coming], 0)
+                prefetch_run(presence_at[coming] + row, span)
+                prefetch_run(targets_at[coming] + (row + context - 1) * horizons * 4, labels.size * 4)
+                prefetch_run(features_at[coming] + row * row_bytes, HEAD)
+            code, scored = codes[s], first_day + each * day[s]
+            begin = scored - context + 1
+            # [low, high) are the positions of the run's days that lie inside the code's span.
+            low = min(max(first[code] - begin, 0), span)
+            high = max(min(first[code] + days[code] - begin, span), low)
+            row = begin - first[code]
+            x[s, :low] = 0
+            x[s, high:] = 0
+            presence[s, :low] = 0
+            presence[s, high:] = 0
+            present = presence_at[code] + row
+            if high > low:
+                copy_bytes(presence[s, low:].ctypes.data, present + low, high - low)  # type: ignore[call-arg]
+                to, values = x[s, low:].ctypes.data, (high - low) * width
+                if half:
+                    widen_run(to, features_at[code] + (row + low) * row_bytes, values)
+                else:
+                    copy_run(to, features_at[code] + (row + low) * row_bytes, values)
+            # [label, last) are the scored days that lie inside the code's span and the part.
+            last = max(min(high - context + 1, stop - scored, y.shape[1]), 0)
+            label = min(max(low - context + 1, start - scored, 0), last)
+            labels[:label] = np.nan
+            labels[last:] = np.nan
+            if last > label:
+                at = targets_at[code] + (row + context - 1 + label) * horizons * 4
+                copy_bytes(labels[label:].ctypes.data, at, (last - label) * horizons * 4)  # type: ignore[call-arg]
+            for d in range(label, last):
+                if presence[s, d + context - 1] != SCORED:
+                    labels[d] = np.nan
+            copy_run(y[s].ctypes.data, labels.ctypes.data, labels.size)
         fence()  # type: ignore[call-arg]

@@ -91,6 +91,11 @@ class Panel:
         rows = int(self.starts[-1]) + len(parts[-1])
         return parts[0] if len(parts) == 1 else Joined(parts, self.starts, (rows, *parts[0].shape[1:]))
 
+    @cached_property
+    def spans(self) -> Int:
+        """[5, S]: `address`, `first` and `days` of each code in one array."""
+        return np.concatenate([self.address, self.first[None], self.days[None]])
+
     @property
     def nbytes(self) -> int:
         """Bytes of features, targets and presence."""

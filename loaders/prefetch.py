@@ -24,10 +24,11 @@ from torch import Tensor
 
 from loaders.cores import Cores, usable_cores
 from loaders.delivery import AHEAD, Loaded, Stages
-from loaders.gather import Slot, gather, new_slot
+from loaders.gather import Slot, gather
 from loaders.panel import Panel
 from loaders.plan import Block, count_samples, most_codes
 from loaders.readahead import advise, read_ahead
+from loaders.slots import Pool, cut, slot_bytes
 from loaders.split import Days
 
 
@@ -90,6 +91,7 @@ def prefetched(
     ahead: int = AHEAD,
     poison: bool = False,
     cores: Cores | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[Loader]:
     """A loader of the blocks, whose thread has ended and whose slots are free when the block of this `with` ends.
 
@@ -98,9 +100,13 @@ def prefetched(
         ahead: blocks that may wait for the consumer, 1 or more.
         poison: fill a block with NaN as soon as its lifetime ends, to find users that keep one (tests).
         cores: how many threads gather; None: all usable ones.
+        pool: memory for slots; None: new memory.
     """
     threads = (cores or usable_cores()).threads
-    places = _places(panel, blocks, days, context, device, ahead)
+    pool = pool or Pool(locked=device.type == "cuda")
+    codes = most_codes(blocks)
+    pieces = pool.take(slot_bytes(panel, codes, days, context), min(ahead + 2, len(blocks)))
+    places = [_place(piece, panel, codes, days, context) for piece in pieces]
     ready: queue.Queue[_Filled | BaseException | None] = queue.Queue()
     free: queue.Queue[_Place | None] = queue.Queue()
     for place in places:
@@ -142,27 +148,12 @@ def prefetched(
             for place in places:
                 if place.copied is not None:
                     place.copied.synchronize()
+        pool.give(pieces)
 
 
-def _places(
-    panel: Panel, blocks: Sequence[Block], days: int, context: int, device: torch.device, ahead: int
-) -> list[_Place]:
-    widest = most_codes(blocks)
-    places = []
-    for _ in range(min(ahead + 2, max(len(blocks), 1))):
-        if device.type == "cuda":
-            span, shape = days + context - 1, (len(panel.manifest.features), len(panel.manifest.horizons))
-            tensors = (
-                torch.empty(widest, span, shape[0], pin_memory=True),
-                torch.empty(widest, span, dtype=torch.uint8, pin_memory=True),
-                torch.empty(widest, days, shape[1], pin_memory=True),
-            )
-            slot = Slot(*(tensor.numpy() for tensor in tensors))
-        else:
-            slot = new_slot(panel, widest, days, context)
-            tensors = (torch.from_numpy(slot.x), torch.from_numpy(slot.presence), torch.from_numpy(slot.y))
-        places.append(_Place(slot, tensors))
-    return places
+def _place(piece: Tensor, panel: Panel, codes: int, days: int, context: int) -> _Place:
+    slot, tensors = cut(piece, panel, codes, days, context)
+    return _Place(slot, tensors)
 
 
 def _fill(

@@ -79,23 +79,25 @@ def _widen_value(typingctx: Any, target: Any, source: Any) -> Any:
 
 
 @intrinsic
-def load_byte(typingctx: Any, source: Any) -> Any:
-    """The uint8 at an address."""
+def prefetch(typingctx: Any, source: Any) -> Any:
+    """Begin to load the cache line at an address; any address will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()), align=1)
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(args[0], byte), read, keep, data])
+        return context.get_dummy_value()
 
-    return types.uint8(types.uintp), codegen
+    return types.void(types.uintp), codegen
 
 
-@intrinsic
-def load_float(typingctx: Any, source: Any) -> Any:
-    """The float32 at an address aligned to 4 bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
-
-    return types.float32(types.uintp), codegen
+@njit(nogil=True, cache=True)
+def prefetch_run(source, size):  # type: ignore[no-untyped-def]
+    """Begin to load the lines of `size` bytes."""
+    for at in range(0, size, LINE):
+        prefetch(source + at)  # type: ignore[call-arg]
 
 
 @intrinsic

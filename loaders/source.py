@@ -11,7 +11,7 @@ let the interpreter go share one panel.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from loaders.cores import Cores, node_cores
+from loaders.cores import node_cores
 from loaders.delivery import AHEAD, Delivery
 from loaders.driver import Driver, open_driver, pci_address
 from loaders.errors import InputError
@@ -27,6 +27,7 @@ from loaders.lock import Refused, Sharing, locked
 from loaders.panel import Panel
 from loaders.plan import Block
 from loaders.prefetch import prefetched
+from loaders.slots import Pool
 from loaders.split import Days
 
 Tier = Literal["auto", "resident", "mapped", "ring", "host", "dali"]
@@ -84,7 +85,7 @@ def open_source(
 
 
 def probe(panel: Panel, device: torch.device) -> str:
-    """The tier that "auto" means here, and why. Uploads nothing; where a panel is too large for that, tries the locks."""
+    """The tier that "auto" means here, and why. Uploads nothing; a panel too large for that is locked to try it."""
     fits, room = (False, "") if device.type == "cpu" else _room(panel, device, SHARE)
     if fits:
         return f"resident ({room})"
@@ -100,9 +101,12 @@ def _choose(
     if tier == "host" and not cpu:
         raise InputError("data.tier", f"host delivers to the CPU, not to {device}", "Use auto or ring")
     cores = node_cores(None if cpu else pci_address(device))
-    host = partial(prefetched, panel, device=device, cores=cores)
+    host = partial(prefetched, panel, device=device, cores=cores, pool=Pool(locked=not cpu))
     if tier == "dali":
-        return Source(panel, "dali", f"asked for; {cores}", _dali(panel, device, cores))
+        pool = Pool(locked=False)  # DALI copies blocks out of them
+        return Source(
+            panel, "dali", f"asked for; {cores}", partial(_dali(), panel, device=device, cores=cores, pool=pool)
+        )
     if tier in ("host", "ring") or (tier == "auto" and cpu):
         why = "training on the CPU" if tier == "auto" else "asked for"
         return Source(
@@ -141,14 +145,14 @@ def _on_device(
     ), ""
 
 
-def _dali(panel: Panel, device: torch.device, cores: Cores) -> Load:
+def _dali() -> Callable[..., AbstractContextManager[Delivery]]:
     try:
         from loaders.dali import piped
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("nvidia"):
             raise
         raise InputError("data.tier", "NVIDIA DALI is not installed", "pip install 'atft-engine[dali]'") from error
-    return partial(piped, panel, device=device, cores=cores)
+    return piped
 
 
 def _room(panel: Panel, device: torch.device, share: float) -> tuple[bool, str]:

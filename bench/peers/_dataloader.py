@@ -1,12 +1,14 @@
-"""What both DataLoader rivals share: two spawned workers that form a block's arrays with torch.
+"""What the rivals that let PyTorch's DataLoader form whole arrays share: workers, or none, that form them with torch.
 
 Made as well as its users make it: workers map the cache themselves (nothing is pickled but the order), stay alive
 between passes, send whole batches through shared memory, and have read every page of the source before the clock runs.
+Without workers the DataLoader calls the same code in the process that asks.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,16 +70,16 @@ class Blocks(Dataset[Arrays]):
 
 
 @dataclass
-class Order(Sampler[Block]):
-    """The blocks of the next pass."""
+class Order(Sampler[Any]):
+    """What the next pass asks the dataset for."""
 
-    blocks: list[Block] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Block]:
-        return iter(self.blocks)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self.items)
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,22 @@ class State:
     loader: DataLoader[Arrays]
 
 
-def start(work: Work, days: int) -> State:
-    """Workers that deliver blocks of `days` scored days; they start with the first pass, end with the state."""
+def processes(workers: int) -> dict[str, Any]:
+    """The DataLoader's settings for that many workers; 0: none, the caller does the work."""
+    if not workers:
+        return {"num_workers": 0}
+    return {"num_workers": workers, "multiprocessing_context": "spawn", "persistent_workers": True}
+
+
+def start(work: Work, days: int, workers: int) -> State:
+    """A loader of blocks of `days` scored days; workers start with the first pass, end with the state."""
     order = Order()
-    dataset = Blocks(work.panel.folder, work.part, days, work.context)
-    loader = DataLoader(
-        dataset, batch_size=None, sampler=order, num_workers=WORKERS, multiprocessing_context="spawn",
-        persistent_workers=True,
-    )  # fmt: skip
-    return State(work, order, loader)
+    dataset = Blocks(work.panel.folder, work.part, days, work.context, None if workers else work.panel)
+    return State(work, order, DataLoader(dataset, batch_size=None, sampler=order, **processes(workers)))
 
 
 def deliver(state: State, blocks: list[Block]) -> Iterator[Batch]:
     """The arrays of the blocks, in their order."""
-    state.order.blocks = blocks
+    state.order.items = blocks
     for block, (x, presence, y) in zip(blocks, state.loader, strict=True):
         yield Batch(x.numpy(), presence.numpy(), y.numpy(), block)

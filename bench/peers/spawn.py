@@ -8,7 +8,8 @@ same loader relieved of that work.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.peers._dataloader import State, deliver, start
+from bench.peers._dataloader import WORKERS, State, deliver, start
+from bench.peers._windows import each_day
 from bench.source import Work
 from loaders.gather import Batch
 from loaders.plan import Block
@@ -21,9 +22,9 @@ BLOCKS = 2
 @contextmanager
 def build(work: Work) -> Iterator[State]:
     """Workers that deliver blocks of a single day."""
-    yield start(work, days=1)
+    yield start(work, 1, WORKERS)
 
 
 def run(state: State, blocks: list[Block]) -> Iterator[Batch]:
     """Yield, for each block, a batch for each of its days: x [S, L, F], presence [S, L], y [S, 1, H]."""
-    yield from deliver(state, [Block(b.day + d, b.codes) for b in blocks for d in range(state.work.days)])
+    yield from deliver(state, each_day(blocks, state.work.days))

@@ -7,7 +7,7 @@ block with torch in another process and handing it over through shared memory.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.peers._dataloader import State, deliver, start
+from bench.peers._dataloader import WORKERS, State, deliver, start
 from bench.source import Work
 from loaders.gather import Batch
 from loaders.plan import Block
@@ -20,7 +20,7 @@ BLOCKS = 24
 @contextmanager
 def build(work: Work) -> Iterator[State]:
     """Workers that deliver whole blocks."""
-    yield start(work, work.days)
+    yield start(work, work.days, WORKERS)
 
 
 def run(state: State, blocks: list[Block]) -> Iterator[Batch]:

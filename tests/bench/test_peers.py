@@ -15,6 +15,25 @@ from loaders.split import Days
 from tests.panels import write_panel
 
 DAYS, CONTEXT = 6, 5
+BLOCK_PEERS = ["spawn_blocks", "spdl_threads"]  # deliver our blocks; all others but the limit a batch per day
+WINDOW_PEERS = [name for name in peer_names("gather") if name not in (*BLOCK_PEERS, "memcpy")]
+
+
+def with_dtypes(names):
+    """Rival and stored dtype; for spawned workers, which take seconds to start, only the one that they must widen."""
+    return [
+        pytest.param(name, dtype, id=f"{name}-{dtype}")
+        for name in names
+        for dtype in (["float16"] if name.startswith("spawn") else ["float32", "float16"])
+    ]
+
+
+def installed_peer(name):
+    """The rival, or a skip that names what it lacks."""
+    lacking = missing_package(peer(name))
+    if lacking is not None:
+        pytest.skip(f"peer {name}: {lacking} is not installed")
+    return peer(name)
 
 
 @pytest.fixture(params=["float32", "float16"])
@@ -36,7 +55,10 @@ def assert_same(batch, expected):
 
 
 def test_every_file_is_a_rival():
-    assert peer_names("gather") == ["memcpy", "spawn", "spawn_blocks"]
+    assert peer_names("gather") == [
+        "hf_datasets", "inline", "inline_samples", "memcpy", "polars_scan", "qlib_sampler", "spawn", "spawn_blocks",
+        "spawn_samples", "spdl_threads",
+    ]  # fmt: skip
     assert peer_names("no such task") == []
 
 
@@ -46,7 +68,7 @@ def test_rival_offers_what_the_registry_says(name):
     assert rival.BLOCKS >= 1
     assert callable(rival.build)
     assert callable(rival.run)
-    assert missing_package(rival) is None
+    assert missing_package(rival) in (None, "datasets", "qlib", "spdl")  # what no installation of ours brings
 
 
 def test_rival_that_is_not_installed_is_named(monkeypatch):
@@ -65,11 +87,11 @@ def test_definition_and_gather_agree(work):
         )
 
 
-@pytest.mark.parametrize("work", ["float16"], indirect=True)
-def test_spawned_blocks_are_ours_on_every_pass(work):
-    blocks, rival = blocks_of(work)[:6], peer("spawn_blocks")
+@pytest.mark.parametrize(("name", "work"), with_dtypes(BLOCK_PEERS), indirect=["work"])
+def test_rivals_blocks_are_ours_on_every_pass(name, work):
+    blocks, rival = blocks_of(work), installed_peer(name)
     with rival.build(work) as state:
-        for order in (blocks, blocks[::-1]):
+        for order in (blocks, blocks[2::-1]):
             delivered = list(rival.run(state, order))
             assert len(delivered) == len(order)
             for batch, block in zip(delivered, order, strict=True):
@@ -78,19 +100,36 @@ def test_spawned_blocks_are_ours_on_every_pass(work):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("work", ["float16"], indirect=True)
-def test_spawned_windows_are_our_blocks_day_by_day(work):
-    blocks, rival = blocks_of(work)[:3], peer("spawn")
+@pytest.mark.parametrize(("name", "work"), with_dtypes(WINDOW_PEERS), indirect=["work"])
+def test_rivals_windows_are_our_blocks_day_by_day_on_every_pass(name, work):
+    blocks, rival = blocks_of(work), installed_peer(name)
+    with rival.build(work) as state:
+        for order in (blocks, blocks[2::-1]):
+            delivered = list(rival.run(state, order))
+            days = [Block(block.day + d, block.codes) for block in order for d in range(DAYS)]
+            for batch, day in zip(delivered, days, strict=True):
+                assert batch.x.shape == (len(day.codes), CONTEXT, work.panel.features.shape[1])
+                assert batch.x.flags.c_contiguous
+                assert_same(batch, gather(work.panel, work.part, day, 1, CONTEXT))
+            whole = gather(work.panel, work.part, order[0], DAYS, CONTEXT)
+            for d in range(DAYS):
+                np.testing.assert_array_equal(delivered[d].x, whole.x[:, d : d + CONTEXT])
+                np.testing.assert_array_equal(delivered[d].y[:, 0], whole.y[:, d])
+    del state, delivered, batch
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("name", [name for name in WINDOW_PEERS if not name.startswith("spawn")])
+def test_rivals_are_ours_where_blocks_leave_the_calendar(name, tmp_path):
+    """A part of all days: contexts begin before the first day of the calendar, blocks end after its last."""
+    panel = write_panel(tmp_path / "cache", n_codes=23, n_days=50)
+    work, rival = Work(panel, Days(0, 50), DAYS, 8, CONTEXT), installed_peer(name)
+    blocks = [Block(day, np.arange(3, 20)) for day in (1 - DAYS, 0, 49)]
     with rival.build(work) as state:
         delivered = list(rival.run(state, blocks))
     days = [Block(block.day + d, block.codes) for block in blocks for d in range(DAYS)]
     for batch, day in zip(delivered, days, strict=True):
-        assert batch.x.shape[1] == CONTEXT
-        assert_same(batch, gather(work.panel, work.part, day, 1, CONTEXT))
-    whole = gather(work.panel, work.part, blocks[0], DAYS, CONTEXT)
-    for d in range(DAYS):
-        np.testing.assert_array_equal(delivered[d].x, whole.x[:, d : d + CONTEXT])
-        np.testing.assert_array_equal(delivered[d].y[:, 0], whole.y[:, d])
+        assert_same(batch, gather(panel, work.part, day, 1, CONTEXT))
 
 
 def test_memcpy_copies_as_many_bytes_as_a_block_holds(work):
