@@ -120,7 +120,7 @@ class Panel:
         offset, first, days = self.offset[codes], self.first[codes], self.days[codes]
         low = offset + np.clip(start - first, 0, days)
         high = offset + np.clip(stop - first, 0, days)
-        return rows.below(high) - rows.below(low)
+        return rows.between(low, high)
 
     def codes_with(self, rows: RowSet, start: int, stop: int) -> Int:
         """Codes, ascending, with a row of a set on the days start..stop-1."""

@@ -36,8 +36,8 @@ from loaders.split import Days
 class Loader:
     """Iterates over the blocks once, in their order."""
 
-    _ready: "queue.Queue[_Filled | BaseException | None]"
-    _free: "queue.Queue[_Place | None]"
+    _ready: "queue.SimpleQueue[_Filled | BaseException | None]"
+    _free: "queue.SimpleQueue[_Place | None]"
     _poison: bool
     stages: Stages = field(default_factory=Stages)
 
@@ -107,8 +107,8 @@ def prefetched(
     codes = most_codes(blocks)
     pieces = pool.take(slot_bytes(panel, codes, days, context), min(ahead + 2, len(blocks)))
     places = [_place(piece, panel, codes, days, context) for piece in pieces]
-    ready: queue.Queue[_Filled | BaseException | None] = queue.Queue()
-    free: queue.Queue[_Place | None] = queue.Queue()
+    ready: queue.SimpleQueue[_Filled | BaseException | None] = queue.SimpleQueue()
+    free: queue.SimpleQueue[_Place | None] = queue.SimpleQueue()
     for place in places:
         free.put(place)
     loader = Loader(ready, free, poison)

@@ -17,7 +17,7 @@ from loaders.cores import available_memory
 from loaders.panel import Panel
 from loaders.plan import Block
 
-PROBES = 256  # pages that are looked at
+PROBES = 64  # pages that are looked at
 WARM = 0.99  # share of them in memory from which a cache counts as being in memory
 WILLNEED = 3
 

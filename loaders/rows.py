@@ -1,4 +1,4 @@
-"""Sets of rows that tell in constant time how many of them lie below a row: one bit a row, one count per 64 rows.
+"""Sets of rows that tell in constant time how many of them are in a stretch: one bit a row, one count per 64 rows.
 
 A plan asks, for every code and stretch of days, whether there is a sample. A running count per row would answer from 8
 bytes a row in memory; these take an eighth of a byte on disk (`rows.npy`, mapped) and an eighth in memory.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 WORD = 64
 
@@ -29,11 +30,33 @@ class RowSet:
     bits: npt.NDArray[np.uint64]  # [W]
     before: npt.NDArray[np.int64]  # [W]
 
-    def below(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """How many rows of the set lie below each of the given rows (0..N), int64 of the same shape."""
-        word = rows >> 6
-        lower = (np.uint64(1) << (rows & 63).astype(np.uint64)) - np.uint64(1)
-        return self.before[word] + np.bitwise_count(self.bits[word] & lower)
+    def between(self, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many rows of the set are in low..high-1 (0 <= low <= high <= N), int64 of the same shape [n]."""
+        counts: npt.NDArray[np.int64] = _between(self.bits, self.before, low, high)
+        return counts
+
+
+@njit(nogil=True, cache=True)
+def _between(bits, before, low, high):  # type: ignore[no-untyped-def]
+    counts = np.empty(len(low), np.int64)
+    for i in range(len(low)):
+        counts[i] = _below(bits, before, high[i]) - _below(bits, before, low[i])
+    return counts
+
+
+@njit(nogil=True, cache=True)
+def _below(bits, before, row):  # type: ignore[no-untyped-def]
+    word = row // WORD
+    return before[word] + _ones(bits[word] & ((np.uint64(1) << np.uint64(row % WORD)) - np.uint64(1)))
+
+
+@njit(nogil=True, cache=True)
+def _ones(word):  # type: ignore[no-untyped-def]
+    """Bits that are set (numba has no popcount; LLVM recognises this one)."""
+    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 def row_set(bits: npt.NDArray[np.uint64]) -> RowSet:

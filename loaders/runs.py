@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 LINE = 64  # bytes of a cache line, and of one streaming store
 VALUES = LINE // 4
+DISTANCE = 512  # bytes that a copy loads ahead: the processor's own prefetch stops at the border of every page
 
 
 def _store_line(builder: Any, value: Any, target: Any) -> None:
@@ -120,6 +121,7 @@ def copy_run(target, source, values):  # type: ignore[no-untyped-def]
     target += head * 4
     source += head * 4
     for i in range(lines):
+        prefetch(source + i * LINE + DISTANCE)  # type: ignore[call-arg]
         _copy_line(target + i * LINE, source + i * LINE)
     done = lines * LINE
     copy_bytes(target + done, source + done, (values - head) * 4 - done)
@@ -135,6 +137,7 @@ def widen_run(target, source, values):  # type: ignore[no-untyped-def]
     target += head * 4
     source += head * 2
     for i in range(lines):
+        prefetch(source + i * 2 * VALUES + DISTANCE)  # type: ignore[call-arg]
         _widen_line(target + i * LINE, source + i * 2 * VALUES)  # type: ignore[call-arg]
     for i in range(lines * VALUES, values - head):
         _widen_value(target + i * 4, source + i * 2)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Counts below a row against a loop, at every border of a word."""
+"""Counts of stretches against a loop, at every border of a word."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,10 @@ def test_counts_are_those_of_a_loop(n, share):
     mask = np.random.default_rng(n).random(n) < share
     rows = row_set(row_bits(mask))
     expected = [int(mask[:r].sum()) for r in range(n + 1)]
-    assert rows.below(np.arange(n + 1)).tolist() == expected
+    ends = np.arange(n + 1)
+    assert rows.between(np.zeros_like(ends), ends).tolist() == expected
+    low, high = np.sort(np.random.default_rng(1).integers(0, n + 1, (2, 50)), 0)
+    assert rows.between(low, high).tolist() == [int(mask[a:b].sum()) for a, b in zip(low, high, strict=True)]
 
 
 def test_bits_are_little_endian_and_end_in_a_zero_word():
