@@ -121,7 +121,7 @@ def copy_run(target, source, values):  # type: ignore[no-untyped-def]
     target += head * 4
     source += head * 4
     for i in range(lines):
-        prefetch(source + i * LINE + DISTANCE)  # type: ignore[call-arg]
+        prefetch(source + i * LINE + DISTANCE)
         _copy_line(target + i * LINE, source + i * LINE)
     done = lines * LINE
     copy_bytes(target + done, source + done, (values - head) * 4 - done)
@@ -138,6 +138,6 @@ def widen_run(target, source, values):  # type: ignore[no-untyped-def]
     source += head * 2
     for i in range(lines):
         prefetch(source + i * 2 * VALUES + DISTANCE)  # type: ignore[call-arg]
-        _widen_line(target + i * LINE, source + i * 2 * VALUES)  # type: ignore[call-arg]
+        _widen_line(target + i * LINE, source + i * 2 * VALUES)
     for i in range(lines * VALUES, values - head):
         _widen_value(target + i * 4, source + i * 2)  # type: ignore[call-arg]

@@ -78,7 +78,11 @@ def test_build_inspect_verify(run, tmp_path):
     code, stdout, _ = run("cache", "inspect", out, "--json")
     assert code == 0
     assert json.loads(stdout)["rows"] == 28 * 30
-    assert run("cache", "inspect", out)[0] == 0
+    code, stdout, _ = run("cache", "inspect", out)
+    assert code == 0
+    assert "tier here" in stdout
+    code, stdout, _ = run("cache", "inspect", tmp_path, "--json")  # a folder of caches
+    assert (code, json.loads(stdout)["codes"]) == (0, sorted(f"c{i}" for i in range(30)))
     assert run("cache", "verify", out)[0] == 0
     with (out / "panel.arrow").open("r+b") as file:
         file.seek(-2000, 2)

@@ -1,10 +1,14 @@
 """A run is reproducible, survives a kill, refuses what is not its own, and reports every figure of the contract."""
 
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +85,41 @@ def test_it_learns_the_planted_signal(whole):
     assert splits(whole)["test"]["1"]["rank_ic"] > 0.3
     losses = [line["train"]["loss"] for line in figures(whole)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("tier", ["ring", "dali"])
+def test_every_tier_and_a_copy_from_a_url_train_to_the_same_figures(cache, whole, tmp_path, tier):
+    if tier == "dali" and find_spec("nvidia.dali") is None:
+        pytest.skip("DALI is not installed")
+    shown = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    settings = [*SETTINGS, f"data.tier={tier}", f"data.store={tmp_path / 'store'}"]
+    run = train(load_config(None, settings, cache.as_uri()), tmp_path / "run", False, shown)
+    assert figures(run) == figures(whole)
+    assert splits(run) == splits(whole)
+    assert f"loader: {tier} (asked for" in shown.export_text()
+
+
+def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole, tmp_path):
+    altered, run = tmp_path / "cache", tmp_path / "run"
+    shutil.copytree(cache, altered)
+    rows = altered / "panel.arrow"
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+    done = subprocess.run(command(altered, run), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: \S*cache: panel.arrow: checksum differs in chunk 0 .*[.] .*resume\n", done.stderr)
+    assert not (run / "summary.json").exists()
+    shutil.copy(cache / "panel.arrow", rows)
+    train(resumed_config(run, [], None), run, True, QUIET)
+    assert splits(run) == splits(whole)
+
+    os.truncate(rows, len(content) - 100)
+    done = subprocess.run(command(altered, tmp_path / "other"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "panel.arrow" in done.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_same_seed_same_figures_other_seed_other(cache, whole, tmp_path):

@@ -1,5 +1,7 @@
 """Slots are cut from memory that stays: aligned, apart from one another, used again by the next load."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_arrays_lie_apart_on_lines(panel, codes, days, context):
         assert (array.ctypes.data - start) % 64 == 0
         taken.append((array.ctypes.data - start, array.ctypes.data - start + array.nbytes))
     taken.sort()
-    assert all(end <= begin for (_, end), (begin, _) in zip(taken, taken[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(taken))
     assert taken[-1][1] <= nbytes
 
 
