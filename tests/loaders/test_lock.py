@@ -181,6 +181,7 @@ def tier_of(panel, monkeypatch, fits, driver):
         return None, why
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a device, beside a real one")
 def test_every_branch_of_auto(panel, monkeypatch):
     able = {READ_ONLY_REGISTRATION: 1}
     assert tier_of(panel, monkeypatch, True, FakeDriver())[0] == "resident"
@@ -196,6 +197,7 @@ def test_every_branch_of_auto(panel, monkeypatch):
     assert "801" in why
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a device, beside a real one")
 def test_a_tier_that_cannot_be_had_is_refused(panel, monkeypatch):
     refusing = FakeDriver(refuse=dict.fromkeys(range(9), NOT_SUPPORTED))
     with pytest.raises(InputError, match="mapped is not possible"), open_source(panel, CPU, "mapped", driver=refusing):
