@@ -113,18 +113,21 @@ def _gather(  # type: ignore[no-untyped-def]
 ):
     features_at, targets_at, presence_at, first, days = spans
     n, span, width = x.shape
-    horizons = y.shape[2]
+    scored_days, horizons = y.shape[1:]
     row_bytes = width * (2 if half else 4)
     pieces = (n + RUNS - 1) // RUNS
+    # Addresses and not slices: a slice counts references to its array, and threads would wait for one another's count.
+    x_at, presence_to, y_at = x.ctypes.data, presence.ctypes.data, y.ctypes.data
     for piece in prange(pieces):
-        labels = np.empty(y.shape[1:], np.float32)
+        labels = np.empty((scored_days, horizons), np.float32)
+        labels_at = labels.ctypes.data
         for s in range(n * piece // pieces, n * (piece + 1) // pieces):
             if s + 1 < n:
                 # The next run is somewhere else in memory: its first lines are on their way while this one is copied.
                 coming, scored = codes[s + 1], first_day + each * day[s + 1]
                 row = max(scored - context + 1 - first[coming], 0)
                 prefetch_run(presence_at[coming] + row, span)
-                prefetch_run(targets_at[coming] + (row + context - 1) * horizons * 4, labels.size * 4)
+                prefetch_run(targets_at[coming] + (row + context - 1) * horizons * 4, scored_days * horizons * 4)
                 prefetch_run(features_at[coming] + row * row_bytes, HEAD)
             code, scored = codes[s], first_day + each * day[s]
             begin = scored - context + 1
@@ -132,28 +135,31 @@ def _gather(  # type: ignore[no-untyped-def]
             low = min(max(first[code] - begin, 0), span)
             high = max(min(first[code] + days[code] - begin, span), low)
             row = begin - first[code]
-            x[s, :low] = 0
-            x[s, high:] = 0
-            presence[s, :low] = 0
-            presence[s, high:] = 0
-            present = presence_at[code] + row
+            if high - low < span:
+                x[s, :low] = 0
+                x[s, high:] = 0
+                presence[s, :low] = 0
+                presence[s, high:] = 0
             if high > low:
-                copy_bytes(presence[s, low:].ctypes.data, present + low, high - low)  # type: ignore[call-arg]
-                to, values = x[s, low:].ctypes.data, (high - low) * width
+                at = presence_at[code] + row + low
+                copy_bytes(presence_to + s * span + low, at, high - low)  # type: ignore[call-arg]
+                to, at = x_at + (s * span + low) * width * 4, features_at[code] + (row + low) * row_bytes
                 if half:
-                    widen_run(to, features_at[code] + (row + low) * row_bytes, values)
+                    widen_run(to, at, (high - low) * width)
                 else:
-                    copy_run(to, features_at[code] + (row + low) * row_bytes, values)
+                    copy_run(to, at, (high - low) * width)
             # [label, last) are the scored days that lie inside the code's span and the part.
-            last = max(min(high - context + 1, stop - scored, y.shape[1]), 0)
+            last = max(min(high - context + 1, stop - scored, scored_days), 0)
             label = min(max(low - context + 1, start - scored, 0), last)
-            labels[:label] = np.nan
-            labels[last:] = np.nan
+            if last - label < scored_days:
+                labels[:label] = np.nan
+                labels[last:] = np.nan
             if last > label:
                 at = targets_at[code] + (row + context - 1 + label) * horizons * 4
-                copy_bytes(labels[label:].ctypes.data, at, (last - label) * horizons * 4)  # type: ignore[call-arg]
+                copy_bytes(labels_at + label * horizons * 4, at, (last - label) * horizons * 4)  # type: ignore[call-arg]
             for d in range(label, last):
                 if presence[s, d + context - 1] != SCORED:
-                    labels[d] = np.nan
-            copy_run(y[s].ctypes.data, labels.ctypes.data, labels.size)
+                    for h in range(horizons):
+                        labels[d, h] = np.nan
+            copy_run(y_at + s * scored_days * horizons * 4, labels_at, scored_days * horizons)
         fence()  # type: ignore[call-arg]
