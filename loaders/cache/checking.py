@@ -1,7 +1,7 @@
 """Compare the rows of an open panel with their checksums while it is in use.
 
 Opening a cache reads none of its rows, so a flipped bit would be trained on. Reading everything first would make a
-large cache wait for minutes; a thread that hashes beside the training (0.6 s of one core per GB) finds it in time to
+large cache wait for minutes; a thread that hashes beside the training (a second of one core per GB) finds it in time to
 stop the run. Pages are hashed where they are mapped, nothing is copied.
 """
 
