@@ -41,7 +41,7 @@ from loaders.split import Days
 
 LIMIT = "memcpy"
 BLOCKS = 48  # of ours in a pass
-WINDOW_DAYS = 8  # of a pass over windows, each day one batch
+WINDOW_DAYS = 8  # of a block of windows
 ROUNDS = 15
 CODES_OF_BLOCK = 512
 SLOTS = AHEAD + 2  # as in training: memory that exists already, more of it than a last-level cache holds
@@ -165,24 +165,31 @@ def test_gather(benchmark: BenchmarkFixture, panel: Panel, block_days: int, cont
 @CONTEXTS
 @pytest.mark.parametrize("name", ["spawn"], ids="host-{}".format)
 def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: str) -> None:
-    """Windows for who needs them, a batch per day: the codes of a block times their last L rows."""
+    """Windows for who needs them: a block's codes and days, each with its last L rows.
+
+    Ours delivers them code by code, so that a window's rows are still in the processor's cache when the next one, a day
+    later, reads them again; a day's windows are a strided view, x[:, day].
+    """
     work = Work(panel, Days(context - 1, len(panel.calendar)), WINDOW_DAYS, CODES_OF_BLOCK, context)
-    slots = [new_slot(panel, CODES_OF_BLOCK, 1, context) for _ in range(SLOTS)]
+    slots = [new_slot(panel, CODES_OF_BLOCK * WINDOW_DAYS, 1, context) for _ in range(2)]
+    offsets = np.tile(np.arange(WINDOW_DAYS), CODES_OF_BLOCK)
 
     def ours(blocks: list[Block]) -> Any:
-        days = [Block(block.day + d, block.codes) for block in blocks for d in range(WINDOW_DAYS)]
-        pairs = zip(days, cycle(slots), strict=False)
         return last_of(
-            (day, gather_windows(panel, work.part, day.codes, np.full(len(day.codes), day.day), context, slot))
-            for day, slot in pairs
+            (
+                block,
+                gather_windows(panel, work.part, np.repeat(block.codes, WINDOW_DAYS), block.day + offsets, context, to),
+            )
+            for block, to in zip(blocks, cycle(slots), strict=False)
         )
 
     features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
     nbytes = context * (4 * features + 1) + 4 * horizons
-    day, last = compare(benchmark, work, unique(name, LIMIT), BLOCKS // 4, ours, nbytes, ROUNDS)
-    expected = form(panel, work.part, day, 1, context)
-    np.testing.assert_array_equal(last.x, expected.x)
-    np.testing.assert_array_equal(last.y, expected.y)
+    block, last = compare(benchmark, work, unique(name, LIMIT), BLOCKS // 4, ours, nbytes, ROUNDS)
+    for day in range(WINDOW_DAYS):
+        expected = form(panel, work.part, Block(block.day + day, block.codes), 1, context)
+        np.testing.assert_array_equal(last.x[day::WINDOW_DAYS], expected.x)
+        np.testing.assert_array_equal(last.y[day::WINDOW_DAYS], expected.y)
 
 
 @pytest.mark.parametrize("panel", [FLOAT32, FLOAT16, LARGE32, LARGE16], indirect=True)

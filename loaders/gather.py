@@ -76,7 +76,9 @@ def gather_windows(panel: Panel, part: Days, codes: Int, day: Int, context: int,
     """Copy windows out of the panel, for models that score one sample at a time, in parallel over the windows.
 
     Gives x [N, L, F], presence [N, L] and y [N, 1, H]. Copies every row up to L times; where a model allows it, blocks
-    move the same samples with a fraction of the bytes.
+    move the same samples with a fraction of the bytes. Windows of neighbouring days of one code, one after another,
+    read their common rows from the processor's cache: for S codes on D days ask code by code, and take x[day::D] for a
+    day.
 
     Args:
         codes, day: int64 [N], the code's number and the calendar index of each window's last day.
