@@ -115,12 +115,17 @@ class Gatherer:
         on_its_way: deque[tuple[Loaded, _Slot, Any]] = deque()
         free = deque(slots)
         coming = iter(self.blocks)
+        failure: Exception | None = None
         while True:
             begun = time.perf_counter()
-            while free and (block := next(coming, None)) is not None:
-                slot = free.popleft()
-                on_its_way.append(self._launch(block, slot, stream))
+            while free and failure is None and (block := next(coming, None)) is not None:
+                try:
+                    on_its_way.append(self._launch(block, free.popleft(), stream))
+                except Exception as error:  # raised when the blocks before it have been delivered
+                    failure = error
             if not on_its_way:
+                if failure is not None:
+                    raise failure
                 return
             loaded, slot, formed = on_its_way.popleft()
             if formed is not None:

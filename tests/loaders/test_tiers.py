@@ -14,6 +14,7 @@ import torch
 from loaders.driver import READ_ONLY_REGISTRATION
 from loaders.errors import InputError
 from loaders.gather import gather
+from loaders.panel import Panel
 from loaders.plan import Plan
 from loaders.source import open_source
 from loaders.split import Days
@@ -93,6 +94,36 @@ def test_no_blocks(panel, tier):
 
 class Broken(Exception):
     pass
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("at", [0, 3])
+def test_an_error_is_raised_in_the_place_of_its_block(panel, tier, at, monkeypatch):
+    blocks = blocks_of(panel)
+    calls = []
+
+    def failing(self):
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise Broken(f"block {at}")
+
+    monkeypatch.setattr(Panel, "check_unchanged", failing)  # which every tier asks before it forms a block
+    seen = []
+
+    def consume():
+        with (
+            open_source(panel, DEVICE, tier, driver=driver()) as source,
+            source.load(PART, blocks, DAYS, CONTEXT, ahead=3) as loader,
+        ):
+            for loaded in loader:
+                assert_block(panel, loaded, blocks[len(seen)])
+                seen.append(loaded.block)
+
+    with pytest.raises(Broken, match=f"block {at}") as caught:
+        consume()
+    assert len(seen) == at
+    assert any(frame.name == "failing" for frame in caught.traceback)
+    assert len(calls) == at + 1  # nothing is formed behind it
 
 
 @pytest.mark.parametrize("tier", TIERS)
