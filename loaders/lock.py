@@ -15,7 +15,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,10 @@ def _copy(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing | Non
     free = available_memory()
     if total > free:
         raise Refused(f"{total / 1e9:.1f} GB of rows do not fit into {free / 1e9:.1f} GB of available memory")
-    memory = _huge_pages(total) if sharing is None else _memfd(total, arrays, places, stack, sharing)
+    try:
+        memory = _huge_pages(total) if sharing is None else _memfd(total, arrays, places, stack, sharing)
+    except OSError as error:
+        raise Refused(f"{total / 1e9:.1f} GB of memory cannot be had ({error.strerror})") from error
     stack.callback(memory.close)
     start, _ = _span(memory)
     if sharing is None:
@@ -125,7 +128,8 @@ def _copy(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing | Non
 
 def _huge_pages(nbytes: int) -> mmap.mmap:
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without them: locked page by page, which only takes longer
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 

@@ -139,6 +139,15 @@ def test_a_panel_larger_than_memory_is_not_copied(panel, monkeypatch):
         pytest.fail("never entered")
 
 
+def test_memory_that_cannot_be_had_is_a_refusal(panel, monkeypatch):
+    def full(nbytes):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(lock, "_huge_pages", full)
+    with pytest.raises(Refused, match=r"cannot be had .Cannot allocate memory"), locked(panel, FakeDriver()):
+        pytest.fail("never entered")
+
+
 def _second_rank(folder, pipe):
     panel = open_panel(folder)
     driver = FakeDriver()
