@@ -159,6 +159,7 @@ def test_gather(benchmark: BenchmarkFixture, panel: Panel, block_days: int, cont
     nbytes = work.nbytes(last_block(work)) / work.samples(last_block(work))
     last = compare(benchmark, work, unique(name, LIMIT), BLOCKS, ours, nbytes, rounds_of(name))
     check(work, last.block, last.x, last.y)
+    assert last.samples == work.samples(last.block)
 
 
 @pytest.mark.parametrize("panel", [FLOAT32], indirect=True)
@@ -168,7 +169,7 @@ def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: s
     """Windows for who needs them: a block's codes and days, each with its last L rows.
 
     Ours delivers them code by code, so that a window's rows are still in the processor's cache when the next one, a day
-    later, reads them again; a day's windows are a strided view, x[:, day].
+    later, reads them again; a day's windows are a strided view, x[day::WINDOW_DAYS]. The rival delivers them day by day.
     """
     work = Work(panel, Days(context - 1, len(panel.calendar)), WINDOW_DAYS, CODES_OF_BLOCK, context)
     slots = [new_slot(panel, CODES_OF_BLOCK * WINDOW_DAYS, 1, context) for _ in range(2)]
@@ -211,6 +212,7 @@ def test_tier(benchmark: BenchmarkFixture, panel: Panel, context: int, tier: Any
         nbytes = work.nbytes(last_block(work)) / work.samples(last_block(work))
         last = compare(benchmark, work, [LIMIT], BLOCKS, ours, nbytes, ROUNDS)
         check(work, last.block, last.x.cpu().numpy(), last.y.cpu().numpy())
+        assert last.samples == work.samples(last.block)
     benchmark.extra_info["reason"] = source.reason
 
 

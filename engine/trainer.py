@@ -44,7 +44,6 @@ from loaders.errors import InputError
 from loaders.order import mix
 from loaders.panel import Panel, open_panel
 from loaders.plan import Plan
-from loaders.readahead import read_ahead
 from loaders.source import Source, open_source
 from loaders.split import Split
 
@@ -165,12 +164,11 @@ def _heading(state: State, source: Source, split: Split, model: ATFT, device: to
     panel = source.panel
     dates = [f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(split).items()]
     params = sum(p.numel() for p in model.parameters())
-    cold, why = read_ahead(panel)
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
         f"run {state.run_id}: {params:,} parameters on {device_name(device)}, {len(state.features)} features, "
         f"context {model.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: {source}, {AHEAD} blocks ahead; read-ahead {'on' if cold else 'off'} ({why})"
+        f"loader: {source}, {AHEAD} blocks ahead"
     )
 
 

@@ -15,15 +15,13 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from loaders.cache.format import SCORED
-from loaders.panel import Panel
+from loaders.panel import Int, Panel
 from loaders.plan import Block
 from loaders.runs import copy_bytes, copy_run, fence, prefetch_run, widen_run
 from loaders.split import Days
 
 RUNS = 32  # that a thread takes at a time; a fence, which waits for all stores, ends them
 HEAD = 512  # bytes of a run that are loaded ahead; the processor itself finds the rest
-
-Int = npt.NDArray[np.int64]
 
 
 class Slot(NamedTuple):

@@ -20,18 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from loaders.cache.format import PANEL
+from loaders.cache.format import ALIGNMENT, PANEL
 from loaders.cores import available_memory, usable_cores
 from loaders.driver import DEVICE_MAP, PORTABLE, READ_ONLY, READ_ONLY_REGISTRATION, Driver, describe
-from loaders.panel import Panel
+from loaders.panel import Int, Panel
 
 CHUNK_BYTES = 256 << 20  # of one registration: below the 512 MB from which drivers were seen to stall
-ALIGNMENT = 64
 MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs", "ramfs")
-
-Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def _in_place(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing |
 
 
 def _in_memory(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing | None) -> Int:
-    address = panel.address.copy()
+    moves = []
     for (path, _), columns in zip(panel.files, panel.shards, strict=True):
         kind = file_system(path)
         if kind not in MEMORY_FILE_SYSTEMS:
@@ -98,10 +94,10 @@ def _in_memory(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing 
             raise Refused(f"{path.parent / PANEL} cannot be mapped writable ({error.strerror})") from error
         old, nbytes = _span(columns.mapping)
         new, _ = _span(writable)
-        _move(address, panel.address, old, nbytes, new)
+        moves.append((old, nbytes, new))
         stack.callback(writable.close)
         stack.enter_context(_registered(driver, (new, nbytes), DEVICE_MAP | PORTABLE))
-    return address
+    return panel.moved(moves)
 
 
 def _copy(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing | None) -> Int:
@@ -119,11 +115,8 @@ def _copy(panel: Panel, driver: Driver, stack: ExitStack, sharing: Sharing | Non
     start, _ = _span(memory)
     if sharing is None:
         _fill(start, arrays, places)
-    address = panel.address.copy()
-    for (old, nbytes), place in zip(arrays, places, strict=False):
-        _move(address, panel.address, old, nbytes, start + int(place))
     stack.enter_context(_registered(driver, (start, total), DEVICE_MAP | PORTABLE))
-    return address
+    return panel.moved((*array, start + int(place)) for array, place in zip(arrays, places, strict=False))
 
 
 def _huge_pages(nbytes: int) -> mmap.mmap:
@@ -157,12 +150,6 @@ def _fill(start: int, arrays: list[tuple[int, int]], places: Int) -> None:
     ]
     with ThreadPoolExecutor(usable_cores().threads) as pool:
         list(pool.map(lambda piece: ctypes.memmove(*piece), pieces))
-
-
-def _move(address: Int, opened: Int, old: int, nbytes: int, new: int) -> None:
-    """Where rows lay in [old, old + nbytes) on opening, they now lie from `new` on."""
-    here = (opened >= old) & (opened < old + nbytes)
-    address[here] = opened[here] - old + new
 
 
 def _span(memory: mmap.mmap) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +96,14 @@ class Panel:
     def spans(self) -> Int:
         """[5, S]: `address`, `first` and `days` of each code in one array."""
         return np.concatenate([self.address, self.first[None], self.days[None]])
+
+    def moved(self, pieces: Iterable[tuple[int, int, int]]) -> Int:
+        """`address` once memory has moved: pieces (old address, bytes, new address) that hold rows."""
+        address = self.address.copy()
+        for old, nbytes, new in pieces:
+            here = (self.address >= old) & (self.address < old + nbytes)
+            address[here] += new - old
+        return address
 
     @property
     def nbytes(self) -> int:

@@ -10,18 +10,15 @@ resume is (seed, epoch, position), whatever the number of threads, the tier or t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 
 from loaders.errors import InputError
 from loaders.order import below, mix, permutation
-from loaders.panel import Panel
+from loaders.panel import Int, Panel
 from loaders.split import Days
-
-Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Epoch(Sequence[Block]):
-    """The blocks of one epoch in their order: a sequence whose items are made when asked for."""
+    """The blocks of one epoch, or of a rank's share of it, in their order: made when they are asked for."""
 
     key: tuple[int, int]  # seed and epoch
     day: Int  # [stretches] first day, maybe before the part
     start: Int  # [stretches] first day inside the part
     eligible: tuple[Int, ...]  # per stretch, its codes with a sample
     groups: Int  # [stretches] blocks of each
-    order: Int  # [blocks] which block comes when
+    order: Int  # [blocks] numbers of the blocks, in the order in which they come
     dealt: dict[int, Int] = field(default_factory=dict)  # per stretch, its codes in their random order
 
     def __len__(self) -> int:
@@ -49,7 +46,7 @@ class Epoch(Sequence[Block]):
 
     @property
     def most_codes(self) -> int:
-        """Codes of the largest block."""
+        """Codes of the largest block of the whole epoch."""
         sizes = np.array([len(eligible) for eligible in self.eligible])
         return int((-(-sizes // self.groups)).max())
 
@@ -74,31 +71,13 @@ class Epoch(Sequence[Block]):
         codes = self.dealt[stretch][low : low + size + (group < longer)]
         return Block(int(self.day[stretch]), np.sort(codes))
 
-    def share(self, position: int, rank: int = 0, ranks: int = 1) -> Sequence[Block]:
+    def share(self, position: int, rank: int = 0, ranks: int = 1) -> "Epoch":
         """The blocks of one rank from a position on, one a step: at each step the ranks take the next `ranks` blocks.
 
         Shares are disjoint and together the rest of the epoch, at any number of ranks: `position` counts blocks of all
         ranks. Where the blocks do not divide evenly, the last step has none for the highest ranks.
         """
-        return _Share(self, range(position + rank, len(self), ranks))
-
-
-@dataclass(frozen=True)
-class _Share(Sequence[Block]):
-    epoch: Epoch
-    numbers: range
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Block: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Block]: ...
-    def __getitem__(self, index: int | slice) -> Block | list[Block]:
-        if isinstance(index, slice):
-            return [self.epoch[i] for i in self.numbers[index]]
-        return self.epoch[self.numbers[index]]
+        return replace(self, order=self.order[position + rank :: ranks])
 
 
 @dataclass(frozen=True)
@@ -140,8 +119,6 @@ def most_codes(blocks: Sequence[Block]) -> int:
     """Codes of the largest of the blocks; 0 without any. Deals no block of an epoch."""
     if isinstance(blocks, Epoch):
         return blocks.most_codes
-    if isinstance(blocks, _Share):
-        return blocks.epoch.most_codes
     return max((len(block.codes) for block in blocks), default=0)
 
 

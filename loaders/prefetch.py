@@ -152,8 +152,8 @@ def prefetched(
 
 
 def _place(piece: Tensor, panel: Panel, codes: int, days: int, context: int) -> _Place:
-    slot, tensors = cut(piece, panel, codes, days, context)
-    return _Place(slot, tensors)
+    x, presence, y = cut(piece, panel, codes, days, context)
+    return _Place(Slot(x.numpy(), presence.numpy(), y.numpy()), (x, presence, y))
 
 
 def _fill(

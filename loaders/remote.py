@@ -190,7 +190,7 @@ def _reading(where: str, url: str | None = None) -> Iterator[None]:
     """Turn what a file system raises into one line, in which a `url` is replaced by `where`, its printable form."""
     try:
         yield
-    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         text = str(error).replace(url, where) if url else str(error)
         text = shorten(text.strip(" .\n"), 400, placeholder=" ...")  # some list every place they tried
         cure = "Check the URL (s3://, gs://, abfs://, hdfs:// or file:///), the credentials and the network"

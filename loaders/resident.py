@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from loaders.cache.format import SCORED
 from loaders.delivery import AHEAD, Loaded, Stages
 from loaders.panel import Int, Panel
 from loaders.plan import Block, count_samples, most_codes
+from loaders.slots import cut, slot_bytes
 from loaders.split import Days
 
 STAGING_BYTES = 64 << 20  # of each of the two page-locked buffers that rows pass through on their way to the device
@@ -49,18 +50,14 @@ def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
 
 def resident_rows(panel: Panel, device: torch.device) -> Rows:
     """Upload all rows, once, through page-locked buffers; costs their bytes of device memory."""
-    address = panel.address.copy()
-    memory = []
+    memory, moves = [], []
     for columns in panel.shards:
-        for kind, array in enumerate((columns.features, columns.targets, columns.presence)):
-            source = array.ctypes.data
+        for array in (columns.features, columns.targets, columns.presence):
             tensor = torch.empty(array.nbytes, dtype=torch.uint8, device=device)
-            _upload(source, tensor)
-            here = (panel.address[kind] >= source) & (panel.address[kind] < source + array.nbytes)
-            address[kind, here] += tensor.data_ptr() - source
+            _upload(array.ctypes.data, tensor)
             memory.append(tensor)
-    rows = locked_rows(panel, address, device)
-    return Rows(rows.address, rows.first, rows.days, tuple(memory))
+            moves.append((array.ctypes.data, array.nbytes, tensor.data_ptr()))
+    return replace(locked_rows(panel, panel.moved(moves), device), memory=tuple(memory))
 
 
 def _upload(source: int, target: Tensor) -> None:
@@ -106,14 +103,17 @@ class Gatherer:
     stages: Stages = field(default_factory=Stages)
 
     def __iter__(self) -> Iterator[Loaded]:
-        widest = most_codes(self.blocks)
-        slots = [self._slot(widest) for _ in range(min(self.ahead + 2, len(self.blocks)))]
+        shape = (self.panel, most_codes(self.blocks), self.days, self.context)
+        pieces = [
+            torch.empty(slot_bytes(*shape), dtype=torch.uint8, device=self.device)
+            for _ in range(min(self.ahead + 2, len(self.blocks)))
+        ]
         cuda = self.device.type == "cuda"
         stream = torch.cuda.Stream(self.device) if cuda else None
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(self.device))  # the slots' memory may still be in use there
         on_its_way: deque[tuple[Loaded, _Slot, Any]] = deque()
-        free = deque(slots)
+        free = deque(_Slot(*cut(piece, *shape)) for piece in pieces)
         coming = iter(self.blocks)
         failure: Exception | None = None
         while True:
@@ -134,21 +134,14 @@ class Gatherer:
             self.stages.gather += given - begun
             self.stages.wait += given - begun
             yield loaded
-            self.stages.use += time.perf_counter() - given
+            used = time.perf_counter() - given
+            self.stages.use += used
+            self.stages.held_back += used  # every slot was taken
             if self.poison:
                 loaded.poison()
             if cuda:
                 slot.released = torch.cuda.current_stream(self.device).record_event()
             free.append(slot)
-
-    def _slot(self, codes: int) -> _Slot:
-        span = self.days + self.context - 1
-        features, horizons = len(self.panel.manifest.features), len(self.panel.manifest.horizons)
-        return _Slot(
-            torch.empty(codes, span, features, device=self.device),
-            torch.empty(codes, span, dtype=torch.uint8, device=self.device),
-            torch.empty(codes, self.days, horizons, device=self.device),
-        )
 
     def _launch(self, block: Block, slot: _Slot, stream: Any) -> tuple[Loaded, _Slot, Any]:
         """Queue the forming of a block, after the last use of its slot."""

@@ -5,7 +5,7 @@ A slot is one piece of memory that holds a block's arrays, each beginning on a c
     | x float32 [S, T, F] | y float32 [S, D, H] | presence uint8 [S, T] |
 
 Training and scoring alternate with blocks of different shapes; both are cut from the same pieces. For a GPU they are
-page-locked, which costs a tenth of a second per GB; without one, the first touch of fresh pages would cost as much as
+page-locked, which takes its time; without one, the first touch of fresh pages would cost as much as
 filling them.
 
 S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
@@ -18,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loaders.gather import Slot
 from loaders.panel import Panel
-
-LINE = 64
+from loaders.runs import LINE
 
 
 @dataclass
@@ -35,8 +33,8 @@ class Pool:
     def take(self, nbytes: int, pieces: int) -> list[Tensor]:
         """That many pieces of at least that size, uint8; free ones first, those too small are let go."""
         with self.lock:
-            found = [piece for piece in self.free if len(piece) >= nbytes][:pieces]
-            self.free = [piece for piece in self.free if len(piece) >= nbytes and not _in(piece, found)]
+            fitting = [piece for piece in self.free if len(piece) >= nbytes]
+            found, self.free = fitting[:pieces], fitting[pieces:]
         return found + [self._new(nbytes) for _ in range(pieces - len(found))]
 
     def give(self, pieces: list[Tensor]) -> None:
@@ -50,23 +48,19 @@ class Pool:
         return torch.from_numpy(np.empty(nbytes, np.uint8))  # NumPy asks for huge pages
 
 
-def _in(piece: Tensor, pieces: list[Tensor]) -> bool:
-    return any(piece is other for other in pieces)
-
-
 def slot_bytes(panel: Panel, codes: int, days: int, context: int) -> int:
     """Size of a slot for blocks of up to that many codes."""
     return sum(_ends(panel, codes, days, context))
 
 
-def cut(piece: Tensor, panel: Panel, codes: int, days: int, context: int) -> tuple[Slot, tuple[Tensor, Tensor, Tensor]]:
-    """A slot at the beginning of a piece: as arrays, and as tensors x, presence and y on the same memory."""
+def cut(piece: Tensor, panel: Panel, codes: int, days: int, context: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A slot's x, presence and y at the beginning of a piece, uint8 of any device and `slot_bytes` or more."""
     x_bytes, y_bytes, _ = _ends(panel, codes, days, context)
     span, features, horizons = days + context - 1, len(panel.manifest.features), len(panel.manifest.horizons)
     x = piece[: codes * span * features * 4].view(torch.float32).view(codes, span, features)
     y = piece[x_bytes:][: codes * days * horizons * 4].view(torch.float32).view(codes, days, horizons)
     presence = piece[x_bytes + y_bytes :][: codes * span].view(codes, span)
-    return Slot(x.numpy(), presence.numpy(), y.numpy()), (x, presence, y)
+    return x, presence, y
 
 
 def _ends(panel: Panel, codes: int, days: int, context: int) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from loaders.lock import Refused, Sharing, locked
 from loaders.panel import Panel
 from loaders.plan import Block
 from loaders.prefetch import prefetched
+from loaders.readahead import read_ahead
 from loaders.slots import Pool
 from loaders.split import Days
 
@@ -101,19 +102,24 @@ def _choose(
     if tier == "host" and not cpu:
         raise InputError("data.tier", f"host delivers to the CPU, not to {device}", "Use auto or ring")
     cores = node_cores(None if cpu else pci_address(device))
+    cold, memory = read_ahead(panel)
+    reading = f"{cores}; read-ahead {'on' if cold else 'off'}, {memory}"
     host = partial(prefetched, panel, device=device, cores=cores, pool=Pool(locked=not cpu))
     if tier == "dali":
         pool = Pool(locked=False)  # DALI copies blocks out of them
         return Source(
-            panel, "dali", f"asked for; {cores}", partial(_dali(), panel, device=device, cores=cores, pool=pool)
+            panel, "dali", f"asked for; {reading}", partial(_dali(), panel, device=device, cores=cores, pool=pool)
         )
     if tier in ("host", "ring") or (tier == "auto" and cpu):
         why = "training on the CPU" if tier == "auto" else "asked for"
         return Source(
-            panel, "host" if tier == "auto" else tier, f"{why}; {'ordinary' if cpu else 'locked'} slots, {cores}", host
+            panel,
+            "host" if tier == "auto" else tier,
+            f"{why}; {'ordinary' if cpu else 'locked'} slots, {reading}",
+            host,
         )
     source, why = _on_device(panel, device, tier, share, driver, sharing, stack)
-    return source or Source(panel, "ring", f"{why}; locked slots, {cores}", host)
+    return source or Source(panel, "ring", f"{why}; locked slots, {reading}", host)
 
 
 def _on_device(

@@ -5,13 +5,12 @@ large cache wait for minutes; a thread that hashes beside the training (a second
 stop the run. Pages are hashed where they are mapped, nothing is copied.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from loaders.cache.format import PANEL, read_manifest
+from loaders.cache.format import checksum_of, chunk_name, read_manifest
 from loaders.errors import InputError
 from loaders.panel import Panel
 
@@ -53,11 +52,9 @@ def checked(panel: Panel) -> Iterator[Check]:
                         if check.stop.is_set():
                             return
                         with rows[i * size : (i + 1) * size] as chunk:
-                            if hashlib.sha256(chunk).hexdigest()[:16] != expected:
-                                place = (
-                                    f"{PANEL}: checksum differs in chunk {i} (bytes {i * size}..{(i + 1) * size - 1})"
-                                )
-                                raise InputError(str(path.parent), place, "Restore or rebuild the cache, then resume")
+                            if checksum_of(chunk) != expected:
+                                what = f"checksum differs in {chunk_name(i, size)}"
+                                raise InputError(str(path), what, "Restore or rebuild the cache, then resume")
         except BaseException as error:  # re-raised by whoever asks
             check.error = error
         finally:

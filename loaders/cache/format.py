@@ -17,7 +17,7 @@ needs no index and no search, and a block of S codes is S contiguous runs. A day
 is an ABSENT row of zeros. A CONTEXT row was there but outside the universe: it may be looked back on, and is never
 scored or ranked. The file is padded with absent rows to a multiple of 64 rows, which keeps every buffer aligned.
 
-Not checked on opening: the checksums (`verify` does that; it reads every byte).
+Not checked on opening: the checksums of panel.arrow (`verify` does that; it reads every byte).
 
 F features, H horizons, S codes
 """
@@ -147,9 +147,10 @@ def open_columns(folder: Path, manifest: Manifest) -> Columns:
 def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
     """Map rows.npy: uint64 [2, W], bits of the present rows and of the samples.
 
-    Raises InputError where the file is missing, cut short or of another shape.
+    Raises InputError where the file is missing, cut short, altered or of another shape.
     """
     path = folder / ROWS
+    _verify_file(path, manifest.rows_checksums, manifest.chunk_bytes)  # all of it is read anyway
     try:
         bits = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -200,13 +201,23 @@ def _views(
     )
 
 
+def checksum_of(chunk: bytes | memoryview) -> str:
+    """SHA-256, first 16 hex digits."""
+    return hashlib.sha256(chunk).hexdigest()[:16]
+
+
+def chunk_name(number: int, chunk_bytes: int) -> str:
+    """A chunk in words: its number and its bytes in the file."""
+    return f"chunk {number} (bytes {number * chunk_bytes}..{(number + 1) * chunk_bytes - 1})"
+
+
 def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[str]:
     """SHA-256 of each `chunk_bytes` of the file, first 16 hex digits, computed by one thread per core."""
 
     def checksum(start: int) -> str:
         with path.open("rb") as file:
             file.seek(start)
-            return hashlib.sha256(file.read(chunk_bytes)).hexdigest()[:16]
+            return checksum_of(file.read(chunk_bytes))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(checksum, range(0, path.stat().st_size, chunk_bytes)))
@@ -274,8 +285,7 @@ def verify(folder: Path) -> Manifest:
     Raises InputError naming each chunk (its number and byte range) that differs.
     """
     manifest = read_manifest(folder)
-    for name, checksums in ((PANEL, manifest.checksums), (ROWS, manifest.rows_checksums)):
-        _verify_file(folder / name, checksums, manifest.chunk_bytes)
+    _verify_file(folder / PANEL, manifest.checksums, manifest.chunk_bytes)
     open_columns(folder, manifest)
     open_rows(folder, manifest)
     return manifest
@@ -289,6 +299,6 @@ def _verify_file(path: Path, checksums: list[str], size: int) -> None:
         raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
     bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]
     if bad:
-        names = ", ".join(f"chunk {i} (bytes {i * size}..{(i + 1) * size - 1})" for i in bad[:5])
+        names = ", ".join(chunk_name(i, size) for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise InputError(str(path), f"checksum differs in {names}{more}", "Restore or rebuild the cache")

@@ -108,7 +108,7 @@ def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole
     rows.write_bytes(content)
     done = subprocess.run(command(altered, run), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: \S*cache: panel.arrow: checksum differs in chunk 0 .*[.] .*resume\n", done.stderr)
+    assert re.fullmatch(r"error: \S*/cache/panel.arrow: checksum differs in chunk 0 .*[.] .*resume\n", done.stderr)
     assert not (run / "summary.json").exists()
     shutil.copy(cache / "panel.arrow", rows)
     train(resumed_config(run, [], None), run, True, QUIET)

@@ -53,10 +53,18 @@ def test_a_flipped_bit_is_named(cache, position):
         check.to_the_end()
 
 
+def test_an_altered_index_of_rows_does_not_open(cache):
+    content = bytearray((cache / "rows.npy").read_bytes())
+    content[-20] ^= 1
+    (cache / "rows.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"rows[.]npy: checksum differs in chunk 0"):
+        open_panel(cache)
+
+
 def test_leaving_early_ends_the_thread(cache, monkeypatch):
     panel = open_panel(cache)
-    real = checking.hashlib.sha256
-    monkeypatch.setattr(checking.hashlib, "sha256", lambda chunk: (threading.Event().wait(0.01), real(chunk))[1])
+    real = checking.checksum_of
+    monkeypatch.setattr(checking, "checksum_of", lambda chunk: (threading.Event().wait(0.01), real(chunk))[1])
     with checked(panel) as check:
         pass
     assert check.done.is_set()

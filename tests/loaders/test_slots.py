@@ -25,16 +25,15 @@ def panel(tmp_path_factory):
 def test_arrays_lie_apart_on_lines(panel, codes, days, context):
     nbytes = slot_bytes(panel, codes, days, context)
     piece = torch.zeros(nbytes + 64, dtype=torch.uint8)
-    slot, tensors = cut(piece, panel, codes, days, context)
-    assert slot.x.shape == (codes, days + context - 1, 5)
-    assert slot.presence.shape == (codes, days + context - 1)
-    assert slot.y.shape == (codes, days, 2)
+    x, presence, y = cut(piece, panel, codes, days, context)
+    assert x.shape == (codes, days + context - 1, 5)
+    assert presence.shape == (codes, days + context - 1)
+    assert y.shape == (codes, days, 2)
     start = piece.data_ptr()
     taken = []
-    for array, tensor in zip((slot.x, slot.presence, slot.y), (tensors[0], tensors[1], tensors[2]), strict=True):
-        assert array.ctypes.data == tensor.data_ptr()
-        assert (array.ctypes.data - start) % 64 == 0
-        taken.append((array.ctypes.data - start, array.ctypes.data - start + array.nbytes))
+    for tensor in (x, presence, y):
+        assert (tensor.data_ptr() - start) % 64 == 0
+        taken.append((tensor.data_ptr() - start, tensor.data_ptr() - start + tensor.nbytes))
     taken.sort()
     assert all(end <= begin for (_, end), (begin, _) in pairwise(taken))
     assert taken[-1][1] <= nbytes

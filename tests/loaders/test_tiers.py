@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import threading
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_a_block_that_is_kept_too_long_is_poisoned(panel, tier):
         with source.load(PART, blocks_of(panel, 1), DAYS, CONTEXT, poison=True) as loader:
             (kept,) = loader
         assert torch.isnan(kept.x).all()
+
+
+@pytest.mark.parametrize("tier", ["resident", "mapped"])
+def test_a_slow_consumer_is_the_bottleneck_of_a_device_tier(panel, tier):
+    with open_source(panel, DEVICE, tier, driver=driver()) as source:
+        with source.load(PART, blocks_of(panel, 2), DAYS, CONTEXT) as loader:
+            for _ in loader:
+                time.sleep(0.5)
+        assert loader.stages.bottleneck == "consumer"
 
 
 @pytest.mark.parametrize("tier", TIERS)
