@@ -169,7 +169,7 @@ def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: s
     """Windows for who needs them: a block's codes and days, each with its last L rows.
 
     Ours delivers them code by code, so that a window's rows are still in the processor's cache when the next one, a day
-    later, reads them again; a day's windows are a strided view, x[day::WINDOW_DAYS]. The rival delivers them day by day.
+    later, reads them again; a day's windows are a strided view, x[day::WINDOW_DAYS]. The rival delivers day by day.
     """
     work = Work(panel, Days(context - 1, len(panel.calendar)), WINDOW_DAYS, CODES_OF_BLOCK, context)
     slots = [new_slot(panel, CODES_OF_BLOCK * WINDOW_DAYS, 1, context) for _ in range(2)]
