@@ -1,4 +1,6 @@
-"""The terms of the rank objective on padded cross-sections, differentiable, in fp32.
+"""The terms of the rank objective in plain torch: what the fused operators compute, for any length and by autograd.
+
+Two uses: cross-sections longer than a program of a GPU holds, and, in float64, what the fused operators are tested against.
 
 H horizons, G cross-sections (days), N entries (codes), K rotations, Q quantile levels
 
@@ -13,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TERMS = ("rank_ic", "ic", "sharpe", "spearman", "huber", "quantile", "pairwise", "listnet")
 EPSILON = 1e-6
+LEAST_VARIANCE = 1e-16  # of daily returns, below which `sharpe` takes them for constant
 FAR = 1e4  # where masked entries are parked: further than any standardised score
 
 
@@ -41,7 +45,7 @@ def average_ranks(value: Tensor, mask: Tensor) -> Tensor:
     return (low + high + 1).to(value.dtype) / 2 * mask
 
 
-def soft_ranks(score: Tensor, mask: Tensor, tau: float) -> Tensor:
+def soft_ranks(score: Tensor, mask: Tensor, tau: float | Tensor) -> Tensor:
     """Laplace soft ranks: softrank_i = 1/2 + sum_j CDF((s_i - s_j) / tau) over valid j, in O(N log N).
 
     In ascending order the sum splits into two first-order recurrences (LapSum, arXiv 2503.06242):
@@ -62,8 +66,10 @@ def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(standardise(a, mask) * standardise(b, mask), mask)[..., 0]
 
 
-def _pairs(value: Tensor, shift: int) -> Tensor:
-    return value - value.roll(shift, -1)
+def _ahead(value: Tensor, shift: Tensor) -> Tensor:
+    """Entry i + shift in the place of entry i, around the end."""
+    places = (torch.arange(value.shape[-1], device=value.device) + shift) % value.shape[-1]
+    return value[..., places]
 
 
 def rank_terms(
@@ -74,12 +80,12 @@ def rank_terms(
     terms: tuple[str, ...],
     *,
     quantiles: Tensor | None = None,
-    levels: tuple[float, ...] = (),
-    tau: float = 0.1,
-    temperature: float = 1.0,
-    rotations: tuple[int, ...] = (),
+    levels: Tensor | None = None,
+    tau: float | Tensor = 0.1,
+    temperature: float | Tensor = 1.0,
+    rotations: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The named terms of the objective; lower is better for each.
+    """The named terms of the objective; lower is better for each. In float64 for float64 scores, else in float32.
 
     Args:
         scores: [H, G, N] of any float type.
@@ -90,17 +96,16 @@ def rank_terms(
         quantiles: [H, G, N, Q] the model's quantile outputs at `levels`, for `quantile`.
         tau: width of the soft rank's kernel in standard deviations of the scores.
         temperature: of the target distribution of `listnet`.
-        rotations: shifts of the cross-section that `pairwise` compares with.
+        rotations: integers [K], shifts of the cross-section that `pairwise` compares with.
 
-    Raises ValueError for an unknown term.
+    Raises ValueError for an unknown term, and for one whose inputs are not given.
     """
     unknown = set(terms) - set(TERMS)
     if unknown:
         raise ValueError(f"unknown terms {sorted(unknown)}, known are {list(TERMS)}")
-    valid = mask.float()
-    scores = torch.where(mask, scores.float(), 0.0)
-    targets = torch.where(mask, targets.float(), 0.0)
-    returns = torch.where(mask, returns.float(), 0.0)
+    kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    valid = mask.to(kind)
+    scores, targets, returns = (torch.where(mask, array.to(kind), 0.0) for array in (scores, targets, returns))
     z = standardise(scores, valid)
     result: dict[str, Tensor] = {}
 
@@ -118,25 +123,26 @@ def rank_terms(
     if "sharpe" in terms:
         weights = z / z.abs().sum(-1, keepdim=True).clamp(min=EPSILON)
         daily = (weights * returns).sum(-1)
-        alive = (valid.sum(-1) >= 2).float()
+        alive = (valid.sum(-1) >= 2).to(kind)
         mean = masked_mean(daily, alive)
-        std = masked_mean(((daily - mean) * alive).square(), alive).clamp(min=1e-16).sqrt()
+        std = masked_mean(((daily - mean) * alive).square(), alive).clamp(min=LEAST_VARIANCE).sqrt()
         result["sharpe"] = torch.where(alive.sum(-1, keepdim=True) >= 2, -mean / std, 0.0)
     if "huber" in terms:
         loss = F.huber_loss(scores, standardise(targets, valid), reduction="none")
         result["huber"] = masked_mean(loss, valid)[..., 0]
     if "quantile" in terms:
-        if quantiles is None or quantiles.shape[-1] != len(levels):
+        if quantiles is None or levels is None or quantiles.shape[-1] != len(levels):
             raise ValueError("the term quantile needs the model's quantile outputs, one per level")
-        error = standardise(targets, valid)[..., None] - torch.where(mask[..., None], quantiles.float(), 0.0)
-        level = torch.tensor(levels, device=error.device)
-        pinball = torch.maximum(level * error, (level - 1) * error).mean(-1)
+        error = standardise(targets, valid)[..., None] - torch.where(mask[..., None], quantiles.to(kind), 0.0)
+        pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
         result["quantile"] = masked_mean(pinball, valid)[..., 0]
     if "pairwise" in terms:
+        if rotations is None:
+            raise ValueError("the term pairwise needs rotations to compare with")
         total, count = torch.zeros_like(valid[..., 0]), torch.zeros_like(valid[..., 0])
         for shift in rotations:
-            sign = torch.sign(_pairs(targets, shift)) * valid * valid.roll(shift, -1)
-            total = total + (F.softplus(-sign * _pairs(z, shift)) * sign.abs()).sum(-1)
+            sign = torch.sign(targets - _ahead(targets, shift)) * valid * _ahead(valid, shift)
+            total = total + (F.softplus(-sign * (z - _ahead(z, shift))) * sign.abs()).sum(-1)
             count = count + sign.abs().sum(-1)
         result["pairwise"] = total / count.clamp(min=1) / math.log(2)
     if "listnet" in terms:
@@ -147,4 +153,21 @@ def rank_terms(
     return result
 
 
-TERMS = ("rank_ic", "ic", "sharpe", "spearman", "huber", "quantile", "pairwise", "listnet")
+def weigh(values: dict[str, Tensor], mask: Tensor, weights: Tensor, horizon_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss [] and the terms [8] in the order of TERMS, from what `rank_terms` gives per cross-section.
+
+    A cross-section counts by its number of names and by the weight of its horizon; one with fewer than two names counts
+    nothing. A term whose weight is 0 is NaN, and no part of the loss.
+    """
+    names = mask.sum(-1).to(weights.dtype)
+    share = torch.where(names >= 2, names, 0.0) * horizon_weights[:, None]
+    share = share / share.sum().clamp(min=EPSILON)
+    of_horizon = horizon_weights / horizon_weights.sum()
+    found = {
+        name: (value[:, 0] * of_horizon).sum() if name == "sharpe" else (value * share).sum()
+        for name, value in values.items()
+    }
+    absent = torch.full((), torch.nan, dtype=weights.dtype, device=weights.device)
+    terms = torch.stack([found.get(name, absent) for name in TERMS])
+    loss = torch.where(weights != 0, weights * terms, 0.0).sum()
+    return loss, torch.where(weights != 0, terms, absent).detach()

@@ -1,0 +1,1 @@
+"""The operators on CPUs: compiled loops over cross-sections, without the GIL."""

@@ -1,0 +1,150 @@
+"""The rank objective: a weighted sum of terms over cross-sections, its value and its gradient from one fused operator.
+
+With z the scores in deviations from their mean, r the ranks of the targets (ties averaged), t what the terms aim at (r, or
+the targets themselves) in deviations from its mean, all within a cross-section of n valid entries:
+
+    rank_ic    1 - Pearson(softrank(z), r)                  soft ranks as in kernels.soft_rank
+    ic         1 - Pearson(score, t)
+    sharpe     - mean / std over a horizon's cross-sections of sum_i z_i return_i / sum_i |z_i|
+    spearman   mean((softrank(z) - r)^2) 3 / (n^2 - 1)      0 for the perfect order, 1 for the reversed one
+    huber      mean of Huber's loss of score - t, quadratic within 1
+    quantile   mean pinball loss of the quantiles q at their levels, of the error t - q
+    pairwise   logistic loss of z_i - z_j by the sign of the targets' difference, in bits, over the pairs (i, i + k) for
+               rotations k: K n pairs, never n^2
+    listnet    cross-entropy of softmax(score) to softmax(t / temperature)
+
+Each is averaged over cross-sections by their numbers of names and their horizons' weights; one with fewer than two names
+counts nothing. Gradients are written out (kernels.cpu.rank_objective reads term by term) and computed with the value:
+backward multiplies by the upstream gradient. All terms but `sharpe` are local to a cross-section. Deviations have a
+floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an infinite valid score, target
+or return makes the loss NaN and its own cross-section's gradient; every gradient of the horizon where `sharpe` is on.
+
+H horizons, G cross-sections (days), N entries (codes), Q quantile levels, K rotations
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.limits import LONGEST
+from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
+
+Result = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("atft::rank_objective", mutates_args=(), device_types="cpu")
+def _rank_objective(
+    scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
+    horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    from kernels.cpu.rank_objective import rank_objective
+
+    return rank_objective(
+        scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations, ranked
+    )
+
+
+@_rank_objective.register_kernel("cuda")
+def _(
+    scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
+    horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
+) -> Result:  # fmt: skip
+    from kernels.cuda.rank_objective import rank_objective
+
+    return rank_objective(
+        scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations, ranked
+    )
+
+
+@_rank_objective.register_fake
+def _(scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_settings: Any) -> Result:
+    return scores.new_empty(()), scores.new_empty(len(TERMS)), torch.empty_like(scores), torch.empty_like(quantiles)
+
+
+def _save(ctx: Any, inputs: Any, output: Result) -> None:
+    ctx.save_for_backward(*output[2:])
+
+
+def _gradients(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+    by_scores, by_quantiles = ctx.saved_tensors
+    others = (None,) * 7
+    return by_scores * upstream, None, None, None, by_quantiles * upstream, *others
+
+
+_rank_objective.register_autograd(_gradients, setup_context=_save)
+
+
+def rank_objective(
+    scores: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    weights: Tensor,
+    *,
+    returns: Tensor | None = None,
+    horizon_weights: Tensor | None = None,
+    quantiles: Tensor | None = None,
+    levels: Tensor | None = None,
+    rotations: Tensor | None = None,
+    tau: float | Tensor = 0.1,
+    temperature: float | Tensor = 1.0,
+    ranked: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The loss [], differentiable in scores and quantiles, and its terms [8] in the order of TERMS, for logging; float32.
+
+    What tuning changes (weights, horizon_weights, tau, temperature, rotations) may be tensors on the scores' device: other
+    values need no other compilation. A term whose weight is 0 is not computed and is NaN.
+
+    Args:
+        scores: [H, G, N] of any float type.
+        targets: [H, G, N] float, what to be close to in order.
+        mask: [H, G, N] bool, the valid entries; values elsewhere may be anything, NaN included.
+        weights: [8] float32, in the order of TERMS.
+        returns: [H, G, N] float, for `sharpe`; default: the targets.
+        horizon_weights: [H] float32, at least one above 0; default: all 1.
+        quantiles: [H, G, N, Q] float, the model's quantile outputs at `levels` [Q]; `quantile` needs them.
+        rotations: [K] integers in 1..N-1 for `pairwise`, which needs them; their number is part of the compilation.
+        tau: width of the soft rank's kernel in deviations of the scores, above 0.
+        temperature: of the target distribution of `listnet`, above 0.
+        ranked: ic, huber, quantile and listnet aim at the targets' ranks; else at the targets.
+
+    Raises ValueError for shapes or types that disagree, and, where weights are on the CPU, for a term that lacks its
+    inputs; on CUDA such a term, and the loss with it, is NaN.
+    """
+    shape, device = scores.shape, scores.device
+    if scores.dim() != 3 or targets.shape != shape or mask.shape != shape or mask.dtype != torch.bool:
+        what = f"scores {tuple(shape)}, targets {tuple(targets.shape)}, mask {mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"{what}: give [H, G, N] for all, the mask as bool")
+    if weights.shape != (len(TERMS),):
+        raise ValueError(f"weights {tuple(weights.shape)}: give one per term, in the order {', '.join(TERMS)}")
+    if (quantiles is None) != (levels is None) or (
+        quantiles is not None and levels is not None and quantiles.shape != (*shape, len(levels))
+    ):
+        raise ValueError("give quantiles [H, G, N, Q] together with their levels [Q]")
+
+    def floats(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float32, device=device)
+
+    returns = targets if returns is None else returns
+    horizon_weights = torch.ones(shape[0], device=device) if horizon_weights is None else floats(horizon_weights)
+    if device.type == "cuda" and shape[-1] > LONGEST:
+        aims = average_ranks(targets.float(), mask.float()) if ranked else targets
+        able = [
+            name
+            for name in TERMS
+            if not (name == "quantile" and quantiles is None or name == "pairwise" and rotations is None)
+        ]
+        values = rank_terms(
+            scores, aims, returns, mask, tuple(able), quantiles=quantiles, levels=levels, rotations=rotations,
+            tau=floats(tau), temperature=floats(temperature),
+        )  # fmt: skip
+        return weigh(values, mask, floats(weights), horizon_weights)
+    quantiles = scores.new_empty((*shape, 0)) if quantiles is None else quantiles
+    levels = torch.empty(0, device=device) if levels is None else floats(levels)
+    rotations = torch.empty(0, dtype=torch.int32, device=device) if rotations is None else rotations.to(torch.int32)
+    dense = [floats(array).contiguous() for array in (scores, targets, returns)]
+    loss, terms, *_ = _rank_objective(
+        *dense, mask.contiguous(), floats(quantiles).contiguous(), floats(weights), horizon_weights, floats(tau),
+        floats(temperature), levels, rotations, ranked,
+    )  # fmt: skip
+    return loss, terms.detach()

@@ -1,0 +1,115 @@
+"""Soft ranks of cross-sections: ranks with a gradient, in O(N log N) time and O(N) memory.
+
+Every valid score counts how far it is above each other one, by the distribution function of a Laplace kernel:
+
+    softrank_i = 1/2 + sum_j CDF((z_i - z_j) / tau),   CDF(u) = 1 - exp(-u) / 2 for u >= 0, exp(u) / 2 for u < 0
+
+z are the cross-section's scores in deviations from their mean, so tau means the same for scores of any scale. As tau
+falls to 0, soft ranks become ranks 1..n, ties averaged. Written out for pairs this takes N^2 of everything; but an
+exponential of a difference is a product, so along ascending z, with decays e_i = exp(-(z_{i+1} - z_i) / tau) between
+neighbours, the sums over all lower and over all higher scores are first-order recurrences (LapSum, arXiv 2503.06242):
+
+    A_i = sum_{j<i} exp(-(z_i - z_j) / tau) = e_{i-1} (1 + A_{i-1})
+    B_i = sum_{j>i} exp(-(z_j - z_i) / tau) = e_i     (1 + B_{i+1})
+    softrank_i = i - A_i / 2 + B_i / 2                                 (i from 1)
+
+since i - 1 lower scores add 1 - exp() / 2 each, higher ones exp() / 2, and the score itself 1/2 to the 1/2. Tied scores
+have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No sum is ever a
+difference of large exponentials, so nothing overflows and nothing cancels.
+
+The gradient for upstream g has the same form. A score moves its own rank by (A_i + B_i) / (2 tau) and every other one by
+-exp(-|z_i - z_j| / tau) / (2 tau), so
+
+    C_i = sum_{j<i} g_j exp(-(z_i - z_j) / tau) = e_{i-1} (g_{i-1} + C_{i-1})
+    D_i = sum_{j>i} g_j exp(-(z_j - z_i) / tau) = e_i     (g_{i+1} + D_{i+1})
+    dz_i = (g_i (A_i + B_i) - C_i - D_i) / (2 tau)
+    ds_i = (dz_i - mean(dz) - z_i mean(dz z)) / deviation
+
+A NaN or an infinite valid score makes its whole cross-section NaN, soft ranks and gradient, and no other one.
+
+R cross-sections, N entries
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.limits import LONGEST
+from kernels.rank_terms import soft_ranks, standardise
+
+
+@torch.library.custom_op("atft::soft_rank", mutates_args=(), device_types="cpu")
+def _soft_rank(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from kernels.cpu.soft_rank import forward
+
+    return forward(scores, mask, float(tau))
+
+
+@torch.library.custom_op("atft::soft_rank_backward", mutates_args=(), device_types="cpu")
+def _soft_rank_backward(
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor
+) -> Tensor:
+    from kernels.cpu.soft_rank import backward
+
+    return backward(upstream.contiguous(), mask, float(tau), order, z_sorted, inverse)
+
+
+@_soft_rank.register_kernel("cuda")
+def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from kernels.cuda.soft_rank import forward
+
+    return forward(scores, mask, tau)
+
+
+@_soft_rank_backward.register_kernel("cuda")
+def _(upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor) -> Tensor:
+    from kernels.cuda.soft_rank import backward
+
+    return backward(upstream.contiguous(), mask, tau, order, z_sorted, inverse)
+
+
+@_soft_rank.register_fake
+def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    order = torch.empty_like(scores, dtype=torch.int32)
+    return torch.empty_like(scores), order, torch.empty_like(scores), scores.new_empty(len(scores))
+
+
+@_soft_rank_backward.register_fake
+def _(upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor) -> Tensor:
+    return torch.empty_like(z_sorted)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[1:], *output[1:])
+
+
+def _gradient(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor, None, None]:
+    return _soft_rank_backward(upstream, *ctx.saved_tensors), None, None
+
+
+_soft_rank.register_autograd(_gradient, setup_context=_save)
+
+
+def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor:
+    """Soft ranks 1..n of the valid entries of the last axis, 0 elsewhere; float32, differentiable in the scores.
+
+    On CPUs by compiled loops, on CUDA one Triton program per cross-section; beyond LONGEST entries on CUDA, plain torch.
+
+    Args:
+        scores: [..., N] of any float type.
+        mask: [..., N] bool, the valid entries; scores elsewhere may be anything, NaN included.
+        tau: width of the kernel in deviations of the cross-section's scores, above 0. As a tensor [] on the scores'
+            device it may change without another compilation of the step.
+
+    Raises ValueError for a mask of another shape or type.
+    """
+    if mask.shape != scores.shape or mask.dtype != torch.bool:
+        what = f"mask is {mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"{what}, scores are {tuple(scores.shape)}: give a bool mask of their shape")
+    width = torch.as_tensor(tau, dtype=torch.float32, device=scores.device)
+    if scores.is_cuda and scores.shape[-1] > LONGEST:
+        known = torch.where(mask, scores.float(), 0.0)
+        return soft_ranks(standardise(known, mask.float()), mask.float(), width)
+    rows = scores.float().reshape(-1, scores.shape[-1]).contiguous()
+    return _soft_rank(rows, mask.reshape(rows.shape).contiguous(), width)[0].reshape(scores.shape)
