@@ -132,7 +132,7 @@ def rank_objective(
         able = [
             name
             for name in TERMS
-            if not (name == "quantile" and quantiles is None or name == "pairwise" and rotations is None)
+            if not ((name == "quantile" and quantiles is None) or (name == "pairwise" and rotations is None))
         ]
         values = rank_terms(
             scores, aims, returns, mask, tuple(able), quantiles=quantiles, levels=levels, rotations=rotations,

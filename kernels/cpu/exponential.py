@@ -4,28 +4,16 @@ exp(x) = 2^k exp(r), k = round(x / ln 2), r in [-ln 2 / 2, ln 2 / 2]; exp(r) is 
 1e-8 off), and 2^k is made from bits. Within one unit in the last place of float32.
 """
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import float32, njit, types
-from numba.extending import intrinsic
+from numba import float32, int32, uint32
+
+from kernels.cpu.bits import float_of
+from kernels.cpu.compiling import compiled
 
 LOWEST = -87.0  # below it exp(x) is not a normal float32: zero
 
 
-@intrinsic
-def _power_of_two(typingctx: Any, k: Any) -> Any:
-    """2^k as float32, for a whole float32 k in -126..127."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        exponent = builder.add(builder.fptosi(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 127))
-        return builder.bitcast(builder.shl(exponent, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
-
-    return types.float32(types.float32), codegen
-
-
-@njit(nogil=True, inline="always", fastmath={"contract"})
+@compiled
 def exp(x):  # type: ignore[no-untyped-def]
     """exp of a float32 of at most 88; NaN gives NaN."""
     k = float32(np.floor(x * float32(1.44269504) + float32(0.5)))
@@ -38,4 +26,4 @@ def exp(x):  # type: ignore[no-untyped-def]
     p = p * r + float32(0.5)
     p = p * r + float32(1.0)
     p = p * r + float32(1.0)
-    return float32(0.0) if x < float32(LOWEST) else p * _power_of_two(k)
+    return float32(0.0) if x < float32(LOWEST) else p * float_of(uint32(int32(k) + int32(127)) << uint32(23))

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import float32, njit
+from numba import float32, uint32
 from torch import Tensor
 
+from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
-from kernels.cpu.soft_rank import compact, decays, pull_back, ranks_from, standardise
-from kernels.cpu.sorting import argsort, average_ranks, scratch
+from kernels.cpu.soft_rank import ascending, compact, decays, means, moments, pull_back, ranks_from, valid_of
+from kernels.cpu.sorting import average_ranks, place_in, scratch, sort
 from kernels.cpu.threads import for_rows
 from kernels.rank_terms import EPSILON, LEAST_VARIANCE, TERMS
 
-_FAST = {"reassoc", "contract"}  # lets sums vectorise; NaN and infinities keep their meaning
 RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = range(len(TERMS))
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _dot(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(len(a)):
@@ -32,12 +32,21 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
+def _standardise(values, z):  # type: ignore[no-untyped-def]
+    """Fill z with the standardised values and give 1 / deviation."""
+    mean, inverse = moments(values)
+    for i in range(len(values)):
+        z[i] = (values[i] - mean) * inverse
+    return inverse
+
+
+@compiled
 def _rank_ic(soft, hard, weight, p, q, g):  # type: ignore[no-untyped-def]
     """1 - correlation of soft and hard ranks; its gradient by the soft ranks is added to g. p, q: [n] to work in."""
     n = len(soft)
-    inverse = standardise(soft, p)
-    standardise(hard, q)
+    inverse = _standardise(soft, p)
+    _standardise(hard, q)
     correlation = _dot(p, q) / n
     factor, along = float32(-weight * inverse / n), float32(correlation)
     for i in range(n):
@@ -45,7 +54,7 @@ def _rank_ic(soft, hard, weight, p, q, g):  # type: ignore[no-untyped-def]
     return 1 - correlation
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _spearman(soft, hard, weight, g):  # type: ignore[no-untyped-def]
     n = float(len(soft))
     scale = 3 / max(n * n - 1, 1.0) / n
@@ -57,7 +66,7 @@ def _spearman(soft, hard, weight, g):  # type: ignore[no-untyped-def]
     return total * scale
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _ic(z, wanted, weight, dz):  # type: ignore[no-untyped-def]
     n = len(z)
     factor = float32(-weight / n)
@@ -66,7 +75,7 @@ def _ic(z, wanted, weight, dz):  # type: ignore[no-untyped-def]
     return 1 - _dot(z, wanted) / n
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _huber(score, wanted, weight, ds):  # type: ignore[no-untyped-def]
     n = len(score)
     total, factor = 0.0, float32(weight / n)
@@ -78,7 +87,7 @@ def _huber(score, wanted, weight, ds):  # type: ignore[no-untyped-def]
     return total / n
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _listnet(score, wanted, temperature, weight, p, q, ds):  # type: ignore[no-untyped-def]
     """Cross-entropy of the scores' softmax to that of wanted / temperature. p, q: [n] to work in."""
     n = len(score)
@@ -99,55 +108,81 @@ def _listnet(score, wanted, temperature, weight, p, q, ds):  # type: ignore[no-u
     return math.log(given) - cross / aimed
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _quantile(wanted, place, n, quantiles, levels, weight, gradient):  # type: ignore[no-untyped-def]
     """Pinball loss of quantiles [N, Q] at levels [Q], whose gradient is written for the valid entries."""
     count = len(levels)
     total, factor = 0.0, float32(weight / (n * count))
     for i in range(n):
+        at = uint32(place[i])
         for k in range(count):
-            error, level = wanted[i] - quantiles[place[i], k], levels[k]
-            total += max(level * error, (level - float32(1)) * error)
-            slope = float32(0.5) - level  # where the error is 0: the middle of both sides
-            if error > 0:
-                slope = -level
-            elif error < 0:
-                slope = float32(1) - level
-            gradient[place[i], k] = factor * slope
+            error, level = wanted[i] - quantiles[at, k], levels[k]
+            # Sides as numbers: their order is random, and a branch would be guessed wrong half of the time.
+            over, under = float32(error < 0), float32(error > 0)
+            total += error * (level * under + (level - float32(1)) * over)
+            gradient[at, k] = factor * (over + float32(0.5) * (float32(1) - over - under) - level)
     return total / (n * count)
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _pairwise(z, target, valid, rotations, weight, product, dz):  # type: ignore[no-untyped-def]
-    """Logistic loss of the pairs (i, i + shift) of a row, all [N] with 0 for entries that are not valid.
+@compiled
+def _margins(z, z_ahead, target, target_ahead, x):  # type: ignore[no-untyped-def]
+    """Fill x with how far every pair stands apart in the right direction, infinity for pairs without an order.
 
-    softplus(-x) = max(-x, 0) + log(1 + exp(-|x|)); the logarithms' arguments are at most 2 and are multiplied up.
+    Gives the number of pairs with one. Targets that are not valid are NaN, and so not above and not below any other.
+    """
+    count = float32(0)
+    for i in range(len(x)):
+        sign = float32(target[i] > target_ahead[i]) - float32(target[i] < target_ahead[i])
+        count += abs(sign)
+        x[i] = sign * (z[i] - z_ahead[i]) if sign != 0 else float32(np.inf)
+    return count
+
+
+@compiled
+def _logistic(x, product):  # type: ignore[no-untyped-def]
+    """The sum of max(-x, 0), factors of `product` whose logarithms are the rest of log(1 + exp(-x)); x becomes the slope.
+
+    The factors are at most 2, so 64 of them are multiplied up before a logarithm is taken.
+    """
+    total = 0.0
+    for i in range(len(x)):
+        e = exp(-abs(x[i]))
+        total += max(-x[i], float32(0))
+        product[i] *= float32(1) + e
+        x[i] = (e if x[i] > 0 else float32(1)) / (float32(1) + e)
+    return total
+
+
+@compiled
+def _signed(target, target_ahead, slope):  # type: ignore[no-untyped-def]
+    for i in range(len(slope)):
+        slope[i] *= float32(target[i] > target_ahead[i]) - float32(target[i] < target_ahead[i])
+
+
+@compiled
+def _pairwise(z, target, rotations, weight, product, x, dz):  # type: ignore[no-untyped-def]
+    """Logistic loss of the pairs (i, i + shift) of a row [N], around its end; fills dz. product, x: [N] to work in.
+
+    In loops of few arrays each: beyond that, the compiler gives up proving that they do not overlap, and does not
+    vectorise them.
     """
     size = len(z)
-    total, count = 0.0, 0
-    product[:] = 1
-    dz[:] = 0
+    total, count = 0.0, 0.0
+    product[:], dz[:] = 1, 0
     for k in range(len(rotations)):
-        shift = rotations[k] % size
-        for part in range(2):  # i + shift < N, then those that wrap around
-            begin, end, ahead = (0, size - shift, shift) if part == 0 else (size - shift, size, shift - size)
-            for i in range(begin, end):
-                j = i + ahead
-                difference, order = z[i] - z[j], target[i] - target[j]
-                sign = float32(0)
-                if order > 0:
-                    sign = float32(1)
-                elif order < 0:
-                    sign = float32(-1)
-                sign *= valid[i] * valid[j]
-                x = sign * difference
-                e = exp(-abs(x))
-                total += max(-x, float32(0)) * abs(sign)
-                product[i] *= float32(1) + e * abs(sign)
-                count += 1 if sign != 0 else 0
-                push = sign * (float32(1) - (float32(1) if x > 0 else e) / (float32(1) + e))
-                dz[i] -= push
-                dz[j] += push
+        shift = rotations[k]
+        split = size - shift
+        count += _margins(z[:split], z[shift:], target[:split], target[shift:], x[:split])
+        count += _margins(z[split:], z[:shift], target[split:], target[:shift], x[split:])
+        total += _logistic(x, product)
+        _signed(target[:split], target[shift:], x[:split])
+        _signed(target[split:], target[:shift], x[split:])
+        for i in range(size):
+            dz[i] -= x[i]
+        for i in range(split):
+            dz[i + shift] += x[i]
+        for i in range(shift):
+            dz[i] += x[i + split]
         if k % 64 == 63 or k == len(rotations) - 1:
             for i in range(size):
                 total += math.log(product[i])
@@ -159,66 +194,55 @@ def _pairwise(z, target, valid, rotations, weight, product, dz):  # type: ignore
     return total * scale
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _to_scores(dz, z, inverse, ds):  # type: ignore[no-untyped-def]
-    """Add to ds what a gradient by z is as a gradient by the scores that z = (s - mean) * inverse comes from."""
-    n = len(z)
-    mean, along = 0.0, 0.0
-    for i in range(n):
-        mean += dz[i]
-        along += dz[i] * z[i]
-    mean, along, inverse = float32(mean / n), float32(along / n), float32(inverse)
-    for i in range(n):
-        ds[i] += (dz[i] - mean - z[i] * along) * inverse
-
-
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _walk(  # type: ignore[no-untyped-def]
     begin, end, scores, targets, returns, mask, quantiles, weights, tau, temperature, levels, rotations, ranked, share,
     values, daily, gradient, gradient_q,
 ):  # fmt: skip
     size = scores.shape[1]
-    place, order = np.empty(size + 1, np.int32), np.empty(size, np.int32)
+    place = np.empty(size + 1, np.int32)
     words, spare, counts = scratch(size)
-    rooms = np.empty((15, size), np.float32)
+    rooms = np.empty((16, size), np.float32)
     soft_terms = weights[RANK_IC] != 0 or weights[SPEARMAN] != 0
     aimed = weights[IC] != 0 or weights[HUBER] != 0 or weights[QUANTILE] != 0 or weights[LISTNET] != 0
     for r in range(begin, end):
-        gradient[r] = 0
-        gradient_q[r] = 0
         n = compact(mask[r], place)
+        if n < max(size, 2):
+            gradient[r] = 0
+            gradient_q[r] = 0
         if n < 2:
             continue
-        score, target, z, hard, wanted = rooms[0, :n], rooms[1, :n], rooms[2, :n], rooms[3, :n], rooms[4, :n]
-        dz, ds, p, q = rooms[5, :n], rooms[6, :n], rooms[7, :n], rooms[8, :n]
+        score = valid_of(scores[r], place, n, rooms[0])
+        target = valid_of(targets[r], place, n, rooms[1])
+        z, hard, wanted, dz, ds = rooms[2, :n], rooms[3, :n], rooms[4, :n], rooms[5, :n], rooms[6, :n]
+        p, q = rooms[7, :n], rooms[8, :n]
+        dz[:], ds[:] = 0, 0
+        mean, inverse = moments(score)
         for i in range(n):
-            score[i], target[i] = scores[r, place[i]], targets[r, place[i]]
-        dz[:] = 0
-        ds[:] = 0
-        inverse = standardise(score, z)
+            z[i] = (score[i] - mean) * inverse
 
         if soft_terms or (aimed and ranked):
-            argsort(target, order[:n], words, spare, counts)
-            average_ranks(target, order[:n], hard)
+            sort(target, words, spare, counts)
+            average_ranks(words, hard)
         if aimed:
-            standardise(hard if ranked else target, wanted)
+            _standardise(hard if ranked else target, wanted)
         if soft_terms:
             z_sorted, hard_sorted, decay, below = rooms[9, :n], rooms[10, :n], rooms[11, :n], rooms[12, :n]
-            above, soft = rooms[13, :n], rooms[14, :n]
-            argsort(z, order[:n], words, spare, counts)
+            above, soft, g = rooms[13, :n], rooms[14, :n], rooms[15, :n]
+            g[:] = 0
+            sort(score, words, spare, counts)
+            ascending(words, mean, inverse, z_sorted)
             for k in range(n):
-                z_sorted[k], hard_sorted[k] = z[order[k]], hard[order[k]]
+                hard_sorted[k] = hard[place_in(words[k])]
             decays(z_sorted, tau, decay)
             ranks_from(decay, below, above, soft)
-            g = rooms[1, :n]  # the target's place: it is not needed any more
-            g[:] = 0
             if weights[RANK_IC] != 0:
                 values[r, RANK_IC] = _rank_ic(soft, hard_sorted, weights[RANK_IC] * share[r], p, q, g)
             if weights[SPEARMAN] != 0:
                 values[r, SPEARMAN] = _spearman(soft, hard_sorted, weights[SPEARMAN] * share[r], g)
             pull_back(decay, below, above, tau, g, soft)
             for k in range(n):
-                dz[order[k]] = soft[k]
+                dz[place_in(words[k])] = soft[k]
         if weights[IC] != 0:
             values[r, IC] = _ic(z, wanted, weights[IC] * share[r], dz)
         if weights[HUBER] != 0:
@@ -230,27 +254,33 @@ def _walk(  # type: ignore[no-untyped-def]
                 wanted, place, n, quantiles[r], levels, weights[QUANTILE] * share[r], gradient_q[r]
             )
         if weights[PAIRWISE] != 0:
-            z_row, target_row, valid, product, dz_row = rooms[9], rooms[10], rooms[11], rooms[12], rooms[13]
-            z_row[:], target_row[:], valid[:] = 0, 0, 0
+            z_row, target_row, product, x, dz_row = rooms[9], rooms[10], rooms[11], rooms[12], rooms[13]
+            z_row[:], target_row[:] = 0, np.nan
             for i in range(n):
-                z_row[place[i]], target_row[place[i]], valid[place[i]] = z[i], targets[r, place[i]], 1
-            values[r, PAIRWISE] = _pairwise(
-                z_row, target_row, valid, rotations, weights[PAIRWISE] * share[r], product, dz_row
-            )
+                at = uint32(place[i])
+                z_row[at], target_row[at] = z[i], target[i]
+            weight = weights[PAIRWISE] * share[r]
+            values[r, PAIRWISE] = _pairwise(z_row, target_row, rotations, weight, product, x, dz_row)
             for i in range(n):
-                dz[i] += dz_row[place[i]]
+                dz[i] += dz_row[uint32(place[i])]
         if weights[SHARPE] != 0:
+            realised = valid_of(returns[r], place, n, p)
             total, gross = 0.0, 0.0
             for i in range(n):
-                total += z[i] * returns[r, place[i]]
+                total += z[i] * realised[i]
                 gross += abs(z[i])
             daily[r] = total / max(gross, EPSILON)
-        _to_scores(dz, z, inverse, ds)
+        mean, along = means(dz, z)
         for i in range(n):
-            gradient[r, place[i]] = ds[i]
+            ds[i] += (dz[i] - mean - z[i] * along) * inverse
+        if n == size:
+            gradient[r] = ds
+        else:
+            for i in range(n):
+                gradient[r, uint32(place[i])] = ds[i]
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _walk_sharpe(begin, end, scores, returns, mask, daily, slope, gradient):  # type: ignore[no-untyped-def]
     """Add slope[r] times the gradient of daily[r] by the scores of row r."""
     size = scores.shape[1]
@@ -260,22 +290,29 @@ def _walk_sharpe(begin, end, scores, returns, mask, daily, slope, gradient):  # 
         n = compact(mask[r], place)
         if n < 2:
             continue
-        score, z, dz, ds = rooms[0, :n], rooms[1, :n], rooms[2, :n], rooms[3, :n]
-        for i in range(n):
-            score[i] = scores[r, place[i]]
-        inverse = standardise(score, z)
+        score, realised = valid_of(scores[r], place, n, rooms[0]), valid_of(returns[r], place, n, rooms[1])
+        z, dz = rooms[2, :n], rooms[3, :n]
+        inverse = _standardise(score, z)
         gross = 0.0
         for i in range(n):
             gross += abs(z[i])
-        factor = slope[r] / max(gross, EPSILON)
-        pull = daily[r] if gross > EPSILON else 0.0
+        factor = float32(slope[r] / max(gross, EPSILON))
+        pull = float32(daily[r] if gross > EPSILON else 0.0)
         for i in range(n):
-            sign = 1.0 if z[i] > 0 else (-1.0 if z[i] < 0 else 0.0)
-            dz[i] = factor * (returns[r, place[i]] - pull * sign)
-        ds[:] = 0
-        _to_scores(dz, z, inverse, ds)
+            dz[i] = factor * (realised[i] - pull * (float32(z[i] > 0) - float32(z[i] < 0)))
+        mean, along = means(dz, z)
         for i in range(n):
-            gradient[r, place[i]] += ds[i]
+            gradient[r, uint32(place[i])] += (dz[i] - mean - z[i] * along) * inverse
+
+
+@compiled
+def _count(mask, names):  # type: ignore[no-untyped-def]
+    """Fill names [R] with the number of valid entries of every row, 0 where there are fewer than two."""
+    for r in range(len(mask)):
+        n = 0
+        for i in range(mask.shape[1]):
+            n += 1 if mask[r, i] else 0
+        names[r] = n if n >= 2 else 0
 
 
 def rank_objective(
@@ -288,21 +325,21 @@ def rank_objective(
     """
     shape = scores.shape
     rows, wanted = shape[0] * shape[1], weights.numpy()
-    names = mask.sum(-1).double() * (mask.sum(-1) >= 2)
-    share = names * horizon_weights.double()[:, None]
-    share /= share.sum().clamp(min=1e-30)
-    values, daily = np.zeros((rows, len(TERMS))), np.zeros(rows)
+    names, values, daily = np.empty(rows), np.zeros((rows, len(TERMS))), np.zeros(rows)
     gradient, gradient_q = torch.empty(shape), torch.empty(quantiles.shape)
 
     def flat(array: Tensor) -> Any:
         return array.flatten(0, 1).numpy()
 
     sections = [flat(array) for array in (scores, targets, returns, mask, quantiles)]
+    _count(sections[3], names)
+    share = names * np.repeat(horizon_weights.numpy(), shape[1])
+    share /= max(share.sum(), EPSILON)
     settings = (wanted, float(tau), float(temperature), levels.numpy(), rotations.numpy(), ranked)
-    for_rows(_walk, rows, *sections, *settings, flat(share), values, daily, flat(gradient), flat(gradient_q))
-    terms = flat(share) @ values
+    for_rows(_walk, rows, *sections, *settings, share, values, daily, flat(gradient), flat(gradient_q))
+    terms = share @ values
     if wanted[SHARPE] != 0:
-        terms[SHARPE], slope = _sharpe(daily.reshape(shape[:2]), names.numpy() > 0, horizon_weights.numpy())
+        terms[SHARPE], slope = _sharpe(daily.reshape(shape[:2]), names.reshape(shape[:2]) > 0, horizon_weights.numpy())
         slope = slope.reshape(-1) * wanted[SHARPE]
         for_rows(_walk_sharpe, rows, *(sections[i] for i in (0, 2, 3)), daily, slope, flat(gradient))
     terms[wanted == 0] = np.nan

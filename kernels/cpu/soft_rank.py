@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import float32, njit
+from numba import float32, uint32
 from torch import Tensor
 
+from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
-from kernels.cpu.sorting import argsort, scratch
+from kernels.cpu.sorting import place_in, scratch, sort, value_in
 from kernels.cpu.threads import for_rows
 from kernels.rank_terms import EPSILON
 
-_FAST = {"reassoc", "contract"}  # lets sums vectorise; NaN and infinities keep their meaning
 
-
-@njit(nogil=True)
+@compiled
 def compact(mask, place):  # type: ignore[no-untyped-def]
-    """Fill `place` with the places of the valid entries and give their number n."""
+    """Fill `place` (int32 [N + 1]) with the places of the valid entries and give their number n."""
     n = 0
     for i in range(len(mask)):
         place[n] = i
@@ -29,9 +28,19 @@ def compact(mask, place):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(nogil=True, fastmath=_FAST)
-def standardise(values, z):  # type: ignore[no-untyped-def]
-    """Fill z with (values - mean) / deviation and give 1 / deviation; sums in float64, see rank_terms.standardise."""
+@compiled
+def valid_of(row, place, n, room):  # type: ignore[no-untyped-def]
+    """The n valid entries of a row, in `room`; the row itself where all are valid."""
+    if n == len(row):
+        return row
+    for i in range(n):
+        room[i] = row[place[i]]
+    return room[:n]
+
+
+@compiled
+def moments(values):  # type: ignore[no-untyped-def]
+    """Mean and 1 / deviation, see rank_terms.standardise; sums in float64."""
     n = len(values)
     total = 0.0
     for i in range(n):
@@ -41,13 +50,17 @@ def standardise(values, z):  # type: ignore[no-untyped-def]
     for i in range(n):
         centred = values[i] - mean
         square += centred * centred
-    inverse = 1 / np.sqrt(square / n + EPSILON**2)
-    for i in range(n):
-        z[i] = (values[i] - mean) * inverse
-    return inverse
+    return float32(mean), float32(1 / np.sqrt(square / n + EPSILON**2))
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
+def ascending(words, mean, inverse, z):  # type: ignore[no-untyped-def]
+    """Fill z with the standardised values of sorted words."""
+    for k in range(len(z)):
+        z[k] = (value_in(words[k]) - mean) * inverse
+
+
+@compiled
 def decays(z, tau, decay):  # type: ignore[no-untyped-def]
     """Fill decay[i] with exp(-(z[i + 1] - z[i]) / tau) for ascending z; the last one is 0."""
     inverse = float32(1) / float32(tau)
@@ -56,7 +69,7 @@ def decays(z, tau, decay):  # type: ignore[no-untyped-def]
     decay[len(z) - 1] = 0
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
     """Fill below (A), above (B) and soft = i - A / 2 + B / 2 from the neighbours' decays, all in ascending order.
 
@@ -73,7 +86,7 @@ def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
         soft[i] = float32(i + 1) + (above[i] - below[i]) * float32(0.5)
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def pull_back(decay, below, above, tau, g, dz):  # type: ignore[no-untyped-def]
     """Fill dz with the gradient by z of sum(g * soft), all in ascending order; uses up `below` and `above`."""
     n = len(decay)
@@ -91,62 +104,70 @@ def pull_back(decay, below, above, tau, g, dz):  # type: ignore[no-untyped-def]
         dz[i] = (dz[i] - below[i] - above[i]) * half
 
 
-@njit(nogil=True)
+@compiled
 def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, inverse):  # type: ignore[no-untyped-def]
     size = scores.shape[1]
-    place, sorted_place = np.empty(size + 1, np.int32), np.empty(size, np.int32)
-    valid, z = np.empty(size, np.float32), np.empty(size, np.float32)
-    decay, below = np.empty(size, np.float32), np.empty(size, np.float32)
-    above, soft = np.empty(size, np.float32), np.empty(size, np.float32)
+    place, rooms = np.empty(size + 1, np.int32), np.empty((5, size), np.float32)
     words, spare, counts = scratch(size)
     for r in range(begin, end):
         n = compact(mask[r], place)
-        ranks[r] = 0
+        ranks[r, n:], order[r, n:], z_sorted[r, n:] = 0, 0, 0
         if n == 0:
+            inverse[r] = 0
             continue
-        for i in range(n):
-            valid[i] = scores[r, place[i]]
-        inverse[r] = standardise(valid[:n], z[:n])
-        argsort(z[:n], sorted_place[:n], words, spare, counts)
+        score = valid_of(scores[r], place, n, rooms[0])
+        z, decay, below, above, soft = z_sorted[r, :n], rooms[1, :n], rooms[2, :n], rooms[3, :n], rooms[4, :n]
+        mean, inverse[r] = moments(score)
+        sort(score, words, spare, counts)
+        ascending(words, mean, inverse[r], z)
+        decays(z, tau, decay)
+        ranks_from(decay, below, above, soft)
+        if n < size:
+            ranks[r] = 0
         for k in range(n):
-            z_sorted[r, k] = z[sorted_place[k]]
-            order[r, k] = place[sorted_place[k]]
-        decays(z_sorted[r, :n], tau, decay[:n])
-        ranks_from(decay[:n], below[:n], above[:n], soft[:n])
-        for k in range(n):
-            ranks[r, order[r, k]] = soft[k]
+            at = place_in(words[k]) if n == size else uint32(place[place_in(words[k])])
+            order[r, k] = at
+            ranks[r, at] = soft[k]
 
 
-@njit(nogil=True, fastmath=_FAST)
+@compiled
 def _backward(begin, end, upstream, mask, tau, order, z_sorted, inverse, gradient):  # type: ignore[no-untyped-def]
     size = upstream.shape[1]
-    decay, below, above = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
-    soft, g, dz = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    rooms = np.empty((6, size), np.float32)
     for r in range(begin, end):
         n = 0
         for i in range(size):
             n += 1 if mask[r, i] else 0
-        gradient[r] = 0
+        if n < size:
+            gradient[r] = 0
         if n == 0:
             continue
+        z, decay, below, above = z_sorted[r, :n], rooms[0, :n], rooms[1, :n], rooms[2, :n]
+        soft, g, dz = rooms[3, :n], rooms[4, :n], rooms[5, :n]
         for k in range(n):
-            g[k] = upstream[r, order[r, k]]
-        decays(z_sorted[r, :n], tau, decay[:n])
-        ranks_from(decay[:n], below[:n], above[:n], soft[:n])
-        pull_back(decay[:n], below[:n], above[:n], tau, g[:n], dz[:n])
-        mean, along = 0.0, 0.0
+            g[k] = upstream[r, uint32(order[r, k])]
+        decays(z, tau, decay)
+        ranks_from(decay, below, above, soft)
+        pull_back(decay, below, above, tau, g, dz)
+        mean, along = means(dz, z)
         for k in range(n):
-            mean += dz[k]
-            along += dz[k] * z_sorted[r, k]
-        mean, along = mean / n, along / n
-        for k in range(n):
-            gradient[r, order[r, k]] = (dz[k] - mean - z_sorted[r, k] * along) * inverse[r]
+            gradient[r, uint32(order[r, k])] = (dz[k] - mean - z[k] * along) * inverse[r]
+
+
+@compiled
+def means(dz, z):  # type: ignore[no-untyped-def]
+    """mean(dz) and mean(dz z), what a gradient by z lacks of one by scores: (dz - mean - z along) / deviation."""
+    mean, along = 0.0, 0.0
+    for i in range(len(z)):
+        mean += dz[i]
+        along += dz[i] * z[i]
+    return float32(mean / len(z)), float32(along / len(z))
 
 
 def forward(scores: Tensor, mask: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Soft ranks, and for `backward`: order, z in ascending order, 1 / deviation. [R, N] and [R]."""
-    ranks, z_sorted = torch.empty_like(scores), torch.zeros_like(scores)
-    order, inverse = torch.zeros_like(scores, dtype=torch.int32), scores.new_zeros(len(scores))
+    ranks, z_sorted = torch.empty_like(scores), torch.empty_like(scores)
+    order, inverse = torch.empty_like(scores, dtype=torch.int32), scores.new_empty(len(scores))
     arrays = _arrays(ranks, order, z_sorted, inverse)
     for_rows(_forward, len(scores), *_arrays(scores, mask), tau, *arrays)
     return ranks, order, z_sorted, inverse
