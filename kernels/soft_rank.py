@@ -40,7 +40,7 @@ from kernels.rank_terms import soft_ranks, standardise
 
 
 @torch.library.custom_op("atft::soft_rank", mutates_args=(), device_types="cpu")
-def _soft_rank(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _soft_rank(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from kernels.cpu.soft_rank import forward
 
     return forward(scores, mask, float(tau))
@@ -48,39 +48,46 @@ def _soft_rank(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("atft::soft_rank_backward", mutates_args=(), device_types="cpu")
 def _soft_rank_backward(
-    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
 ) -> Tensor:
     from kernels.cpu.soft_rank import backward
 
-    return backward(upstream.contiguous(), mask, float(tau), order, z_sorted, inverse)
+    return backward(upstream.contiguous(), mask, float(tau), order, z_sorted, both, inverse)
 
 
 @_soft_rank.register_kernel("cuda")
-def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from kernels.cuda.soft_rank import forward
 
     return forward(scores, mask, tau)
 
 
 @_soft_rank_backward.register_kernel("cuda")
-def _(upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor) -> Tensor:
+def _(
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
+) -> Tensor:
     from kernels.cuda.soft_rank import backward
 
-    return backward(upstream.contiguous(), mask, tau, order, z_sorted, inverse)
+    return backward(upstream.contiguous(), mask, tau, order, z_sorted, both, inverse)
 
 
 @_soft_rank.register_fake
-def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     order = torch.empty_like(scores, dtype=torch.int32)
-    return torch.empty_like(scores), order, torch.empty_like(scores), scores.new_empty(len(scores))
+    ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
+    return ranks, order, z_sorted, both, scores.new_empty(len(scores))
 
 
 @_soft_rank_backward.register_fake
-def _(upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, inverse: Tensor) -> Tensor:
+def _(
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
+) -> Tensor:
     return torch.empty_like(z_sorted)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def _save(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+) -> None:
     ctx.save_for_backward(*inputs[1:], *output[1:])
 
 

@@ -240,7 +240,9 @@ def _walk(  # type: ignore[no-untyped-def]
                 values[r, RANK_IC] = _rank_ic(soft, hard_sorted, weights[RANK_IC] * share[r], p, q, g)
             if weights[SPEARMAN] != 0:
                 values[r, SPEARMAN] = _spearman(soft, hard_sorted, weights[SPEARMAN] * share[r], g)
-            pull_back(decay, below, above, tau, g, soft)
+            for k in range(n):
+                soft[k] = below[k] + above[k]
+            pull_back(decay, soft, tau, g, below, above, soft)
             for k in range(n):
                 dz[place_in(words[k])] = soft[k]
         if weights[IC] != 0:

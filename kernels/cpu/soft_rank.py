@@ -87,11 +87,9 @@ def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def pull_back(decay, below, above, tau, g, dz):  # type: ignore[no-untyped-def]
-    """Fill dz with the gradient by z of sum(g * soft), all in ascending order; uses up `below` and `above`."""
+def pull_back(decay, both, tau, g, below, above, dz):  # type: ignore[no-untyped-def]
+    """Fill dz with the gradient by z of sum(g * soft), all in ascending order; both is A + B; below, above: to work in."""
     n = len(decay)
-    for i in range(n):
-        dz[i] = g[i] * (below[i] + above[i])
     c, d = float32(0), float32(0)
     below[0], above[n - 1] = c, d
     for i in range(1, n):
@@ -101,17 +99,17 @@ def pull_back(decay, below, above, tau, g, dz):  # type: ignore[no-untyped-def]
         below[i], above[j] = c, d
     half = float32(0.5 / tau)
     for i in range(n):
-        dz[i] = (dz[i] - below[i] - above[i]) * half
+        dz[i] = (g[i] * both[i] - below[i] - above[i]) * half
 
 
 @compiled
-def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, inverse):  # type: ignore[no-untyped-def]
+def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, both, inverse):  # type: ignore[no-untyped-def]
     size = scores.shape[1]
     place, rooms = np.empty(size + 1, np.int32), np.empty((5, size), np.float32)
     words, spare, counts = scratch(size)
     for r in range(begin, end):
         n = compact(mask[r], place)
-        ranks[r, n:], order[r, n:], z_sorted[r, n:] = 0, 0, 0
+        ranks[r, n:], order[r, n:], z_sorted[r, n:], both[r, n:] = 0, 0, 0, 0
         if n == 0:
             inverse[r] = 0
             continue
@@ -128,12 +126,13 @@ def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, inverse):  #
             at = place_in(words[k]) if n == size else uint32(place[place_in(words[k])])
             order[r, k] = at
             ranks[r, at] = soft[k]
+            both[r, k] = below[k] + above[k]
 
 
 @compiled
-def _backward(begin, end, upstream, mask, tau, order, z_sorted, inverse, gradient):  # type: ignore[no-untyped-def]
+def _backward(begin, end, upstream, mask, tau, order, z_sorted, both, inverse, gradient):  # type: ignore[no-untyped-def]
     size = upstream.shape[1]
-    rooms = np.empty((6, size), np.float32)
+    rooms = np.empty((5, size), np.float32)
     for r in range(begin, end):
         n = 0
         for i in range(size):
@@ -143,12 +142,11 @@ def _backward(begin, end, upstream, mask, tau, order, z_sorted, inverse, gradien
         if n == 0:
             continue
         z, decay, below, above = z_sorted[r, :n], rooms[0, :n], rooms[1, :n], rooms[2, :n]
-        soft, g, dz = rooms[3, :n], rooms[4, :n], rooms[5, :n]
+        g, dz = rooms[3, :n], rooms[4, :n]
         for k in range(n):
             g[k] = upstream[r, uint32(order[r, k])]
         decays(z, tau, decay)
-        ranks_from(decay, below, above, soft)
-        pull_back(decay, below, above, tau, g, dz)
+        pull_back(decay, both[r, :n], tau, g, below, above, dz)
         mean, along = means(dz, z)
         for k in range(n):
             gradient[r, uint32(order[r, k])] = (dz[k] - mean - z[k] * along) * inverse[r]
@@ -164,19 +162,21 @@ def means(dz, z):  # type: ignore[no-untyped-def]
     return float32(mean / len(z)), float32(along / len(z))
 
 
-def forward(scores: Tensor, mask: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Soft ranks, and for `backward`: order, z in ascending order, 1 / deviation. [R, N] and [R]."""
-    ranks, z_sorted = torch.empty_like(scores), torch.empty_like(scores)
+def forward(scores: Tensor, mask: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Soft ranks, and for `backward`: order, ascending z, A + B, 1 / deviation. [R, N] and [R]."""
+    ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
     order, inverse = torch.empty_like(scores, dtype=torch.int32), scores.new_empty(len(scores))
-    arrays = _arrays(ranks, order, z_sorted, inverse)
+    arrays = _arrays(ranks, order, z_sorted, both, inverse)
     for_rows(_forward, len(scores), *_arrays(scores, mask), tau, *arrays)
-    return ranks, order, z_sorted, inverse
+    return ranks, order, z_sorted, both, inverse
 
 
-def backward(upstream: Tensor, mask: Tensor, tau: float, order: Tensor, z_sorted: Tensor, inverse: Tensor) -> Tensor:
+def backward(
+    upstream: Tensor, mask: Tensor, tau: float, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
+) -> Tensor:
     """Gradient by the scores [R, N] of sum(upstream * ranks)."""
     gradient = torch.empty_like(upstream)
-    arrays = _arrays(order, z_sorted, inverse, gradient)
+    arrays = _arrays(order, z_sorted, both, inverse, gradient)
     for_rows(_backward, len(upstream), *_arrays(upstream, mask), tau, *arrays)
     return gradient
 

@@ -1,0 +1,88 @@
+"""Order and ranks inside one program: device functions for the operators of this folder.
+
+The bits of a float32 order as its values do once the lower ones of negative values are inverted. Such a key and the
+value's place make a word of 64 bits, so one sort of words gives both the values and their order. Entries that are not
+valid sort behind all that are.
+
+Only the sort holds the whole cross-section in registers, 8 entries a thread; sorted words go to memory, and what follows
+walks them in tiles. What threads leave for one another in memory lies behind barriers.
+
+N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a step
+"""
+
+import triton
+import triton.language as tl
+
+_LAST = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def _flip(bits):  # type: ignore[no-untyped-def]
+    """From the bits of a float32 to its key, and back."""
+    return bits ^ ((bits >> 31) & _LAST)
+
+
+@triton.jit
+def value_in(word):  # type: ignore[no-untyped-def]
+    """The value of a word."""
+    return _flip((word >> 32).to(tl.int32)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def place_in(word):  # type: ignore[no-untyped-def]
+    """Where the value of a word stood before sorting."""
+    return (word & 0xFFFFFFFF).to(tl.int32)
+
+
+@triton.jit
+def sort(values_at, mask_at, words_at, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store the ascending words of a row of float32; -0 counts as 0. A barrier follows."""
+    i = tl.arange(0, BLOCK)
+    values = tl.load(values_at + i, mask=i < size, other=0.0)
+    valid = tl.load(mask_at + i, mask=i < size, other=0) != 0
+    key = tl.where(valid, _flip((values + 0.0).to(tl.int32, bitcast=True)), _LAST)
+    words = tl.sort((key.to(tl.int64) << 32) | i.to(tl.int64))
+    tl.store(words_at + i, words, mask=i < size)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _larger(a, b):  # type: ignore[no-untyped-def]
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _smaller(a, b):  # type: ignore[no-untyped-def]
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def _key(words_at, i, n):  # type: ignore[no-untyped-def]
+    return (tl.load(words_at + i, mask=(i >= 0) & (i < n), other=0) >> 32).to(tl.int32)
+
+
+@triton.jit
+def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store ranks 1..n in the places of the words' values, equal values sharing the mean of their ranks. A barrier follows.
+
+    In two walks: one stores where each run of equal values begins, one backwards adds where it ends.
+    """
+    carry = 0
+    for start in range(0, n, TILE):
+        i = start + tl.arange(0, TILE)
+        begins = (i == 0) | (_key(words_at, i, n) != _key(words_at, i - 1, n))
+        first = tl.maximum(tl.associative_scan(tl.where(begins, i, 0), 0, _larger), carry)
+        carry = tl.max(first)
+        place = place_in(tl.load(words_at + i, mask=i < n, other=0))
+        tl.store(ranks_at + place, first.to(tl.float32), mask=i < n)
+    tl.debug_barrier()
+    carry = n
+    for back in range(0, n, TILE):
+        i = (n - 1) // TILE * TILE - back + tl.arange(0, TILE)
+        ends = (i >= n - 1) | (_key(words_at, i, n) != _key(words_at, i + 1, n))
+        last = tl.minimum(tl.associative_scan(tl.where(ends, i, n), 0, _smaller, reverse=True), carry)
+        carry = tl.min(last)
+        place = place_in(tl.load(words_at + i, mask=i < n, other=0))
+        first = tl.load(ranks_at + place, mask=i < n, other=0.0)
+        tl.store(ranks_at + place, (first + last.to(tl.float32)) * 0.5 + 1.0, mask=i < n)
+    tl.debug_barrier()
