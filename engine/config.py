@@ -82,6 +82,7 @@ class ObjectiveConfig(Section):
     tau: Annotated[float, Field(gt=0)] = 0.1  # width of the soft rank's kernel, in standard deviations of the scores
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of listnet's target distribution
     rotations: Positive = 16  # of the cross-section in `pairwise`
+    horizon_weights: tuple[Weight, ...] = ()  # of each horizon; empty: all the same
     target: Literal["rank", "raw"] = "rank"  # what ic, huber, quantile, pairwise and listnet aim at
 
     def weights(self) -> dict[str, float]:
@@ -114,6 +115,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         if not self.objective.weights():
             raise ValueError("every weight of [objective] is 0: there is nothing to train on")
+        if self.objective.horizon_weights and not any(self.objective.horizon_weights):
+            raise ValueError("every one of objective.horizon_weights is 0: there is nothing to train on")
         if self.objective.quantile > 0 and not self.model.quantiles:
             raise ValueError("objective.quantile needs at least one level in model.quantiles")
         if self.model.normalisation and (not self.model.spans or max(self.model.spans) > self.data.context):

@@ -1,49 +1,81 @@
-"""The training objective: a weighted sum of rank terms over the cross-sections of a block.
+"""The training objective: what a configuration asks of the rank objective, on the cross-sections of a block.
 
-S codes, D days, H horizons, Q quantile levels
+S codes, D days, H horizons, Q quantile levels, K rotations
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engine.config import Config
-from kernels.rank_terms import average_ranks, rank_terms
+from kernels.rank_objective import rank_objective
+from kernels.rank_terms import TERMS
+from loaders.errors import InputError
 from loaders.order import mix, permutation
 
 
-def objective(
-    config: Config, scores: Tensor, quantiles: Tensor, returns: Tensor, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and its terms for one block, all scalars, lower is better.
+@dataclass(frozen=True)
+class Objective:
+    """The settings of the objective as tensors on the device: other values need no other compilation of the step."""
 
-    Each day of the block is a cross-section, weighted by its number of names; days with fewer than two count nothing.
+    weights: Tensor  # [8] float32, in the order of TERMS
+    horizons: Tensor  # [H] float32
+    levels: Tensor  # [Q] float32, of the model's quantiles
+    tau: Tensor  # [] float32
+    temperature: Tensor  # [] float32
+    ranked: bool  # terms aim at the targets' ranks
+    rotations: int  # K, 0 where `pairwise` is off
 
-    Args:
-        scores: [S, D, H] float.
-        quantiles: [S, D, H, Q] float, at config.model.quantiles.
-        returns: [S, D, H] float32, NaN where there is no target: such entries touch neither loss nor gradient.
-        step: number of the training step; `pairwise` draws its rotations from (seed, step).
+    def __call__(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss [], lower is better, and its terms [8] in the order of TERMS, NaN for those that are off.
+
+        Each day of the block is a cross-section, weighted by its number of names; one with fewer than two counts
+        nothing.
+
+        Args:
+            scores: [S, D, H] float.
+            quantiles: [S, D, H, Q] float, at the levels of the configuration.
+            returns: [S, D, H] float32, NaN where there is no target: such entries touch neither loss nor gradient.
+            rotations: [K] integers, see `draw_rotations`.
+        """
+        returns = returns.permute(2, 1, 0)
+        return rank_objective(
+            scores.permute(2, 1, 0), returns, torch.isfinite(returns), self.weights, horizon_weights=self.horizons,
+            quantiles=quantiles.permute(2, 1, 0, 3), levels=self.levels, rotations=rotations, tau=self.tau,
+            temperature=self.temperature, ranked=self.ranked,
+        )  # fmt: skip
+
+
+def make_objective(config: Config, horizons: int, device: torch.device) -> Objective:
+    """The objective of a configuration, for a model of that many horizons.
+
+    Raises InputError where objective.horizon_weights are not as many.
     """
-    weights = config.objective.weights()
-    scores, returns = scores.permute(2, 1, 0), returns.permute(2, 1, 0).contiguous()
-    mask = torch.isfinite(returns)
-    returns = torch.where(mask, returns, 0.0)
-    targets = average_ranks(returns, mask.float()) if config.objective.target == "rank" else returns
-    rotations: tuple[int, ...] = ()
-    if "pairwise" in weights:
-        n = scores.shape[-1]
-        drawn = permutation(mix(config.train.seed, step, 3), n - 1)[: config.objective.rotations]
-        rotations = tuple(int(r) + 1 for r in drawn)
-    values = rank_terms(
-        scores, targets, returns, mask, tuple(weights), quantiles=quantiles.permute(2, 1, 0, 3),
-        levels=config.model.quantiles, tau=config.objective.tau, temperature=config.objective.temperature,
-        rotations=rotations,
-    )  # fmt: skip
-    names = mask.sum(-1).float()
-    share = torch.where(names >= 2, names, 0.0)
-    share = share / share.sum().clamp(min=1)
-    terms = {
-        name: value.mean() if value.shape[-1] == 1 and share.shape[-1] != 1 else (value * share).sum()
-        for name, value in values.items()
-    }
-    return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), terms
+    settings = config.objective
+    weights = settings.weights()
+    by_horizon = list(settings.horizon_weights) or [1.0] * horizons
+    if len(by_horizon) != horizons:
+        what = f"{len(by_horizon)} weights for {horizons} horizons"
+        raise InputError("objective.horizon_weights", what, "Give one for each of the cache's horizons, or none")
+
+    def on_device(values: list[float] | float) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    return Objective(
+        on_device([weights.get(term, 0.0) for term in TERMS]),
+        on_device(by_horizon),
+        on_device(list(config.model.quantiles)),
+        on_device(settings.tau),
+        on_device(settings.temperature),
+        settings.target == "rank",
+        settings.rotations if "pairwise" in weights else 0,
+    )
+
+
+def draw_rotations(objective: Objective, codes: int, seed: int, step: int, device: torch.device) -> Tensor:
+    """Rotations of `codes` entries that `pairwise` compares at a step, int32 [K], a function of (seed, step)."""
+    if not objective.rotations:
+        return torch.empty(0, dtype=torch.int32, device=device)
+    drawn = permutation(mix(seed, step, 3), codes - 1)[: objective.rotations]
+    return torch.from_numpy(drawn.astype("int32") + 1).to(device)

@@ -27,7 +27,7 @@ from engine.checkpoint import (
 from engine.config import Config, config_hash, load_config, to_toml
 from engine.evaluate import evaluate_scores
 from engine.model.atft import ATFT, build_model
-from engine.objective import objective
+from engine.objective import Objective, draw_rotations, make_objective
 from engine.predict import check_agreement, make_split, resolve_device, score_part
 from engine.tracking import (
     device_name,
@@ -38,6 +38,7 @@ from engine.tracking import (
     throughput,
     write_metrics,
 )  # fmt: skip
+from kernels.rank_terms import TERMS
 from loaders.cache.checking import Check, checked
 from loaders.delivery import AHEAD, Stages
 from loaders.errors import InputError
@@ -82,6 +83,7 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     features, horizons = panel.manifest.features, panel.manifest.horizons
     model = build_model(config.model, len(features), len(horizons), config.data.context, config.train.seed).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=config.train.weight_decay)
+    objective = make_objective(config, len(horizons), device)
     running = torch.zeros(len(config.objective.weights()) + 1, dtype=torch.float64, device=device)
 
     if resume:
@@ -109,7 +111,7 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
         with closing(writer):
             while not state.finished:
                 stages = _epoch(
-                    config, plan, source, model, optimizer, running, state, device, run, check, stop, console
+                    config, plan, source, model, objective, optimizer, running, state, device, run, check, stop, console
                 )
                 _validate(config, source, split, model, optimizer, running, state, run, writer, console, stages)
         check.to_the_end()
@@ -192,11 +194,13 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _epoch(
-    config: Config, plan: Plan, source: Source, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
-    state: State, device: torch.device, run: Path, check: Check, stop: list[int], console: Console,
+    config: Config, plan: Plan, source: Source, model: ATFT, objective: Objective, optimizer: torch.optim.Optimizer,
+    running: torch.Tensor, state: State, device: torch.device, run: Path, check: Check, stop: list[int],
+    console: Console,
 ) -> Stages:  # fmt: skip
     """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
     blocks = plan.epoch(state.epoch)
+    logged = torch.tensor([TERMS.index(term) for term in config.objective.weights()], device=device)
     model.train()
     last = run / "checkpoints" / LAST
     saved = time.perf_counter()
@@ -215,12 +219,13 @@ def _epoch(
                 group["lr"] = learning_rate(config, (state.epoch + state.position / len(blocks)) / config.train.epochs)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 scores, quantiles = model(batch.x, present)
-            loss, terms = objective(config, scores, quantiles, batch.y, state.step)
+            rotations = draw_rotations(objective, len(batch.y), config.train.seed, state.step, device)
+            loss, terms = objective(scores, quantiles, batch.y, rotations)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
             optimizer.step()
-            running += torch.stack([loss.detach(), *(term.detach() for term in terms.values())])
+            running += torch.cat([loss.detach()[None], terms[logged]])
 
             state.step += 1
             state.position += 1

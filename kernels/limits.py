@@ -1,8 +1,8 @@
 """How cross-sections are laid out on a GPU: a program for each.
 
-A sort needs a power of two, so a cross-section of N entries takes the next one, and it holds all of them in registers: 8
-a thread, 16 at the largest. What follows a sort walks the sorted entries in memory, in tiles. Both were chosen so that
-nothing is spilled from registers on sm_80 and sm_90 (python -m kernels.aot).
+A sort needs a power of two, so a cross-section of N entries takes the next one, and it holds all of them in registers:
+8 a thread, 16 at the largest. What follows a sort walks the sorted entries in memory, in tiles. Both were chosen so
+that nothing is spilled from registers on sm_80 and sm_90 (python -m kernels.aot).
 """
 
 LONGEST = 8192  # entries of a program that sorts; longer cross-sections take plain torch

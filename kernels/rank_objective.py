@@ -1,7 +1,7 @@
 """The rank objective: a weighted sum of terms over cross-sections, its value and its gradient from one fused operator.
 
-With z the scores in deviations from their mean, r the ranks of the targets (ties averaged), t what the terms aim at (r, or
-the targets themselves) in deviations from its mean, all within a cross-section of n valid entries:
+With z the scores in deviations from their mean, r the ranks of the targets (ties averaged), t what the terms aim at (r,
+or the targets themselves) in deviations from its mean, all within a cross-section of n valid entries:
 
     rank_ic    1 - Pearson(softrank(z), r)                  soft ranks as in kernels.soft_rank
     ic         1 - Pearson(score, t)
@@ -13,11 +13,13 @@ the targets themselves) in deviations from its mean, all within a cross-section 
                rotations k: K n pairs, never n^2
     listnet    cross-entropy of softmax(score) to softmax(t / temperature)
 
-Each is averaged over cross-sections by their numbers of names and their horizons' weights; one with fewer than two names
-counts nothing. Gradients are written out (kernels.cpu.rank_objective reads term by term) and computed with the value:
-backward multiplies by the upstream gradient. All terms but `sharpe` are local to a cross-section. Deviations have a
-floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an infinite valid score, target
-or return makes the loss NaN and its own cross-section's gradient; every gradient of the horizon where `sharpe` is on.
+Each is averaged over cross-sections by their numbers of names and their horizons' weights; one with fewer than two
+names counts nothing. Gradients are written out (kernels.cpu.rank_objective reads term by term) and computed with the
+value: backward multiplies by the upstream gradient. All terms but `sharpe` are local to a cross-section. Deviations
+have a floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an infinite valid score
+makes the loss NaN and its own cross-section's gradient, and with `sharpe` every gradient of its horizon. So does a
+return in `sharpe`, and a target in the terms that read it; an infinite one is the highest rank, and a NaN has no pairs
+in `pairwise`.
 
 H horizons, G cross-sections (days), N entries (codes), Q quantile levels, K rotations
 """
@@ -90,10 +92,10 @@ def rank_objective(
     temperature: float | Tensor = 1.0,
     ranked: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The loss [], differentiable in scores and quantiles, and its terms [8] in the order of TERMS, for logging; float32.
+    """The loss [], differentiable in scores and quantiles, and its terms [8] as in TERMS, for logging; float32.
 
-    What tuning changes (weights, horizon_weights, tau, temperature, rotations) may be tensors on the scores' device: other
-    values need no other compilation. A term whose weight is 0 is not computed and is NaN.
+    What tuning changes (weights, horizon_weights, tau, temperature, rotations) may be tensors on the scores' device:
+    other values need no other compilation. A term whose weight is 0 is not computed and is NaN.
 
     Args:
         scores: [H, G, N] of any float type.

@@ -1,6 +1,7 @@
 """The terms of the rank objective in plain torch: what the fused operators compute, for any length and by autograd.
 
-Two uses: cross-sections longer than a program of a GPU holds, and, in float64, what the fused operators are tested against.
+Two uses: cross-sections longer than a program of a GPU holds, and, in float64, what the fused operators are tested
+against.
 
 H horizons, G cross-sections (days), N entries (codes), K rotations, Q quantile levels
 
@@ -34,15 +35,17 @@ def standardise(value: Tensor, mask: Tensor) -> Tensor:
 
 
 def average_ranks(value: Tensor, mask: Tensor) -> Tensor:
-    """Ranks 1..n of the valid entries of the last axis, ties averaged, 0 elsewhere. Not differentiable.
+    """Ranks 1..n of the valid entries of the last axis, ties averaged, 0 elsewhere; all NaN where one of them is.
 
     float [..., N] and bool or float mask of the same shape -> float [..., N].
     """
     parked = torch.where(mask > 0, value, torch.inf).detach()
     ordered = parked.sort(dim=-1).values
     low = torch.searchsorted(ordered, parked.contiguous(), right=False)
-    high = torch.searchsorted(ordered, parked.contiguous(), right=True)
-    return (low + high + 1).to(value.dtype) / 2 * mask
+    # Infinite valid values stand among the parked ones.
+    high = torch.searchsorted(ordered, parked.contiguous(), right=True).minimum((mask > 0).sum(-1, keepdim=True))
+    unranked = torch.where(torch.isnan(parked).any(-1, keepdim=True), torch.nan, 0.0)
+    return torch.where(mask > 0, (low + high + 1).to(value.dtype) / 2 + unranked, 0.0)
 
 
 def soft_ranks(score: Tensor, mask: Tensor, tau: float | Tensor) -> Tensor:

@@ -17,8 +17,8 @@ since i - 1 lower scores add 1 - exp() / 2 each, higher ones exp() / 2, and the 
 have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No sum is ever a
 difference of large exponentials, so nothing overflows and nothing cancels.
 
-The gradient for upstream g has the same form. A score moves its own rank by (A_i + B_i) / (2 tau) and every other one by
--exp(-|z_i - z_j| / tau) / (2 tau), so
+The gradient for upstream g has the same form. A score moves its own rank by (A_i + B_i) / (2 tau) and every other one
+by -exp(-|z_i - z_j| / tau) / (2 tau), so
 
     C_i = sum_{j<i} g_j exp(-(z_i - z_j) / tau) = e_{i-1} (g_{i-1} + C_{i-1})
     D_i = sum_{j>i} g_j exp(-(z_j - z_i) / tau) = e_i     (g_{i+1} + D_{i+1})
@@ -101,7 +101,8 @@ _soft_rank.register_autograd(_gradient, setup_context=_save)
 def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor:
     """Soft ranks 1..n of the valid entries of the last axis, 0 elsewhere; float32, differentiable in the scores.
 
-    On CPUs by compiled loops, on CUDA one Triton program per cross-section; beyond LONGEST entries on CUDA, plain torch.
+    On CPUs by compiled loops, on CUDA one Triton program per cross-section; beyond LONGEST entries on CUDA, plain
+    torch.
 
     Args:
         scores: [..., N] of any float type.

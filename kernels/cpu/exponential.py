@@ -26,4 +26,4 @@ def exp(x):  # type: ignore[no-untyped-def]
     p = p * r + float32(0.5)
     p = p * r + float32(1.0)
     p = p * r + float32(1.0)
-    return float32(0.0) if x < float32(LOWEST) else p * float_of(uint32(int32(k) + int32(127)) << uint32(23))
+    return float32(0.0) if x < float32(LOWEST) else p * float_of(uint32(int32(k) + int32(127)) << uint32(23))  # type: ignore[call-arg]

@@ -140,9 +140,10 @@ def _margins(z, z_ahead, target, target_ahead, x):  # type: ignore[no-untyped-de
 
 @compiled
 def _logistic(x, product):  # type: ignore[no-untyped-def]
-    """The sum of max(-x, 0), factors of `product` whose logarithms are the rest of log(1 + exp(-x)); x becomes the slope.
+    """The sum of max(-x, 0), the one half of log(1 + exp(-x)); x becomes the slope.
 
-    The factors are at most 2, so 64 of them are multiplied up before a logarithm is taken.
+    The other half goes into `product`, as factors of the logarithm's argument. They are at most 2, so 64 of them are
+    multiplied up before a logarithm is taken.
     """
     total = 0.0
     for i in range(len(x)):
@@ -323,9 +324,13 @@ def rank_objective(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss [], terms [8], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
 
-    Inputs as in kernels.rank_objective, contiguous float32.
+    Inputs as in kernels.rank_objective, contiguous float32. Raises ValueError for a term that lacks its inputs.
     """
     shape = scores.shape
+    for term, given in ((QUANTILE, len(levels)), (PAIRWISE, len(rotations))):
+        if weights[term] != 0 and not given:
+            needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
+            raise ValueError(f"{TERMS[term]} has the weight {float(weights[term])}: give {needs}")
     rows, wanted = shape[0] * shape[1], weights.numpy()
     names, values, daily = np.empty(rows), np.zeros((rows, len(TERMS))), np.zeros(rows)
     gradient, gradient_q = torch.empty(shape), torch.empty(quantiles.shape)

@@ -88,7 +88,10 @@ def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
 
 @compiled
 def pull_back(decay, both, tau, g, below, above, dz):  # type: ignore[no-untyped-def]
-    """Fill dz with the gradient by z of sum(g * soft), all in ascending order; both is A + B; below, above: to work in."""
+    """Fill dz with the gradient by z of sum(g * soft), all in ascending order.
+
+    both [n] is A + B; below and above [n] are to work in; dz may be `both`.
+    """
     n = len(decay)
     c, d = float32(0), float32(0)
     below[0], above[n - 1] = c, d

@@ -28,12 +28,12 @@ def scratch(n):  # type: ignore[no-untyped-def]
 
 @compiled
 def sort(values, words, spare, counts):  # type: ignore[no-untyped-def]
-    """Fill `words` with the sorted words of `values` (float32 [n]); equal values keep their order, NaN go to the ends."""
+    """Fill `words` with the sorted words of float32 values [n]; equal ones keep their order, NaN go to the ends."""
     n = uint32(len(values))
     low, middle, high = counts[0], counts[1], counts[2]
     low[:], middle[:], high[:] = 0, 0, 0
     for i in range(n):
-        key = bits_of(values[i] + float32(0))  # -0 becomes 0: equal values have equal keys
+        key = bits_of(values[i] + float32(0))  # type: ignore[call-arg, var-annotated]  # -0 becomes 0: equal values have equal keys
         key ^= uint32(int32(key) >> 31) | _TOP
         spare[i] = (uint64(key) << _LOW) | uint64(i)
         low[key & _MASK] += _ONE
@@ -69,7 +69,7 @@ def place_in(word):  # type: ignore[no-untyped-def]
 def value_in(word):  # type: ignore[no-untyped-def]
     """The value of a word."""
     key = uint32(word >> _LOW)
-    return float_of(key ^ (uint32(int32(~key) >> 31) | _TOP))
+    return float_of(key ^ (uint32(int32(~key) >> 31) | _TOP))  # type: ignore[call-arg]
 
 
 @compiled
@@ -84,8 +84,14 @@ def _begins(counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def average_ranks(words, ranks):  # type: ignore[no-untyped-def]
-    """Fill `ranks` (float32 [n]) with 1..n by the sorted words, equal values sharing the mean of their places."""
+    """Fill `ranks` (float32 [n]) with 1..n by the sorted words, equal values sharing the mean of their places.
+
+    A NaN, which sorts to one of the ends, has no rank and leaves none to the others: all become NaN.
+    """
     n = uint32(len(ranks))
+    if np.isnan(value_in(words[0])) or np.isnan(value_in(words[n - _ONE])):
+        ranks[:] = np.nan
+        return
     begin = uint32(0)
     while begin < n:
         key = words[begin] >> _LOW

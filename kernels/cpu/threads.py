@@ -1,8 +1,8 @@
 """Cross-sections shared among threads: stretches of rows, each walked by one compiled loop that holds no GIL.
 
-Threads of our own, since numba's are not safe everywhere: its `workqueue` layer, the only one on some systems, aborts the
-process when two threads of it (the loader's and the step's) run a parallel loop at the same time, and its OpenMP threads
-go on spinning after a loop, on cores that torch wants next.
+Threads of our own, since numba's are not safe everywhere: its `workqueue` layer, the only one on some systems, aborts
+the process when two threads of it (the loader's and the step's) run a parallel loop at the same time, and its OpenMP
+threads go on spinning after a loop, on cores that torch wants next.
 """
 
 from collections.abc import Callable

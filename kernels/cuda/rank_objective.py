@@ -1,9 +1,9 @@
 """The rank objective on CUDA in two launches: see kernels.rank_objective for the mathematics.
 
-The first sorts: with two programs for each row, one ranks the targets, one puts the scores in order and takes what other
-rows need to know of this one. The second, with a program for each row, then knows how much its row counts and what
-`sharpe` asks of it, and writes terms and gradient; the program that ends last sums up the loss, always in the same order.
-Weights are read from memory, and the walks of a term that has none are jumped over.
+The first sorts: with two programs for each row, one ranks the targets, one puts the scores in order and takes what
+other rows need to know of this one. The second, with a program for each row, then knows how much its row counts and
+what `sharpe` asks of it, and writes terms and gradient; the program that ends last sums up the loss, always in the same
+order. Weights are read from memory, and the walks of a term that has none are jumped over.
 
 H horizons, G cross-sections (days), R = H * G rows, N entries, n valid ones, Q quantile levels, K rotations
 """

@@ -1,8 +1,8 @@
 """Soft ranks of cross-sections on CUDA: see kernels.soft_rank for the mathematics.
 
-A program sorts its cross-section in registers and stores it in order. The recurrences then walk it in tiles, each a scan
-of x -> decay x + add that takes over the last value of the tile before: so they need few registers at any length, and a
-neighbour is a load from the next address. What threads leave for one another in memory lies behind barriers.
+A program sorts its cross-section in registers and stores it in order. The recurrences then walk it in tiles, each a
+scan of x -> decay x + add that takes over the last value of the tile before: so they need few registers at any length,
+and a neighbour is a load from the next address. What threads leave for one another in memory lies behind barriers.
 
 R cross-sections, N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a step
 """

@@ -4,8 +4,8 @@ The bits of a float32 order as its values do once the lower ones of negative val
 value's place make a word of 64 bits, so one sort of words gives both the values and their order. Entries that are not
 valid sort behind all that are.
 
-Only the sort holds the whole cross-section in registers, 8 entries a thread; sorted words go to memory, and what follows
-walks them in tiles. What threads leave for one another in memory lies behind barriers.
+Only the sort holds the whole cross-section in registers, 8 entries a thread; sorted words go to memory, and what
+follows walks them in tiles. What threads leave for one another in memory lies behind barriers.
 
 N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a step
 """
@@ -63,10 +63,14 @@ def _key(words_at, i, n):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Store ranks 1..n in the places of the words' values, equal values sharing the mean of their ranks. A barrier follows.
+    """Store ranks 1..n where the words' values stood, equal values sharing the mean of their ranks. A barrier follows.
 
-    In two walks: one stores where each run of equal values begins, one backwards adds where it ends.
+    In two walks: one stores where each run of equal values begins, one backwards adds where it ends. A NaN, which sorts
+    to one of the ends, has no rank and leaves none to the others: all become NaN.
     """
+    lowest = value_in(tl.load(words_at, mask=n > 0, other=0))
+    highest = value_in(tl.load(words_at + n - 1, mask=n > 0, other=0))
+    unranked = tl.where((lowest == lowest) & (highest == highest), 0.0, float("nan"))
     carry = 0
     for start in range(0, n, TILE):
         i = start + tl.arange(0, TILE)
@@ -84,5 +88,5 @@ def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no
         carry = tl.min(last)
         place = place_in(tl.load(words_at + i, mask=i < n, other=0))
         first = tl.load(ranks_at + place, mask=i < n, other=0.0)
-        tl.store(ranks_at + place, (first + last.to(tl.float32)) * 0.5 + 1.0, mask=i < n)
+        tl.store(ranks_at + place, (first + last.to(tl.float32)) * 0.5 + 1.0 + unranked, mask=i < n)
     tl.debug_barrier()

@@ -5,10 +5,19 @@ import pytest
 import torch
 
 from engine.config import load_config
-from engine.objective import objective
+from engine.objective import draw_rotations, make_objective
 from kernels.rank_terms import TERMS
+from loaders.errors import InputError
 
 CONFIG = load_config(None, [f"objective.{term}=0.5" for term in TERMS])
+
+
+def objective(config, scores, quantiles, returns, step):
+    """Loss and the terms that are on, by name."""
+    made = make_objective(config, returns.shape[2], torch.device("cpu"))
+    rotations = draw_rotations(made, len(returns), config.train.seed, step, torch.device("cpu"))
+    loss, terms = made(scores, quantiles, returns, rotations)
+    return loss, {name: term for name, term in zip(TERMS, terms, strict=True) if not term.isnan()}
 
 
 def batch(seed=0, codes=40, days=6, horizons=2):
@@ -73,3 +82,26 @@ def test_a_block_without_labels_is_harmless():
     loss.backward()
     assert float(loss) == 0.0
     assert not scores.grad.any()
+
+
+def test_horizons_count_by_their_weights():
+    scores, quantiles, returns = batch()
+    for h, weights in ((0, "[1.0, 0.0]"), (1, "[0, 2]")):
+        config = load_config(None, [f"objective.horizon_weights={weights}", "objective.sharpe=0.1"])
+        one = load_config(None, ["objective.sharpe=0.1"])
+        part = [array[:, :, h : h + 1] for array in (scores, quantiles, returns)]
+        weighed, alone = objective(config, scores, quantiles, returns, 0)[0], objective(one, *part, 0)[0]
+        assert float(weighed) == pytest.approx(float(alone), rel=1e-5)
+    with pytest.raises(InputError, match="3 weights for 2 horizons"):
+        make_objective(load_config(None, ["objective.horizon_weights=[1, 1, 1]"]), 2, torch.device("cpu"))
+
+
+def test_rotations_are_a_function_of_seed_and_step():
+    made = make_objective(CONFIG, 1, torch.device("cpu"))
+    first, again, other = (draw_rotations(made, 40, 0, step, torch.device("cpu")) for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(set(first.tolist())) == CONFIG.objective.rotations
+    assert 1 <= int(first.min()) <= int(first.max()) <= 39
+    off = make_objective(load_config(None, []), 1, torch.device("cpu"))
+    assert len(draw_rotations(off, 40, 0, 3, torch.device("cpu"))) == 0
