@@ -15,8 +15,11 @@ from rich.text import Text
 from bench.record import HISTORY, Figures, Record, read_history
 from loaders.errors import InputError
 
-COLUMNS = ("benchmark", "M samples/s", "GB/s", "of limit", "peer / ours", "before / now", "peak MB")
-CAPTION = "peer / ours and before / now are ratios of time: above 1, ours is faster, and now is"
+COLUMNS = (
+    "benchmark", "M samples/s", "GB/s", "of limit", "peer / ours", "before / now", "peak MB", "peer MB", "notes",
+)  # fmt: skip
+LEFT = ("benchmark", "notes")  # text; the others are numbers
+CAPTION = "peer / ours and before / now are ratios of time: above 1, ours is faster, and now is; a cell is a sample"
 
 
 def newest_pair(records: list[Record]) -> tuple[Record, Record | None]:
@@ -31,12 +34,14 @@ def rows(newest: Record, before: Record | None) -> list[list[str]]:
     return [
         [
             _readable(name),
-            _cell(figures, "samples_per_s", "{:.2f}", 1e-6),
+            _cell(figures, _rate(figures), "{:.2f}", 1e-6),
             _cell(figures, "bytes_per_s", "{:.2f}", 1e-9),
             _cell(figures, "share_of_limit", "{:.0%}"),
             _cell(figures, "ratio", "{:.2f}"),
             f"{_speed(figures) / _speed(old[name]):.2f}" if name in old else "-",
             _cell(figures, "peak_memory_bytes", "{:,.1f}", 1e-6),
+            _cell(figures, "peer_peak_memory_bytes", "{:,.1f}", 1e-6),
+            _notes(figures),
         ]
         for name, figures in newest.benchmarks.items()
     ]
@@ -52,7 +57,7 @@ def terminal(newest: Record, before: Record | None) -> Table:
     """The table for a terminal."""
     table = Table(title=title(newest, before), box=SIMPLE, padding=0, caption=CAPTION)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == COLUMNS[0] else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
     for name, *figures in rows(newest, before):
         table.add_row(Text(name), *figures)
     return table
@@ -60,7 +65,7 @@ def terminal(newest: Record, before: Record | None) -> Table:
 
 def markdown(newest: Record, before: Record | None) -> str:
     """The table as Markdown, its title and caption as paragraphs around it."""
-    head = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    head = [list(COLUMNS), ["---" if column in LEFT else "---:" for column in COLUMNS]]
     lines = ["| " + " | ".join(row) + " |" for row in [*head, *rows(newest, before)]]
     return "\n".join([title(newest, before), "", *lines, "", CAPTION])
 
@@ -90,7 +95,26 @@ def _readable(name: str) -> str:
 
 def _speed(figures: Figures) -> float:
     """Samples per second, or passes where a benchmark has none: a pass may grow from one commit to the next."""
-    return float(figures["samples_per_s"] if "samples_per_s" in figures else 1 / float(figures["median_s"]))
+    return float(figures[_rate(figures)] if _rate(figures) in figures else 1 / float(figures["median_s"]))
+
+
+def _rate(figures: Figures) -> str:
+    """The name of what is done per second: a cell of a cross-section is what a loader calls a sample."""
+    return "cells_per_s" if "cells_per_s" in figures else "samples_per_s"
+
+
+def _notes(figures: Figures) -> str:
+    """What only some benchmarks tell."""
+    notes = [
+        pattern.format(**figures)
+        for name, pattern in (
+            ("growth", "time as N^{growth:.2f}, N log N is N^{n_log_n_growth:.2f}"),
+            ("share_of_step", "objective {share_of_step:.1%} of the step"),
+            ("peer_device", "peer on the {peer_device}"),
+        )
+        if name in figures
+    ]
+    return ", ".join(notes) or "-"
 
 
 def _cell(figures: Figures, key: str, pattern: str, scale: float = 1.0) -> str:

@@ -39,11 +39,11 @@ def average_ranks(value: Tensor, mask: Tensor) -> Tensor:
 
     float [..., N] and bool or float mask of the same shape -> float [..., N].
     """
-    parked = torch.where(mask > 0, value, torch.inf).detach()
+    parked = torch.where(mask > 0, value, torch.inf).detach().contiguous()
     ordered = parked.sort(dim=-1).values
-    low = torch.searchsorted(ordered, parked.contiguous(), right=False)
+    low = torch.searchsorted(ordered, parked, right=False)
     # Infinite valid values stand among the parked ones.
-    high = torch.searchsorted(ordered, parked.contiguous(), right=True).minimum((mask > 0).sum(-1, keepdim=True))
+    high = torch.searchsorted(ordered, parked, right=True).minimum((mask > 0).sum(-1, keepdim=True))
     unranked = torch.where(torch.isnan(parked).any(-1, keepdim=True), torch.nan, 0.0)
     return torch.where(mask > 0, (low + high + 1).to(value.dtype) / 2 + unranked, 0.0)
 

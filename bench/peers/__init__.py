@@ -2,11 +2,16 @@
 
 A rival's file defines
 
-    TASK    what it competes in: "gather"
+    TASK    what it competes in: "gather" in bench_loader; "soft_rank", "spearman", "objective" or "pairwise" in
+            bench_kernels
     NEEDS   the packages it imports, inside its functions where they are no dependency of ours
     BLOCKS  how many blocks it gets in one timed pass, so that a pass takes from milliseconds to a second
-    build   context manager: from a Work to whatever `run` needs, warm; releases it on leaving
+    build   context manager: from what is asked for to whatever `run` needs, warm; releases it on leaving
     run     delivers the blocks one after another; what it yields is discarded by the benchmark, compared by the tests
+
+What is asked for is a Work (bench.source) where the task is "gather", and a Ranking (bench.sections) in the others. For
+a Ranking, `build` gives the one that the rival is able to do (the same, or without masks, or on the CPU) and raises
+Unable where there is none; ours gets the same blocks.
 
 Files that begin with an underscore are shared by rivals and are none.
 """
@@ -18,8 +23,9 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
-from bench.source import Work
-from loaders.plan import Block
+
+class Unable(Exception):
+    """A rival cannot do what is asked for; says why."""
 
 
 class Peer(Protocol):
@@ -29,10 +35,10 @@ class Peer(Protocol):
     NEEDS: tuple[str, ...]
     BLOCKS: int
 
-    def build(self, work: Work) -> AbstractContextManager[Any]:
+    def build(self, work: Any) -> AbstractContextManager[Any]:
         """Make the rival ready to deliver blocks of `work`."""
 
-    def run(self, state: Any, blocks: list[Block]) -> Iterator[Any]:
+    def run(self, state: Any, blocks: list[Any]) -> Iterator[Any]:
         """Deliver the blocks with what `build` gave."""
 
 

@@ -79,10 +79,10 @@ def test_markdown_compares_with_the_run_before_on_the_same_machine(history, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{MACHINE}: ddd (2026-01-04), before: bbb (2026-01-02)"
     assert lines[2:6] == [
-        "| benchmark | M samples/s | GB/s | of limit | peer / ours | before / now | peak MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| gather host-spawn-L20 | 3.00 | 8.00 | 50% | 0.33 | 1.50 | 17.0 |",
-        "| gather host-new-L20 | 1.00 | 8.00 | 50% | 0.33 | - | 17.0 |",
+        "| benchmark | M samples/s | GB/s | of limit | peer / ours | before / now | peak MB | peer MB | notes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| gather host-spawn-L20 | 3.00 | 8.00 | 50% | 0.33 | 1.50 | 17.0 | - | - |",
+        "| gather host-new-L20 | 1.00 | 8.00 | 50% | 0.33 | - | 17.0 | - | - |",
     ]
     assert not any("gone" in line for line in lines)
 
@@ -92,7 +92,27 @@ def test_benchmark_without_samples_is_compared_by_its_time(tmp_path, capsys):
         figures = {"test_rank[host-L20]": {"median_s": median, "rounds": 5}}
         write_record(tmp_path, Record(MACHINE, commit, f"2026-01-0{day}T00:00:00+00:00", {}, figures))
     assert main(["--history", str(tmp_path), "--markdown"]) == 0
-    assert "| rank host-L20 | - | - | - | - | 4.00 | - |" in capsys.readouterr().out
+    assert "| rank host-L20 | - | - | - | - | 4.00 | - | - | - |" in capsys.readouterr().out
+
+
+def test_kernels_are_compared_by_cells_and_say_what_only_they_know(tmp_path, capsys):
+    figures = {
+        "test_soft_rank[torchsort-G16-N500]": {
+            "cells_per_s": 2e6, "peak_memory_bytes": 1e6, "peer_peak_memory_bytes": 3e6, "peer_device": "cpu",
+        },
+        "test_growth[soft_rank-G64-N2000-N8000]": {"cells_per_s": 4e6, "growth": 1.0567, "n_log_n_growth": 1.121},
+        "test_step": {"samples_per_s": 3e6, "share_of_step": 0.0432},
+    }  # fmt: skip
+    slower = {name: {**told, "cells_per_s": 1e6} for name, told in figures.items() if "cells_per_s" in told}
+    for commit, day, told in (("aaa", 1, slower), ("bbb", 2, figures)):
+        told = {name: {"median_s": 1.0, "rounds": 5, **content} for name, content in told.items()}
+        write_record(tmp_path, Record(MACHINE, commit, f"2026-01-0{day}T00:00:00+00:00", {}, told))
+    assert main(["--history", str(tmp_path), "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:7] == [
+        "| soft_rank torchsort-G16-N500 | 2.00 | - | - | - | 2.00 | 1.0 | 3.0 | peer on the cpu |",
+        "| growth soft_rank-G64-N2000-N8000 | 4.00 | - | - | - | 4.00 | - | - | time as N^1.06, N log N is N^1.12 |",
+        "| step | 3.00 | - | - | - | - | - | - | objective 4.3% of the step |",
+    ]
 
 
 def test_terminal_table_shows_whole_names(history, capsys, monkeypatch):
