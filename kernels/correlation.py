@@ -16,42 +16,45 @@ from torch import Tensor
 from kernels import rank_terms
 from kernels.limits import LONGEST
 
+torch.library.define("atft::average_ranks", "(Tensor values, Tensor mask) -> Tensor")
+torch.library.define("atft::pearson", "(Tensor a, Tensor b, Tensor mask) -> Tensor")
 
-@torch.library.custom_op("atft::average_ranks", mutates_args=(), device_types="cpu")
-def _average_ranks(values: Tensor, mask: Tensor) -> Tensor:
+
+@torch.library.impl("atft::average_ranks", "cpu")
+def _ranks_on_cpu(values: Tensor, mask: Tensor) -> Tensor:
     from kernels.cpu.correlation import average_ranks
 
     return average_ranks(values, mask)
 
 
-@_average_ranks.register_kernel("cuda")
-def _(values: Tensor, mask: Tensor) -> Tensor:
+@torch.library.impl("atft::average_ranks", "cuda")
+def _ranks_on_cuda(values: Tensor, mask: Tensor) -> Tensor:
     from kernels.cuda.correlation import average_ranks
 
     return average_ranks(values, mask)
 
 
-@_average_ranks.register_fake
-def _(values: Tensor, mask: Tensor) -> Tensor:
+@torch.library.register_fake("atft::average_ranks")
+def _ranks_shape(values: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(values)
 
 
-@torch.library.custom_op("atft::pearson", mutates_args=(), device_types="cpu")
-def _pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+@torch.library.impl("atft::pearson", "cpu")
+def _pearson_on_cpu(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     from kernels.cpu.correlation import pearson
 
     return pearson(a, b, mask)
 
 
-@_pearson.register_kernel("cuda")
-def _(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+@torch.library.impl("atft::pearson", "cuda")
+def _pearson_on_cuda(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     from kernels.cuda.correlation import pearson
 
     return pearson(a, b, mask)
 
 
-@_pearson.register_fake
-def _(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+@torch.library.register_fake("atft::pearson")
+def _pearson_shape(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return a.new_empty(len(a), dtype=torch.float64)
 
 
@@ -66,7 +69,7 @@ def average_ranks(values: Tensor, mask: Tensor) -> Tensor:
     rows, mask_rows = _rows(values, mask), _rows(mask, mask)
     if values.is_cuda and values.shape[-1] > LONGEST:
         return rank_terms.average_ranks(rows, mask_rows.float()).reshape(values.shape)
-    return _average_ranks(rows, mask_rows).reshape(values.shape)
+    return torch.ops.atft.average_ranks.default(rows, mask_rows).reshape(values.shape)
 
 
 def pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ def pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """
     if a.shape != b.shape:
         raise ValueError(f"a is {tuple(a.shape)}, b is {tuple(b.shape)}: give both the same shape")
-    return _pearson(_rows(a, mask), _rows(b, mask), _rows(mask, mask)).reshape(a.shape[:-1])
+    return torch.ops.atft.pearson.default(_rows(a, mask), _rows(b, mask), _rows(mask, mask)).reshape(a.shape[:-1])
 
 
 def spearman(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

@@ -35,32 +35,30 @@ from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("atft::rank_objective", mutates_args=(), device_types="cpu")
-def _rank_objective(
-    scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
-    horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+torch.library.define(
+    "atft::rank_objective",
+    "(Tensor scores, Tensor targets, Tensor returns, Tensor mask, Tensor quantiles, Tensor weights,"
+    " Tensor horizon_weights, Tensor tau, Tensor temperature, Tensor levels, Tensor rotations, bool ranked)"
+    " -> (Tensor loss, Tensor terms, Tensor by_scores, Tensor by_quantiles)",
+)
+
+
+@torch.library.impl("atft::rank_objective", "cpu")
+def _on_cpu(*inputs: Any) -> Result:
     from kernels.cpu.rank_objective import rank_objective
 
-    return rank_objective(
-        scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations, ranked
-    )
+    return rank_objective(*inputs)
 
 
-@_rank_objective.register_kernel("cuda")
-def _(
-    scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
-    horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
-) -> Result:  # fmt: skip
+@torch.library.impl("atft::rank_objective", "cuda")
+def _on_cuda(*inputs: Any) -> Result:
     from kernels.cuda.rank_objective import rank_objective
 
-    return rank_objective(
-        scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations, ranked
-    )
+    return rank_objective(*inputs)
 
 
-@_rank_objective.register_fake
-def _(scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_settings: Any) -> Result:
+@torch.library.register_fake("atft::rank_objective")
+def _shapes(scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_others: Any) -> Result:
     return scores.new_empty(()), scores.new_empty(len(TERMS)), torch.empty_like(scores), torch.empty_like(quantiles)
 
 
@@ -74,7 +72,7 @@ def _gradients(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor | N
     return by_scores * upstream, None, None, None, by_quantiles * upstream, *others
 
 
-_rank_objective.register_autograd(_gradients, setup_context=_save)
+torch.library.register_autograd("atft::rank_objective", _gradients, setup_context=_save)
 
 
 def rank_objective(
@@ -145,7 +143,7 @@ def rank_objective(
     levels = torch.empty(0, device=device) if levels is None else floats(levels)
     rotations = torch.empty(0, dtype=torch.int32, device=device) if rotations is None else rotations.to(torch.int32)
     dense = [floats(array).contiguous() for array in (scores, targets, returns)]
-    loss, terms, *_ = _rank_objective(
+    loss, terms, *_ = torch.ops.atft.rank_objective.default(
         *dense, mask.contiguous(), floats(quantiles).contiguous(), floats(weights), horizon_weights, floats(tau),
         floats(temperature), levels, rotations, ranked,
     )  # fmt: skip

@@ -38,64 +38,68 @@ from torch import Tensor
 from kernels.limits import LONGEST
 from kernels.rank_terms import soft_ranks, standardise
 
+torch.library.define(
+    "atft::soft_rank",
+    "(Tensor scores, Tensor mask, Tensor tau)"
+    " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse)",
+)
+torch.library.define(
+    "atft::soft_rank_backward",
+    "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse) -> Tensor",
+)
 
-@torch.library.custom_op("atft::soft_rank", mutates_args=(), device_types="cpu")
-def _soft_rank(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.impl("atft::soft_rank", "cpu")
+def _forward_on_cpu(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     from kernels.cpu.soft_rank import forward
 
     return forward(scores, mask, float(tau))
 
 
-@torch.library.custom_op("atft::soft_rank_backward", mutates_args=(), device_types="cpu")
-def _soft_rank_backward(
-    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
-) -> Tensor:
-    from kernels.cpu.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, float(tau), order, z_sorted, both, inverse)
-
-
-@_soft_rank.register_kernel("cuda")
-def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.impl("atft::soft_rank", "cuda")
+def _forward_on_cuda(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     from kernels.cuda.soft_rank import forward
 
     return forward(scores, mask, tau)
 
 
-@_soft_rank_backward.register_kernel("cuda")
-def _(
-    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
-) -> Tensor:
-    from kernels.cuda.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, tau, order, z_sorted, both, inverse)
-
-
-@_soft_rank.register_fake
-def _(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.register_fake("atft::soft_rank")
+def _forward_shapes(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     order = torch.empty_like(scores, dtype=torch.int32)
     ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
     return ranks, order, z_sorted, both, scores.new_empty(len(scores))
 
 
-@_soft_rank_backward.register_fake
-def _(
-    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
-) -> Tensor:
-    return torch.empty_like(z_sorted)
+@torch.library.impl("atft::soft_rank_backward", "cpu")
+def _backward_on_cpu(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
+    from kernels.cpu.soft_rank import backward
+
+    return backward(upstream.contiguous(), mask, float(tau), *saved)
 
 
-def _save(
-    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-) -> None:
+@torch.library.impl("atft::soft_rank_backward", "cuda")
+def _backward_on_cuda(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
+    from kernels.cuda.soft_rank import backward
+
+    return backward(upstream.contiguous(), mask, tau, *saved)
+
+
+@torch.library.register_fake("atft::soft_rank_backward")
+def _backward_shapes(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
+    return torch.empty_like(saved[1])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Forward) -> None:
     ctx.save_for_backward(*inputs[1:], *output[1:])
 
 
 def _gradient(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor, None, None]:
-    return _soft_rank_backward(upstream, *ctx.saved_tensors), None, None
+    return torch.ops.atft.soft_rank_backward.default(upstream, *ctx.saved_tensors), None, None
 
 
-_soft_rank.register_autograd(_gradient, setup_context=_save)
+torch.library.register_autograd("atft::soft_rank", _gradient, setup_context=_save)
 
 
 def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor:
@@ -120,4 +124,4 @@ def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor
         known = torch.where(mask, scores.float(), 0.0)
         return soft_ranks(standardise(known, mask.float()), mask.float(), width)
     rows = scores.float().reshape(-1, scores.shape[-1]).contiguous()
-    return _soft_rank(rows, mask.reshape(rows.shape).contiguous(), width)[0].reshape(scores.shape)
+    return torch.ops.atft.soft_rank.default(rows, mask.reshape(rows.shape).contiguous(), width)[0].reshape(scores.shape)
