@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -236,13 +237,12 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.trainer.objective
+    real = engine.trainer.make_objective
 
     def poisoned(*arguments):
-        loss, terms = real(*arguments)
-        return loss * torch.nan, terms
+        return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.trainer, "objective", poisoned)
+    monkeypatch.setattr(engine.trainer, "make_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
