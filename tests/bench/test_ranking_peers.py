@@ -172,7 +172,7 @@ def test_all_pairs_is_the_mean_over_pairs_in_bits():
 
 @pytest.mark.parametrize("name", ["pairwise", "all_pairs"])
 def test_all_pairs_that_fit_no_memory_are_refused_with_the_reason(name):
-    with pytest.raises(Unable, match=r"16 x 8000 take 28\.7 GB, more than 4"), peer(name).build(Ranking(16, 8000, CPU)):
+    with pytest.raises(Unable, match=r"16 x 8000 take 28\.7 GB, more than 8"), peer(name).build(Ranking(16, 8000, CPU)):
         pass
 
 
