@@ -1,11 +1,7 @@
 """The device's gather against a loop over rows: values, edges, runs that begin at any address.
 
-Runs on a GPU where there is one, else in Triton's interpreter; compiled for sm_80 and sm_90 either way.
+Runs on a GPU where there is one, else in Triton's interpreter.
 """
-
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -75,40 +71,3 @@ def test_shapes_that_disagree_are_refused():
     kinds, one = torch.empty(2, 9, dtype=torch.uint8, device=DEVICE), torch.zeros(3, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not agree"):
         gather_block(one, one[0], one[0], False, one[0], 0, 5, (0, 9), SCORED, x, kinds, y)
-
-
-COMPILE = """
-import json, sys, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from kernels import block_gather as kernels
-features = dict(address="*i64", first="*i64", days="*i64", codes="*i64", x="*fp32", begin="i32", span="i32",
-                width="i32", HALF="constexpr", CHUNK="constexpr")
-labels = dict(presence_at="*i64", targets_at="*i64", first="*i64", days="*i64", codes="*i64", presence="*u8", y="*fp32",
-              begin="i32", span="i32", context="i32", horizons="i32", start_day="i32", stop_day="i32", scored="i32",
-              DAYS="constexpr", WIDTH="constexpr")
-found = []
-for target in (80, 90):
-    for kernel, signature, values, warps in (
-        (kernels._gather_features, features, dict(HALF=True, CHUNK=kernels.CHUNK), 8),
-        (kernels._gather_features, features, dict(HALF=False, CHUNK=kernels.CHUNK), 8),
-        (kernels._gather_labels, labels, dict(DAYS=128, WIDTH=2), 4),
-    ):
-        # A launch turns integers that are 1 into constants: horizons, context, days, features may all be.
-        ones = {name: 1 for name in ("begin", "span", "width", "context", "horizons") if name in signature}
-        for constants in ({}, ones):
-            types = signature | dict.fromkeys(constants, "constexpr")
-            source = ASTSource(kernel, types, values | constants)
-            made = triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps})
-            found.append([target, kernel.__name__, made.asm["ptx"].count(".local"), len(made.asm["cubin"])])
-print(json.dumps(found))
-"""
-
-
-def test_it_compiles_for_the_cards_without_spilling():
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "PYTHONPATH": "."}
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=True, env=environment)
-    found = json.loads(done.stdout)
-    assert len(found) == 12
-    for target, name, local, size in found:
-        assert (local, size > 0) == (0, True), (target, name)

@@ -1,15 +1,18 @@
-"""The terms against float64, scipy and brute force."""
+"""The terms in plain torch against scipy, brute force and difference quotients; in float64, as the oracle of others."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata, spearmanr
 
-from kernels.rank_terms import FAR, TERMS, average_ranks, rank_terms, soft_ranks
+from kernels.rank_terms import FAR, TERMS, average_ranks, rank_terms, soft_ranks, standardise, weigh
 
-LEVELS = (0.1, 0.5, 0.9)
+LEVELS, ROTATIONS = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1, 3, 5])
 
 
 def cross_sections(seed=0, horizons=2, days=3, names=17, missing=0.3, dtype=torch.float64):
@@ -24,8 +27,16 @@ def cross_sections(seed=0, horizons=2, days=3, names=17, missing=0.3, dtype=torc
 
 def all_terms(scores, targets, returns, mask, quantiles, terms=TERMS):
     return rank_terms(
-        scores, targets, returns, mask, terms, quantiles=quantiles, levels=LEVELS, rotations=(1, 3, 5), tau=0.2
-    )
+        scores, targets, returns, mask, terms, quantiles=quantiles, levels=LEVELS, rotations=ROTATIONS, tau=0.2,
+        temperature=0.7,
+    )  # fmt: skip
+
+
+def by_section(terms, mask, *arrays):
+    """The terms of every cross-section, and its valid values of the arrays in numpy."""
+    for h, g in np.ndindex(*mask.shape[:2]):
+        valid = mask[h, g].numpy()
+        yield {name: float(value[h, g]) for name, value in terms.items()}, *(a[h, g].numpy()[valid] for a in arrays)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 2**31))
@@ -37,14 +48,25 @@ def test_average_ranks_are_scipys(values, seed):
     assert not ours[~mask].any()
 
 
-@given(st.integers(2, 60), st.floats(0.02, 3.0), st.integers(0, 2**31))
-def test_soft_ranks_are_the_double_sum(n, tau, seed):
+def test_standardised_values_are_those_of_numpy():
+    scores, _, _, mask, _ = cross_sections()
+    z = standardise(scores, mask.double())
+    for h, g in np.ndindex(2, 3):
+        valid, s = mask[h, g].numpy(), scores[h, g].numpy()
+        np.testing.assert_allclose(z[h, g][valid], (s[valid] - s[valid].mean()) / s[valid].std())
+        assert not z[h, g][~valid].any()
+    assert not standardise(torch.full((1, 5), 3.0), torch.ones(1, 5)).any()
+
+
+@given(st.integers(1, 60), st.floats(0.02, 3.0), st.booleans(), st.integers(0, 2**31))
+def test_soft_ranks_are_the_double_sum(n, tau, tied, seed):
     rng = np.random.default_rng(seed)
-    score, mask = rng.normal(size=n), rng.random(n) < 0.8
+    score, mask = rng.normal(size=n).round(0 if tied else 9), rng.random(n) < 0.8
     difference = (score[:, None] - score[None, :]) / tau
     cdf = np.where(difference >= 0, 1 - np.exp(-np.abs(difference)) / 2, np.exp(-np.abs(difference)) / 2)
     expected = 0.5 + (cdf * mask[None, :]).sum(1)
-    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+    # z / tau reaches 200, of which float64 keeps 3e-14 and float32 2e-5, times the ranks that a sum goes over.
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
         ours = soft_ranks(torch.tensor(score, dtype=dtype)[None], torch.tensor(mask)[None].to(dtype), tau)[0].numpy()
         np.testing.assert_allclose(ours[mask], expected[mask], rtol=tolerance, atol=tolerance)
         assert not ours[~mask].any()
@@ -58,32 +80,60 @@ def test_soft_ranks_become_ranks_as_tau_falls():
 
 def test_ic_and_rank_ic_are_one_minus_the_correlation():
     scores, _, returns, mask, _ = cross_sections(names=200)
-    terms = rank_terms(scores, returns, returns, mask, ("ic", "rank_ic"), tau=1e-3)
-    for h in range(2):
-        for g in range(3):
-            s, r = scores[h, g][mask[h, g]].numpy(), returns[h, g][mask[h, g]].numpy()
-            assert float(terms["ic"][h, g]) == pytest.approx(1 - np.corrcoef(s, r)[0, 1], abs=1e-5)
-            assert float(terms["rank_ic"][h, g]) == pytest.approx(1 - spearmanr(s, r)[0], abs=1e-3)
+    terms = rank_terms(scores, returns, returns, mask, ("ic", "rank_ic"), tau=1e-8)
+    for found, s, r in by_section(terms, mask, scores, returns):
+        assert found["ic"] == pytest.approx(1 - np.corrcoef(s, r)[0, 1], abs=1e-9)
+        assert found["rank_ic"] == pytest.approx(1 - spearmanr(s, r)[0], abs=1e-6)
 
 
-def test_sharpe_spearman_huber_quantile_by_hand():
-    scores, targets, returns, mask, quantiles = cross_sections(horizons=1, dtype=torch.float32)
-    terms = all_terms(scores, targets, returns, mask, quantiles)
-    daily = []
-    for g in range(3):
-        m = mask[0, g].numpy()
-        s, r, t = (a[0, g].numpy()[m].astype(float) for a in (scores, returns, targets))
-        z = (s - s.mean()) / s.std()
-        daily.append((z / np.abs(z).sum() * r).sum())
+def test_huber_quantile_spearman_and_listnet_by_hand():
+    arrays = cross_sections()
+    scores, targets, _, mask, quantiles = arrays
+    terms = all_terms(*arrays, terms=("huber", "quantile", "spearman", "listnet"))
+    levels = LEVELS.double().numpy()
+    for found, s, t, q in by_section(terms, mask, scores, targets, quantiles):
         wanted = (t - t.mean()) / t.std()
         error = np.abs(s - wanted)
-        huber = np.where(error < 1, error**2 / 2, error - 0.5).mean()
-        assert float(terms["huber"][0, g]) == pytest.approx(huber, rel=1e-4)
-        q = quantiles[0, g].numpy()[m]
+        assert found["huber"] == pytest.approx(np.where(error < 1, error**2 / 2, error - 0.5).mean(), rel=1e-9)
         e = wanted[:, None] - q
-        pinball = np.maximum(np.array(LEVELS) * e, (np.array(LEVELS) - 1) * e).mean()
-        assert float(terms["quantile"][0, g]) == pytest.approx(pinball, rel=1e-4)
-    assert float(terms["sharpe"][0, 0]) == pytest.approx(-np.mean(daily) / np.std(daily), rel=1e-3)
+        assert found["quantile"] == pytest.approx(np.maximum(levels * e, (levels - 1) * e).mean(), rel=1e-6)
+        z = (s - s.mean()) / s.std()
+        u = (z[:, None] - z) / 0.2
+        soft = 0.5 + np.where(u >= 0, 1 - np.exp(-np.abs(u)) / 2, np.exp(-np.abs(u)) / 2).sum(1)
+        furthest = (np.arange(len(s)) - np.arange(len(s))[::-1]) ** 2
+        distance = ((soft - rankdata(t)) ** 2).mean() / furthest.mean()
+        assert found["spearman"] == pytest.approx(distance, rel=1e-9)
+        assert found["listnet"] == pytest.approx(-(softmax(wanted / 0.7) * log_softmax(s)).sum(), rel=1e-9)
+
+
+def test_pairwise_by_a_loop_over_pairs():
+    scores, targets, returns, mask, _ = cross_sections(days=2)
+    found = rank_terms(scores, targets, returns, mask, ("pairwise",), rotations=ROTATIONS)["pairwise"]
+    for h, g in np.ndindex(2, 2):
+        valid, s, t = (array[h, g].tolist() for array in (mask, scores, targets))
+        std = np.std(np.array(s)[valid])
+        losses = []
+        for i in range(17):
+            for j in ((i + shift) % 17 for shift in ROTATIONS.tolist()):
+                if valid[i] and valid[j] and t[i] != t[j]:
+                    apart = (s[i] - s[j]) / std * (1 if t[i] > t[j] else -1)
+                    losses.append(math.log2(1 + math.exp(-apart)))
+        assert float(found[h, g]) == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+def test_sharpe_by_hand():
+    scores, targets, returns, mask, _ = cross_sections(days=4)
+    mask[0, 1] = torch.arange(17) == 3  # a day of one name has no portfolio
+    found = rank_terms(scores, targets, returns, mask, ("sharpe",))["sharpe"]
+    assert found.shape == (2, 1)
+    for h in range(2):
+        daily = []
+        for g in range(4):
+            s, r = (array[h, g].numpy()[mask[h, g].numpy()] for array in (scores, returns))
+            if len(s) > 1:
+                daily.append(((s - s.mean()) * r).sum() / np.abs(s - s.mean()).sum())
+        assert len(daily) == 4 - (h == 0)
+        assert float(found[h, 0]) == pytest.approx(-np.mean(daily) / np.std(daily), rel=1e-9)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 0.0), (-1, 1.0)])
@@ -109,33 +159,23 @@ def test_gradient_is_finite_nonzero_and_lowers_the_term(term):
         (scores, targets, returns, mask, moved) if term == "quantile" else (moved, targets, returns, mask, quantiles)
     )
     after = all_terms(*inputs, (term,))[term].sum()
-    assert float(after) < float(before)
+    assert after.item() < before.item()
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_gradient_is_the_finite_difference(term):
-    scores, targets, returns, mask, quantiles = cross_sections(dtype=torch.float32)
-    learned = quantiles if term == "quantile" else scores
-    learned.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(
-        all_terms(scores, targets, returns, mask, quantiles, (term,))[term].sum(), learned
-    )
-    direction = torch.tensor(np.random.default_rng(5).normal(size=learned.shape), dtype=torch.float32)
-    direction = direction * (mask[..., None] if term == "quantile" else mask)
-    direction = direction / direction.norm()
-    step = 2e-2
+def test_gradient_passes_gradcheck(term):
+    scores, targets, returns, mask, quantiles = cross_sections(names=8)
 
-    def at(amount):
-        moved = (learned + amount * direction).detach()
+    def value(learned):
         inputs = (
-            (scores, targets, returns, mask, moved)
+            (scores, targets, returns, mask, learned)
             if term == "quantile"
-            else (moved, targets, returns, mask, quantiles)
+            else (learned, targets, returns, mask, quantiles)
         )
-        return float(all_terms(*inputs, (term,))[term].double().sum())
+        return all_terms(*inputs, (term,))[term]
 
-    slope = (at(step) - at(-step)) / (2 * step)
-    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.03, abs=2e-3)
+    learned = quantiles if term == "quantile" else scores
+    assert torch.autograd.gradcheck(value, learned.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -163,7 +203,72 @@ def test_empty_single_and_constant_cross_sections_stay_finite(term):
     assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
-def test_unknown_term_is_named():
-    scores, targets, returns, mask, _ = cross_sections()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_float64_stays_float64_and_other_types_become_float32(dtype):
+    arrays = cross_sections(dtype=dtype)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = all_terms(*(array.double() if array.is_floating_point() else array for array in arrays))
+    for name, value in all_terms(*arrays).items():
+        assert value.dtype == expected, name
+        # Sums of at most 17 float32 values; `sharpe` divides by what is left of them once their mean is taken out.
+        tolerance = 0 if expected == torch.float64 else 1e-4
+        np.testing.assert_allclose(value, exact[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_rotations_go_around_the_end_whatever_their_type():
+    arrays = cross_sections()
+    expected = rank_terms(*arrays[:4], ("pairwise",), rotations=ROTATIONS)["pairwise"]
+    for rotations in (ROTATIONS.int(), ROTATIONS + 17, -ROTATIONS):
+        found = rank_terms(*arrays[:4], ("pairwise",), rotations=rotations)["pairwise"]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_what_is_unknown_or_lacking_is_named():
+    scores, targets, returns, mask, quantiles = cross_sections()
     with pytest.raises(ValueError, match="rankic"):
         rank_terms(scores, targets, returns, mask, ("rankic",))
+    with pytest.raises(ValueError, match="quantile needs"):
+        rank_terms(scores, targets, returns, mask, ("quantile",))
+    with pytest.raises(ValueError, match="one per level"):
+        rank_terms(scores, targets, returns, mask, ("quantile",), quantiles=quantiles, levels=LEVELS[:2])
+    with pytest.raises(ValueError, match="pairwise needs rotations"):
+        rank_terms(scores, targets, returns, mask, ("pairwise",))
+
+
+def test_terms_are_weighed_by_names_and_horizons():
+    arrays = cross_sections()
+    mask = arrays[3]
+    mask[0, 1] = torch.arange(17) == 3  # one name counts nothing
+    mask[1, 2] = False
+    values = all_terms(*arrays)
+    weights = torch.arange(1.0, 9, dtype=torch.float64)
+    loss, terms = weigh(values, mask, weights, torch.tensor([3.0, 1.0], dtype=torch.float64))
+    names = mask.sum(-1).double().numpy() * [[1, 0, 1], [1, 1, 0]]
+    for name, term in zip(TERMS, terms.tolist(), strict=True):
+        if name == "sharpe":
+            expected = np.average(values[name].numpy()[:, 0], weights=[3, 1])
+        else:
+            expected = np.average(values[name].numpy(), weights=names * [[3], [1]])
+        assert term == pytest.approx(expected, rel=1e-12), name
+    assert float(loss) == pytest.approx(float(weights @ terms), rel=1e-12)
+
+
+def test_a_term_without_weight_is_nan_and_no_part_of_the_loss():
+    scores, *others = cross_sections()
+    scores.requires_grad_()
+    values = all_terms(scores, *others)
+    del values["pairwise"]
+    values["listnet"] = values["listnet"] * torch.nan
+    weights = torch.tensor([float(term in ("ic", "huber")) for term in TERMS])
+    loss, terms = weigh(values, others[2], weights, torch.ones(2))
+    assert not terms.requires_grad
+    assert [term for term, value in zip(TERMS, terms.tolist(), strict=True) if value == value] == ["ic", "huber"]
+    assert loss.item() == pytest.approx(float(terms.nansum()), rel=1e-6)
+    assert weigh(values, others[2], weights + 1, torch.ones(2))[0].isnan()
+
+
+def test_without_a_valid_entry_the_loss_is_nothing():
+    *arrays, mask, quantiles = cross_sections()
+    loss, terms = weigh(all_terms(*arrays, mask & False, quantiles), mask & False, torch.ones(8), torch.ones(2))
+    assert float(loss) == 0
+    assert not terms.any()
