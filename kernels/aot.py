@@ -90,7 +90,6 @@ class Program:
         bytes: that it has to move: inputs read once, results written once, no room to work in.
         operations: compare-exchanges of the sort, and for every entry the additions, multiplications, comparisons,
             divisions and functions that the source has in its walks, one each.
-        sorts: takes long to compile.
         ones: integer arguments that may be 1.
     """
 
@@ -101,7 +100,6 @@ class Program:
     warps: int
     bytes: int
     operations: int
-    sorts: bool = False
     ones: tuple[str, ...] = ()
 
     @property
@@ -112,7 +110,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a program takes on a target; of several variants, the worst.
+    """What a program takes on a target; of the variants that launches make of it, the worst.
 
     Args:
         target: such as sm_80.
@@ -161,7 +159,7 @@ def _sorts() -> list[Program]:
             found.append(
                 Program(
                     f"kernels.cuda.{module}", function, f"N={n}", constants, limits.warps_of(n), entry_bytes * n,
-                    operations, sorts=True,
+                    operations,
                 )
             )  # fmt: skip
     return found
@@ -247,10 +245,10 @@ def _measure(program: Program, card: Card) -> Figures:
     kernel = getattr(import_module(program.module), program.function)
     arguments = [name for name in kernel.arg_names if name not in program.constants]
     # What a launch knows of its arguments changes the program: it turns an integer that is 1 into a constant, and takes
-    # multiples of 16, 0 among them, for that. A sort is compiled for a launch that knows nothing, which needs most.
-    variants: list[dict[str, int]] = [{}]
-    if not program.sorts:
-        variants += [dict.fromkeys(arguments, 16), dict.fromkeys(program.ones, 1)]
+    # multiples of 16, 0 among them, for that.
+    variants: list[dict[str, int]] = [{}, dict.fromkeys(arguments, 16)]
+    if program.ones:
+        variants.append(dict.fromkeys(program.ones, 1))
     found = [_compile(kernel, program, card, known) for known in variants]
     return Figures(
         name=program.name,

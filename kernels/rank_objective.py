@@ -19,7 +19,7 @@ value: backward multiplies by the upstream gradient. All terms but `sharpe` are 
 have a floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an infinite valid score
 makes the loss NaN and its own cross-section's gradient, and with `sharpe` every gradient of its horizon. So does a
 return in `sharpe`, and a target in the terms that read it; an infinite one is the highest rank, and a NaN has no pairs
-in `pairwise`.
+in `pairwise`. Beyond LONGEST entries on CUDA, by autograd, a term without a weight spoils the gradient too.
 
 H horizons, G cross-sections (days), N entries (codes), Q quantile levels, K rotations
 """

@@ -62,6 +62,9 @@ def soft_ranks(score: Tensor, mask: Tensor, tau: float | Tensor) -> Tensor:
     below = torch.exp(torch.logcumsumexp(scaled, -1) - scaled)
     above = torch.exp(torch.logcumsumexp(-scaled.flip(-1), -1).flip(-1) + scaled) - 1
     ranks = position - below / 2 + above / 2 + 0.5
+    # Equal scores have equal ranks but for rounding, which a correlation would take for an order where all are equal.
+    first = torch.searchsorted(ordered.detach(), ordered.detach()).clamp(max=score.shape[-1] - 1)  # of NaN, N
+    ranks = ranks + (ranks.gather(-1, first) - ranks).detach()
     return torch.zeros_like(ranks).scatter(-1, order, ranks) * mask
 
 
@@ -144,7 +147,9 @@ def rank_terms(
             raise ValueError("the term pairwise needs rotations to compare with")
         total, count = torch.zeros_like(valid[..., 0]), torch.zeros_like(valid[..., 0])
         for shift in rotations:
-            sign = torch.sign(targets - _ahead(targets, shift)) * valid * _ahead(valid, shift)
+            ahead = _ahead(targets, shift)
+            # By comparison, since a NaN is not above and not below anything, but has no sign either.
+            sign = ((targets > ahead).to(kind) - (targets < ahead).to(kind)) * valid * _ahead(valid, shift)
             total = total + (F.softplus(-sign * (z - _ahead(z, shift))) * sign.abs()).sum(-1)
             count = count + sign.abs().sum(-1)
         result["pairwise"] = total / count.clamp(min=1) / math.log(2)

@@ -210,6 +210,7 @@ def _walk(  # type: ignore[no-untyped-def]
         n = compact(mask[r], place)
         if n < max(size, 2):
             gradient[r] = 0
+        if n < max(size, 2) or weights[QUANTILE] == 0:
             gradient_q[r] = 0
         if n < 2:
             continue

@@ -201,7 +201,7 @@ def _sum_up(  # type: ignore[no-untyped-def]
                     names = tl.load(statistics + k * _STATISTICS + _NAMES, mask=k < rows, other=0.0)
                     share = names * tl.load(horizon_weights + k // sections, mask=k < rows, other=0.0)
                     # Other programs wrote these: past the cache of this processor, which may hold older ones.
-                    value = tl.load(values + k * _COUNT + t, mask=names > 0, other=0.0, cache_modifier=".cg")
+                    value = tl.load(values + k * _COUNT + t, mask=share > 0, other=0.0, cache_modifier=".cg")
                     sums += share * value
                 term = tl.sum(sums) / all_names
             total += weight * term

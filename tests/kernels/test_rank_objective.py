@@ -23,6 +23,7 @@ from tests.kernels.faces import (
     FACES,
     FAST,
     NUMBA,
+    PLAIN,
     SIZES,
     block,
     evaluated,
@@ -37,6 +38,8 @@ ORDERED = ("rank_ic", "ic", "spearman", "huber", "pairwise", "listnet")  # lower
 SHARPE = TERMS.index("sharpe")
 every_face = pytest.mark.parametrize("face", FACES, ids=str)
 fast_faces = pytest.mark.parametrize("face", FAST, ids=str)
+# Plain torch computes every term, and autograd carries a NaN from one without a weight into the gradient.
+fused_faces = pytest.mark.parametrize("face", [face for face in FAST if face is not PLAIN], ids=str)
 every_term = pytest.mark.parametrize("term", TERMS)
 every_device = pytest.mark.parametrize("device", ["cpu", *(["cuda"] if CUDA else [])])
 # numpy's, of NaN and of infinity less infinity, where the interpreter meets them on purpose
@@ -276,7 +279,7 @@ def test_few_names_and_constant_ones(face, ranked):
     asked.mask[0, 1] = torch.arange(20) == 3
     asked.mask[0, 2] = (torch.arange(20) == 3) | (torch.arange(20) == 4)
     asked.scores[0, 3] = 0.5
-    asked.targets[0, 4] = -2.0
+    asked.targets[0, 4], asked.quantiles[0, 4] = -2.0, 0.0  # every quantile is what it should be, the loss's kink
     asked.scores[0, 5] = asked.targets[0, 5] = 1.0
     found = evaluated(face, asked)
     assert np.isfinite(found.loss)
@@ -357,7 +360,7 @@ def test_a_target_that_is_nan_spoils_the_terms_that_read_it(face, term, ranked):
     assert np.isfinite(found.by_scores[0]).all()
 
 
-@fast_faces
+@fused_faces
 @pytest.mark.parametrize("ranked", [True, False])
 def test_a_target_that_is_nan_has_no_pairs(face, ranked):
     asked, _ = spoilable(face, ranked)
@@ -368,7 +371,7 @@ def test_a_target_that_is_nan_has_no_pairs(face, ranked):
     assert np.isfinite(found.by_scores).all()
 
 
-@fast_faces
+@fused_faces
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("ranked", [True, False])
 def test_an_infinite_target_is_the_first_or_last_in_order(face, sign, ranked):
