@@ -32,6 +32,11 @@ from torch import Tensor
 from kernels.limits import LONGEST
 from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
 
+torch.library.define(
+    "atft::scaled_gradients",
+    "(Tensor by_scores, Tensor by_quantiles, Tensor upstream) -> (Tensor, Tensor)",
+)
+
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -57,19 +62,37 @@ def _on_cuda(*inputs: Any) -> Result:
     return rank_objective(*inputs)
 
 
+@torch.library.impl("atft::scaled_gradients", "cpu")
+def _scaled_on_cpu(by_scores: Tensor, by_quantiles: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    factor = upstream.numpy()
+    return torch.from_numpy(by_scores.numpy() * factor), torch.from_numpy(by_quantiles.numpy() * factor)
+
+
+@torch.library.register_fake("atft::scaled_gradients")
+def _scaled_shapes(by_scores: Tensor, by_quantiles: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(by_scores), torch.empty_like(by_quantiles)
+
+
 @torch.library.register_fake("atft::rank_objective")
 def _shapes(scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_others: Any) -> Result:
     return scores.new_empty(()), scores.new_empty(len(TERMS)), torch.empty_like(scores), torch.empty_like(quantiles)
 
 
 def _save(ctx: Any, inputs: Any, output: Result) -> None:
+    # Without this, torch fills zeros as the gradients of the gradients.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[2:])
 
 
 def _gradients(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     by_scores, by_quantiles = ctx.saved_tensors
+    if by_scores.is_cuda:
+        by_scores, by_quantiles = by_scores * upstream, by_quantiles * upstream
+    else:
+        # Torch would multiply on threads that go on spinning, on cores that the next forward wants.
+        by_scores, by_quantiles = torch.ops.atft.scaled_gradients.default(by_scores, by_quantiles, upstream)
     others = (None,) * 7
-    return by_scores * upstream, None, None, None, by_quantiles * upstream, *others
+    return by_scores, None, None, None, by_quantiles, *others
 
 
 torch.library.register_autograd("atft::rank_objective", _gradients, setup_context=_save)

@@ -92,6 +92,8 @@ def _backward_shapes(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Forward) -> None:
+    # Outputs that only backward reads get no gradients: without this, torch fills zeros for each of them.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[1:], *output[1:])
 
 
