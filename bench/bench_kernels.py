@@ -48,6 +48,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BLOCKS = 4  # of ours in a pass
 PREPARED = 8  # blocks that are used in turn
 ROUNDS = 15
+IDLE = 0.02  # seconds before a pass: threads of a parallel loop spin for some ms after it, on cores of the next pass
 SLOW = ("all_pairs", "fast_soft_sort", "pairwise")  # take up to seconds for a pass
 SLOW_ROUNDS = 5
 SOURCE, SLOTS = 1 << 28, 4  # bytes that the copy reads from, larger than any cache, and buffers that it writes to
@@ -250,8 +251,10 @@ def compare(benchmark: BenchmarkFixture, operator: str, name: str, asked: Rankin
 
         def setup() -> tuple[Any, Any]:
             given = list(islice(theirs, rival.BLOCKS))
+            time.sleep(IDLE)
             seconds["peer"].append(timed(lambda: deque(rival.run(able, given), 1), able.device) / rival.BLOCKS)
             seconds["limit"].append(timed(lambda: [copy() for _ in range(BLOCKS)], DEVICE) / BLOCKS)
+            time.sleep(IDLE)
             return (operator, list(islice(blocks, BLOCKS))), {}
 
         benchmark.pedantic(passed, setup=setup, rounds=rounds, warmup_rounds=1)

@@ -63,7 +63,8 @@ def soft_ranks(score: Tensor, mask: Tensor, tau: float | Tensor) -> Tensor:
     above = torch.exp(torch.logcumsumexp(-scaled.flip(-1), -1).flip(-1) + scaled) - 1
     ranks = position - below / 2 + above / 2 + 0.5
     # Equal scores have equal ranks but for rounding, which a correlation would take for an order where all are equal.
-    first = torch.searchsorted(ordered.detach(), ordered.detach()).clamp(max=score.shape[-1] - 1)  # of NaN, N
+    values = ordered.detach().contiguous()
+    first = torch.searchsorted(values, values).clamp(max=score.shape[-1] - 1)  # of NaN, N
     ranks = ranks + (ranks.gather(-1, first) - ranks).detach()
     return torch.zeros_like(ranks).scatter(-1, order, ranks) * mask
 
