@@ -133,7 +133,7 @@ def test_any_width_scale_and_offset(face, tau, grid, scale, offset):
 
 
 @pytest.mark.parametrize("face", FAST, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     n=st.one_of(st.sampled_from([1, 2, 3, 64, 65, 127, 128, 129]), st.integers(1, 400)),
