@@ -158,7 +158,7 @@ def rank_objective(
             if not ((name == "quantile" and quantiles is None) or (name == "pairwise" and rotations is None))
         ]
         values = rank_terms(
-            scores, aims, returns, mask, tuple(able), quantiles=quantiles, levels=levels, rotations=rotations,
+            scores.float(), aims, returns, mask, tuple(able), quantiles=quantiles, levels=levels, rotations=rotations,
             tau=floats(tau), temperature=floats(temperature),
         )  # fmt: skip
         return weigh(values, mask, floats(weights), horizon_weights)
