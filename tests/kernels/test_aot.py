@@ -1,7 +1,6 @@
 """Compiled for sm_80 and sm_90: nothing spills, the table says what is launched, files and exit codes.
 
-No GPU is needed. Sorts between the shortest and the longest are left to the command, which compiles all of them: the
-longest is the one that fills its registers.
+No GPU is needed. Sorts between the shortest and the longest, which take minutes more, are left to the command.
 """
 
 import ast
