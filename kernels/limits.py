@@ -1,7 +1,7 @@
 """How cross-sections are laid out on a GPU: a program for each.
 
 A sort needs a power of two, so a cross-section of N entries takes the next one, and it holds all of them in registers:
-8 a thread, 16 at the largest. What follows a sort walks the sorted entries in memory, in tiles. Both were chosen so
+8 a thread, 16 from 4,096 on. What follows a sort walks the sorted entries in memory, in tiles. Both were chosen so
 that nothing is spilled from registers on sm_80 and sm_90 (python -m kernels.aot).
 """
 
@@ -17,8 +17,8 @@ def block_of(entries: int) -> int:
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that sorts."""
-    return max(1, min(16, block // 256))
+    """Warps of a program that sorts: 16 entries a thread from 4,096 on, below that 8."""
+    return max(1, block // (512 if block >= 4096 else 256))
 
 
 def tile_of(block: int) -> int:
