@@ -116,8 +116,10 @@ def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor
         tau: width of the kernel in deviations of the cross-section's scores, above 0. As a tensor [] on the scores'
             device it may change without another compilation of the step.
 
-    Raises ValueError for a mask of another shape or type.
+    Raises ValueError for a mask of another shape or type, and where there is no entry.
     """
+    if scores.dim() == 0 or scores.shape[-1] == 0:
+        raise ValueError(f"scores are {tuple(scores.shape)}: give [..., N] with at least one entry")
     if mask.shape != scores.shape or mask.dtype != torch.bool:
         what = f"mask is {mask.dtype} {tuple(mask.shape)}"
         raise ValueError(f"{what}, scores are {tuple(scores.shape)}: give a bool mask of their shape")

@@ -1,12 +1,15 @@
 """How the loops of this folder are compiled, and when what was compiled is used again."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from numba import njit
+from numba.core.config import CACHE_DIR  # type: ignore[attr-defined]
 
 # Sums may be reordered and products fused, so that loops vectorise; NaN and infinities keep their meaning. Division by
-# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL.
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL. Nothing is
+# stored in a folder of the user's choice, where `drop_stale` does not look.
+compiled = njit(nogil=True, cache=not CACHE_DIR, fastmath={"reassoc", "contract"}, error_model="numpy")
 
 
 def drop_stale(folder: Path) -> None:
@@ -17,8 +20,9 @@ def drop_stale(folder: Path) -> None:
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in folder.glob("__pycache__/*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process of ours was first
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 drop_stale(Path(__file__).parent)

@@ -1,13 +1,12 @@
 """The rank objective on CPUs, value and gradient in one walk: see kernels.rank_objective for the mathematics.
 
 A thread holds one cross-section at a time in arrays of its valid entries, so that all terms find it in the cache. Only
-`sharpe` needs the other days: its gradient follows in a second walk.
+`sharpe` needs the other days: its gradient by a day's return is kept, and scaled and added once all days are known.
 
 H horizons, G cross-sections (days), R = H * G rows, N entries, n valid ones, Q quantile levels, K rotations
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,14 @@ from torch import Tensor
 
 from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
-from kernels.cpu.soft_rank import ascending, compact, decays, means, moments, pull_back, ranks_from, valid_of
+from kernels.cpu.soft_rank import ascending, compact, decays, means, moments, pull_back, ranks_from, spread, valid_of
 from kernels.cpu.sorting import average_ranks, place_in, scratch, sort
 from kernels.cpu.threads import for_rows
 from kernels.rank_terms import EPSILON, LEAST_VARIANCE, TERMS
 
 RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = range(len(TERMS))
+GRAIN = 1 << 18  # entries that a thread adds up before it is worth waking
+TILE = 512  # entries whose quantiles are looked at together: they fit into the first cache
 
 
 @compiled
@@ -42,16 +43,18 @@ def _standardise(values, z):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _rank_ic(soft, hard, weight, p, q, g):  # type: ignore[no-untyped-def]
-    """1 - correlation of soft and hard ranks; its gradient by the soft ranks is added to g. p, q: [n] to work in."""
+def _rank_ic(soft, hard, weight, g):  # type: ignore[no-untyped-def]
+    """1 - correlation of soft and hard ranks; its gradient by the soft ranks is added to g."""
     n = len(soft)
-    inverse = _standardise(soft, p)
-    _standardise(hard, q)
-    correlation = _dot(p, q) / n
-    factor, along = float32(-weight * inverse / n), float32(correlation)
+    mean, inverse = moments(soft)
+    hard_mean, hard_inverse = moments(hard)
+    total = 0.0
     for i in range(n):
-        g[i] += factor * (q[i] - along * p[i])
-    return 1 - correlation
+        total += ((soft[i] - mean) * inverse) * ((hard[i] - hard_mean) * hard_inverse)
+    factor, along = float32(-weight * inverse / n), float32(total / n)
+    for i in range(n):
+        g[i] += factor * ((hard[i] - hard_mean) * hard_inverse - along * ((soft[i] - mean) * inverse))
+    return 1 - total / n
 
 
 @compiled
@@ -109,19 +112,60 @@ def _listnet(score, wanted, temperature, weight, p, q, ds):  # type: ignore[no-u
 
 
 @compiled
-def _quantile(wanted, place, n, quantiles, levels, weight, gradient):  # type: ignore[no-untyped-def]
-    """Pinball loss of quantiles [N, Q] at levels [Q], whose gradient is written for the valid entries."""
-    count = len(levels)
-    total, factor = 0.0, float32(weight / (n * count))
-    for i in range(n):
-        at = uint32(place[i])
-        for k in range(count):
-            error, level = wanted[i] - quantiles[at, k], levels[k]
-            # Sides as numbers: their order is random, and a branch would be guessed wrong half of the time.
-            over, under = float32(error < 0), float32(error > 0)
-            total += error * (level * under + (level - float32(1)) * over)
-            gradient[at, k] = factor * (over + float32(0.5) * (float32(1) - over - under) - level)
+def _quantile(wanted, place, quantiles, levels, rooms, weight, gradient):  # type: ignore[no-untyped-def]
+    """Pinball loss of a row's quantiles [N, Q], whose gradient is filled. rooms: [3, TILE, Q], levels in the first.
+
+    By tiles, in which every valid entry's aim is repeated for the levels, so that one loop runs over both.
+    """
+    n, size, count = len(wanted), len(quantiles), len(levels)
+    total, factor, done = 0.0, float32(weight / (n * count)), 0
+    aims, valid = rooms[1], rooms[2]
+    for begin in range(0, size, TILE):
+        tile = slice(begin, min(begin + TILE, size))
+        valid[:] = 0
+        while done < n and place[done] < tile.stop:
+            at = uint32(place[done] - begin)
+            for k in range(count):
+                aims[at, k], valid[at, k] = wanted[done], 1
+            done += 1
+        total += _pinball(
+            aims.ravel(), valid.ravel(), rooms[0].ravel(), factor, quantiles[tile].ravel(), gradient[tile].ravel()
+        )
     return total / (n * count)
+
+
+@compiled
+def _pinball(aims, valid, levels, factor, quantiles, gradient):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(len(quantiles)):
+        error = aims[i] - quantiles[i] if valid[i] != 0 else float32(0)
+        # Sides as numbers: their order is random, and a branch would be guessed wrong half of the time.
+        over, under = float32(error < 0), float32(error > 0)
+        total += error * (levels[i] * under + (levels[i] - float32(1)) * over)
+        gradient[i] = factor * valid[i] * (over + float32(0.5) * (float32(1) - over - under) - levels[i])
+    return total
+
+
+@compiled
+def _day(z, returns, dz):  # type: ignore[no-untyped-def]
+    """The return of a day, whose gradient by z fills dz."""
+    total, gross = 0.0, 0.0
+    for i in range(len(z)):
+        total += z[i] * returns[i]
+        gross += abs(z[i])
+    daily = total / max(gross, EPSILON)
+    factor, pull = float32(1 / max(gross, EPSILON)), float32(daily if gross > EPSILON else 0.0)
+    for i in range(len(z)):
+        dz[i] = factor * (returns[i] - pull * (float32(z[i] > 0) - float32(z[i] < 0)))
+    return daily
+
+
+@compiled
+def _by_scores(dz, z, inverse, ds):  # type: ignore[no-untyped-def]
+    """Fill ds with the gradient by scores from dz, that by z."""
+    mean, along = means(dz, z)
+    for i in range(len(z)):
+        ds[i] = (dz[i] - mean - z[i] * along) * inverse
 
 
 @compiled
@@ -198,19 +242,22 @@ def _pairwise(z, target, rotations, weight, product, x, dz):  # type: ignore[no-
 @compiled
 def _walk(  # type: ignore[no-untyped-def]
     begin, end, scores, targets, returns, mask, quantiles, weights, tau, temperature, levels, rotations, ranked, share,
-    values, daily, gradient, gradient_q,
+    values, daily, by_daily, gradient, gradient_q,
 ):  # fmt: skip
+    """Fill what belongs to the rows begin..end-1: values of the terms, daily returns, gradients."""
     size = scores.shape[1]
     place = np.empty(size + 1, np.int32)
     words, spare, counts = scratch(size)
     rooms = np.empty((16, size), np.float32)
+    by_level = np.empty((3, TILE, len(levels)), np.float32)
+    by_level[0] = levels
     soft_terms = weights[RANK_IC] != 0 or weights[SPEARMAN] != 0
     aimed = weights[IC] != 0 or weights[HUBER] != 0 or weights[QUANTILE] != 0 or weights[LISTNET] != 0
     for r in range(begin, end):
         n = compact(mask[r], place)
         if n < max(size, 2):
             gradient[r] = 0
-        if n < max(size, 2) or weights[QUANTILE] == 0:
+        if n < 2 or weights[QUANTILE] == 0:
             gradient_q[r] = 0
         if n < 2:
             continue
@@ -239,7 +286,7 @@ def _walk(  # type: ignore[no-untyped-def]
             decays(z_sorted, tau, decay)
             ranks_from(decay, below, above, soft)
             if weights[RANK_IC] != 0:
-                values[r, RANK_IC] = _rank_ic(soft, hard_sorted, weights[RANK_IC] * share[r], p, q, g)
+                values[r, RANK_IC] = _rank_ic(soft, hard_sorted, weights[RANK_IC] * share[r], g)
             if weights[SPEARMAN] != 0:
                 values[r, SPEARMAN] = _spearman(soft, hard_sorted, weights[SPEARMAN] * share[r], g)
             for k in range(n):
@@ -255,7 +302,7 @@ def _walk(  # type: ignore[no-untyped-def]
             values[r, LISTNET] = _listnet(score, wanted, temperature, weights[LISTNET] * share[r], p, q, ds)
         if weights[QUANTILE] != 0:
             values[r, QUANTILE] = _quantile(
-                wanted, place, n, quantiles[r], levels, weights[QUANTILE] * share[r], gradient_q[r]
+                wanted, place, quantiles[r], levels, by_level, weights[QUANTILE] * share[r], gradient_q[r]
             )
         if weights[PAIRWISE] != 0:
             z_row, target_row, product, x, dz_row = rooms[9], rooms[10], rooms[11], rooms[12], rooms[13]
@@ -268,55 +315,72 @@ def _walk(  # type: ignore[no-untyped-def]
             for i in range(n):
                 dz[i] += dz_row[uint32(place[i])]
         if weights[SHARPE] != 0:
-            realised = valid_of(returns[r], place, n, p)
-            total, gross = 0.0, 0.0
-            for i in range(n):
-                total += z[i] * realised[i]
-                gross += abs(z[i])
-            daily[r] = total / max(gross, EPSILON)
-        mean, along = means(dz, z)
+            daily[r] = _day(z, valid_of(returns[r], place, n, p), q)
+            _by_scores(q, z, inverse, p)
+            spread(p, place, by_daily[r])
+        _by_scores(dz, z, inverse, p)
         for i in range(n):
-            ds[i] += (dz[i] - mean - z[i] * along) * inverse
-        if n == size:
-            gradient[r] = ds
-        else:
-            for i in range(n):
-                gradient[r, uint32(place[i])] = ds[i]
+            ds[i] += p[i]
+        spread(ds, place, gradient[r])
 
 
 @compiled
-def _walk_sharpe(begin, end, scores, returns, mask, daily, slope, gradient):  # type: ignore[no-untyped-def]
-    """Add slope[r] times the gradient of daily[r] by the scores of row r."""
-    size = scores.shape[1]
-    place = np.empty(size + 1, np.int32)
-    rooms = np.empty((4, size), np.float32)
+def _add(begin, end, mask, slope, by_daily, gradient):  # type: ignore[no-untyped-def]
+    """Add slope[r] times by_daily[r] to the gradient of row r."""
     for r in range(begin, end):
-        n = compact(mask[r], place)
-        if n < 2:
-            continue
-        score, realised = valid_of(scores[r], place, n, rooms[0]), valid_of(returns[r], place, n, rooms[1])
-        z, dz = rooms[2, :n], rooms[3, :n]
-        inverse = _standardise(score, z)
-        gross = 0.0
-        for i in range(n):
-            gross += abs(z[i])
-        factor = float32(slope[r] / max(gross, EPSILON))
-        pull = float32(daily[r] if gross > EPSILON else 0.0)
-        for i in range(n):
-            dz[i] = factor * (realised[i] - pull * (float32(z[i] > 0) - float32(z[i] < 0)))
-        mean, along = means(dz, z)
-        for i in range(n):
-            gradient[r, uint32(place[i])] += (dz[i] - mean - z[i] * along) * inverse
+        factor = float32(slope[r])
+        for i in range(gradient.shape[1]):
+            gradient[r, i] += factor * by_daily[r, i] if mask[r, i] else float32(0)
 
 
 @compiled
-def _count(mask, names):  # type: ignore[no-untyped-def]
-    """Fill names [R] with the number of valid entries of every row, 0 where there are fewer than two."""
-    for r in range(len(mask)):
+def _shares(mask, horizon_weights, names, share):  # type: ignore[no-untyped-def]
+    """Fill the number of valid entries of every row, 0 for fewer than two, and its share of the loss; [H, G]."""
+    total = 0.0
+    for h, g in np.ndindex(names.shape):
         n = 0
-        for i in range(mask.shape[1]):
-            n += 1 if mask[r, i] else 0
-        names[r] = n if n >= 2 else 0
+        for i in range(mask.shape[2]):
+            n += 1 if mask[h, g, i] else 0
+        names[h, g] = n if n >= 2 else 0
+        share[h, g] = names[h, g] * horizon_weights[h]
+        total += share[h, g]
+    share /= max(total, EPSILON)
+
+
+@compiled
+def _sharpe(daily, names, weight, slope):  # type: ignore[no-untyped-def]
+    """Fill the slope [H, G] of the term by every daily return [H, G], and give the term over all horizons.
+
+    weight: [H], what a horizon adds to the loss.
+    """
+    term = 0.0
+    slope[:] = 0
+    for h in range(len(weight)):
+        alive = names[h] > 0
+        count = alive.sum()
+        if count < 2:
+            continue
+        mean = (daily[h] * alive).sum() / count
+        variance = (((daily[h] - mean) * alive) ** 2).sum() / count
+        std = np.sqrt(max(variance, LEAST_VARIANCE))
+        steeper = mean / std**3 if variance > LEAST_VARIANCE else 0.0
+        term -= weight[h] * mean / std
+        slope[h] = weight[h] / count * alive * (steeper * (daily[h] - mean) - 1 / std)
+    return term
+
+
+@compiled
+def _sum_up(weights, share, values, terms):  # type: ignore[no-untyped-def]
+    """Fill the terms [8] from their values in every row, all but `sharpe`, which is there; give the loss."""
+    loss = 0.0
+    for k in range(len(terms)):
+        if weights[k] == 0:
+            terms[k] = np.nan
+            continue
+        if k != SHARPE:
+            terms[k] = (share * values[:, k]).sum()
+        loss += weights[k] * terms[k]
+    return loss
 
 
 def rank_objective(
@@ -327,40 +391,24 @@ def rank_objective(
 
     Inputs as in kernels.rank_objective, contiguous float32. Raises ValueError for a term that lacks its inputs.
     """
-    shape = scores.shape
+    horizons, days, size = scores.shape
+    rows, w, of_horizon = horizons * days, weights.numpy(), horizon_weights.numpy()
     for term, given in ((QUANTILE, len(levels)), (PAIRWISE, len(rotations))):
-        if weights[term] != 0 and not given:
+        if w[term] != 0 and not given:
             needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
-            raise ValueError(f"{TERMS[term]} has the weight {float(weights[term])}: give {needs}")
-    rows, wanted = shape[0] * shape[1], weights.numpy()
-    names, values, daily = np.empty(rows), np.zeros((rows, len(TERMS))), np.zeros(rows)
-    gradient, gradient_q = torch.empty(shape), torch.empty(quantiles.shape)
-
-    def flat(array: Tensor) -> Any:
-        return array.flatten(0, 1).numpy()
-
-    sections = [flat(array) for array in (scores, targets, returns, mask, quantiles)]
-    _count(sections[3], names)
-    share = names * np.repeat(horizon_weights.numpy(), shape[1])
-    share /= max(share.sum(), EPSILON)
-    settings = (wanted, float(tau), float(temperature), levels.numpy(), rotations.numpy(), ranked)
-    for_rows(_walk, rows, *sections, *settings, share, values, daily, flat(gradient), flat(gradient_q))
-    terms = share @ values
-    if wanted[SHARPE] != 0:
-        terms[SHARPE], slope = _sharpe(daily.reshape(shape[:2]), names.reshape(shape[:2]) > 0, horizon_weights.numpy())
-        slope = slope.reshape(-1) * wanted[SHARPE]
-        for_rows(_walk_sharpe, rows, *(sections[i] for i in (0, 2, 3)), daily, slope, flat(gradient))
-    terms[wanted == 0] = np.nan
-    loss = (wanted * terms)[wanted != 0].sum()
-    return torch.tensor(loss, dtype=torch.float32), torch.tensor(terms, dtype=torch.float32), gradient, gradient_q
-
-
-def _sharpe(daily: Any, alive: Any, horizon_weights: Any) -> tuple[float, Any]:
-    """The term over all horizons, and its slope [H, G] by every daily return."""
-    count = np.maximum(alive.sum(1, keepdims=True), 1)
-    mean = (daily * alive).sum(1, keepdims=True) / count
-    variance = (((daily - mean) * alive) ** 2).sum(1, keepdims=True) / count
-    std = np.sqrt(np.maximum(variance, LEAST_VARIANCE))
-    weight = horizon_weights[:, None] / horizon_weights.sum() * (alive.sum(1, keepdims=True) >= 2)
-    steeper = np.where(variance > LEAST_VARIANCE, mean * (daily - mean) / std**3, 0.0)
-    return float((-mean / std * weight).sum()), weight * alive / count * (steeper - 1 / std)
+            raise ValueError(f"{TERMS[term]} has the weight {w[term]}: give {needs}")
+    names, share, daily, slope = np.empty((4, horizons, days))
+    values, terms = np.zeros((rows, len(TERMS))), np.zeros(len(TERMS), np.float32)
+    by_daily = np.empty((rows, size if w[SHARPE] != 0 else 0), np.float32)
+    gradient, gradient_q = np.empty(scores.shape, np.float32), np.empty(quantiles.shape, np.float32)
+    inputs = [array.numpy() for array in (scores, targets, returns, mask, quantiles)]
+    _shares(inputs[3], of_horizon, names, share)
+    sections = [array.reshape(rows, *array.shape[2:]) for array in inputs]
+    settings = (w, float(tau), float(temperature), levels.numpy(), rotations.numpy(), ranked)
+    of_rows = [array.reshape(rows, *array.shape[2:]) for array in (share, daily, slope, gradient, gradient_q)]
+    for_rows(_walk, rows, *sections, *settings, of_rows[0], values, of_rows[1], by_daily, *of_rows[3:])
+    if w[SHARPE] != 0:
+        terms[SHARPE] = _sharpe(daily, names, of_horizon / of_horizon.sum(), slope)
+        for_rows(_add, rows, sections[3], w[SHARPE] * of_rows[2], by_daily, of_rows[3], grain=1 + GRAIN // max(size, 1))
+    loss = np.float32(_sum_up(w, of_rows[0], values, terms))
+    return torch.tensor(loss), torch.from_numpy(terms), torch.from_numpy(gradient), torch.from_numpy(gradient_q)

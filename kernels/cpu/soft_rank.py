@@ -34,8 +34,18 @@ def valid_of(row, place, n, room):  # type: ignore[no-untyped-def]
     if n == len(row):
         return row
     for i in range(n):
-        room[i] = row[place[i]]
+        room[i] = row[uint32(place[i])]
     return room[:n]
+
+
+@compiled
+def spread(values, place, row):  # type: ignore[no-untyped-def]
+    """Put the valid entries' values at their places in a row."""
+    if len(values) == len(row):
+        row[:] = values
+    else:
+        for i in range(len(values)):
+            row[uint32(place[i])] = values[i]
 
 
 @compiled

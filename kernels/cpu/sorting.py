@@ -92,13 +92,17 @@ def average_ranks(words, ranks):  # type: ignore[no-untyped-def]
     if np.isnan(value_in(words[0])) or np.isnan(value_in(words[n - _ONE])):
         ranks[:] = np.nan
         return
-    begin = uint32(0)
-    while begin < n:
-        key = words[begin] >> _LOW
-        end = begin + _ONE
-        while end < n and words[end] >> _LOW == key:
-            end += _ONE
-        rank = float32(begin + end + _ONE) * float32(0.5)
-        for k in range(begin, end):
-            ranks[place_in(words[k])] = rank
-        begin = end
+    # Twice the mean place of a run is its first plus its last place: from below and from above, without a branch.
+    first, before = uint32(1), words[0] >> _LOW
+    for k in range(n):
+        key = words[k] >> _LOW
+        first = first if key == before else uint32(k) + _ONE
+        before = key
+        ranks[place_in(words[k])] = float32(first)
+    last = n
+    for k in range(n - _ONE, -1, -1):
+        key = words[k] >> _LOW
+        last = last if key == before else uint32(k) + _ONE
+        before = key
+        at = place_in(words[k])
+        ranks[at] = (ranks[at] + float32(last)) * float32(0.5)

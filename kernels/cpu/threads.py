@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 
-def for_rows(walk: Callable[..., None], rows: int, *arguments: Any) -> None:
+def for_rows(walk: Callable[..., None], rows: int, *arguments: Any, grain: int = 1) -> None:
     """Call `walk(begin, end, *arguments)` over stretches of 0..rows-1, on as many threads as torch uses.
+
+    No other thread is woken for fewer rows than `grain`.
 
     `walk` releases the GIL and writes nothing that another stretch reads. What it raises is raised here.
     """
-    threads = max(1, min(torch.get_num_threads(), rows))
+    threads = max(1, min(torch.get_num_threads(), rows // grain))
     borders = [rows * i // threads for i in range(threads + 1)]
     tasks = [_pool(threads).submit(walk, *borders[i : i + 2], *arguments) for i in range(1, threads)]
     walk(borders[0], borders[1], *arguments)

@@ -50,7 +50,8 @@ def compare(found, expected, asked, upstream=2.0):
     """With tolerances for results in float32: 64 EPS of what a result is made of.
 
     Terms are sums of numbers of their own size or of 1. A gradient is compared with the largest of its cross-section,
-    and with what a term may give a score before its parts along 1 and z are taken out, which may leave nothing of it.
+    and with what a term may give a score before its parts along 1 and z are taken out, which may leave nothing of it;
+    z itself has fewer digits the further the scores' mean is from 0.
     The daily returns of `sharpe` cancel: a digit is lost for each that their deviation lies below the returns.
     """
     lost = lost_digits(asked)
@@ -60,8 +61,11 @@ def compare(found, expected, asked, upstream=2.0):
     np.testing.assert_array_equal(np.isnan(found.terms), np.isnan(expected.terms), err_msg="terms")
     weights = np.abs(to_numpy(asked.weights))
     np.testing.assert_allclose(found.loss, expected.loss, rtol=0, atol=weights @ terms, err_msg="loss")
-    share, deviation = to_numpy(asked.horizon_weights)[:, None] / max(int(asked.mask.sum()), 1), deviations(asked)
-    size = upstream * weights.sum() * share / deviation / float(asked.tau)
+    names = to_numpy(asked.mask.sum(-1)).clip(1)
+    # An entry is one of all, in `sharpe` one of its day, and days count alike.
+    share = to_numpy(asked.horizon_weights)[:, None] / np.minimum(names.sum(), names.shape[1] * names)
+    mean, deviation = moments(asked)
+    size = upstream * weights.sum() * share * (1 + np.abs(mean) / deviation) / deviation / float(asked.tau)
     for h, g in np.ndindex(size.shape):
         outside = ~asked.mask[h, g].numpy()
         for kind in ("by_scores", "by_quantiles"):
@@ -81,12 +85,12 @@ def cross_sections(asked):
             yield h, g, *(to_numpy(array[h, g])[valid] for array in arrays)
 
 
-def deviations(asked):
-    """Of the scores [H, G], with their floor; 1 where there are fewer than two."""
-    found = np.ones(asked.mask.shape[:2])
+def moments(asked):
+    """Mean and deviation, with its floor, of the scores; [H, G] each, 0 and 1 where there are fewer than two."""
+    mean, deviation = np.zeros(asked.mask.shape[:2]), np.ones(asked.mask.shape[:2])
     for h, g, s, *_ in cross_sections(asked):
-        found[h, g] = np.sqrt(s.var() + EPSILON**2)
-    return found
+        mean[h, g], deviation[h, g] = s.mean(), np.sqrt(s.var() + EPSILON**2)
+    return mean, deviation
 
 
 def daily_returns(asked):
@@ -661,6 +665,16 @@ def test_cuda_tensors_take_programs_as_long_as_one_holds_them(n, programs):
         np.testing.assert_allclose(to_numpy(ours), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
+@pytest.mark.skipif(not CUDA, reason="needs CUDA")
+def test_beyond_the_longest_program_a_nan_target_has_no_pairs():
+    asked = block(25, names=LONGEST + 1, weights=only("pairwise"))
+    targets = asked.targets.clone()
+    targets[0, 0, asked.mask[0, 0].nonzero()[0]] = torch.nan
+    asked = asked.but(targets=targets)
+    loss, _ = public_objective(asked.moved("cuda"))
+    np.testing.assert_allclose(to_numpy(loss), reference(asked).loss, rtol=1e-4)
+
+
 def spied(module):
     return mock.patch.object(module, "rank_objective", wraps=module.rank_objective)
 
@@ -681,9 +695,7 @@ def test_threads_change_nothing():
 
 @every_device
 def test_the_operator_is_registered_as_torch_asks(device):
-    asked = block(27).moved(device)
-    asked = asked.but(scores=asked.scores.requires_grad_(), quantiles=asked.quantiles.requires_grad_())
-    torch.library.opcheck(torch.ops.atft.rank_objective.default, operands(asked))
+    torch.library.opcheck(torch.ops.atft.rank_objective.default, operands(block(27).moved(device)))
 
 
 @every_device

@@ -323,6 +323,13 @@ def test_masks_that_do_not_fit_are_refused(device):
 
 
 @every_device
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_no_entries_are_refused(device, shape):
+    with pytest.raises(ValueError, match="at least one entry"):
+        soft_rank(torch.zeros(shape, device=device), torch.ones(shape, dtype=torch.bool, device=device))
+
+
+@every_device
 def test_memory_grows_with_names_not_with_pairs(device):
     n = 20_000  # 1.6 GB for all pairs in float32
     scores, mask, upstream = (array.to(device) for array in sections(13, n, rows=1))
