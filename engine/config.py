@@ -64,7 +64,12 @@ class ModelConfig(Section):
     bins: Annotated[int, Field(ge=1, le=64)] = 8  # pieces of each feature's piecewise-linear embedding (1: linear)
     residual: bool = True  # gated residual blocks after selection and attention
     normalisation: bool = True  # adaptive normalisation over trailing spans
-    attention: bool = True  # banded causal attention
+    attention: bool = False  # banded causal attention
+    convolution: bool = True  # banded causal convolution
+    static: bool = True  # a branch for the scored day's features beside the temporal one
+    market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
+    gaussian: bool = False  # features also as normal quantiles of ranks
+    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a code's features that a block does not see
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2

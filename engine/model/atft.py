@@ -1,11 +1,15 @@
 """ATFT, the Adaptive Temporal Fusion Transformer, causal and banded: one pass over D + L - 1 days scores D days.
 
-    features -> variable selection -> gated residual -> adaptive normalisation -> banded attention + gated residual, per
-    layer -> heads per horizon (a score and quantiles)
+    temporal  features of all days -> embedding with variable selection -> gated residual -> adaptive normalisation ->
+              banded attention and/or convolution + gated residual, per layer
+    static    features of the scored day alone -> piecewise-linear embedding with variable selection -> gated residuals
+    both      added -> market tokens -> heads per horizon (a score and quantiles)
 
 Receptive fields add up: the normalisation looks back max(spans) - 1 days and each layer its window - 1, and all of them
 share one budget, L - 1 days. Each part gives exactly the days it can see in full, so a block's scores are those of its
 windows.
+
+S codes, D scored days, L context, F features, H horizons, Q quantile levels
 """
 
 from dataclasses import dataclass
@@ -14,17 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
-from engine.model.layers import AdaptiveNorm, BandedAttention, GatedResidual, VariableSelection
+from engine.model.embedding import Embedding
+from engine.model.market import MarketAttention
+from engine.model.residual import CodeDropout, GatedResidual
+from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
 
 
 @dataclass(frozen=True)
 class Size:
-    width: int
-    heads: int
+    width: int  # of the temporal branch
+    static: int  # width of the static branch
+    heads: int  # of attention
+    kernels: int  # of the convolution
     layers: int
 
 
-SIZES = {"tiny": Size(32, 4, 1), "small": Size(64, 4, 1), "base": Size(128, 8, 2)}
+SIZES = {"tiny": Size(32, 64, 2, 8, 1), "small": Size(64, 96, 4, 16, 1), "base": Size(128, 192, 8, 32, 2)}
 
 
 class ATFT(nn.Module):
@@ -38,40 +47,68 @@ class ATFT(nn.Module):
         super().__init__()
         size = SIZES[config.size]
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
+        width = max(size.width, size.static) if config.static else size.width
+        self.drop_features = CodeDropout(config.feature_dropout)
+        self.static = None
+        if config.static:
+            self.static = nn.Sequential(
+                Embedding(
+                    features, width, config.dropout, bins=config.bins, gaussian=config.gaussian,
+                    selection=config.selection,
+                ),
+                nn.LayerNorm(width), _residual(config, width), _residual(config, width),
+            )  # fmt: skip
+        bins, gaussian = (1, False) if config.static else (config.bins, config.gaussian)
+        self.embed = Embedding(
+            features, size.width, config.dropout, bins=bins, gaussian=gaussian, selection=config.selection
+        )
+        self.residual = _residual(config, size.width)
         budget = context - 1
-        if config.selection:
-            self.embed: nn.Module = VariableSelection(features, size.width, config.dropout, config.bins)
-        else:
-            self.embed = nn.Linear(features, size.width)
-        self.residual = GatedResidual(size.width, config.dropout) if config.residual else nn.Identity()
         self.norm = None
         if config.normalisation:
             self.norm = AdaptiveNorm(size.width, config.spans)
             budget -= max(config.spans) - 1
+        parts = [kind for kind, on in _TEMPORAL.items() if getattr(config, on)] * size.layers
         self.layers = nn.ModuleList()
-        if config.attention:
-            for layer in range(size.layers):
-                reach = budget // (size.layers - layer)
-                budget -= reach
-                attention = BandedAttention(size.width, size.heads, reach + 1, config.dropout)
-                residual = GatedResidual(size.width, config.dropout) if config.residual else nn.Identity()
-                self.layers.append(nn.ModuleList([attention, residual]))
-        self.unused = budget  # days of the context that no part looks back on, 0 with attention on
-        self.heads = nn.Linear(size.width, horizons * (1 + self.levels))
+        for i, kind in enumerate(parts):
+            reach = budget // (len(parts) - i)
+            budget -= reach
+            heads = size.heads if kind is BandedAttention else size.kernels
+            layer = kind(size.width, heads, reach + 1, config.dropout)
+            self.layers.append(nn.ModuleList([layer, _residual(config, size.width)]))
+        self.unused = budget  # days of the context that no part looks back on, 0 with any layer on
+        self.widen = nn.Linear(size.width, width) if config.static else nn.Identity()
+        self.market = MarketAttention(width, config.market_tokens) if config.market_tokens else None
+        self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout))
+        self.heads = nn.Linear(width, horizons * (1 + self.levels))
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
         x, present = x[:, self.unused :], present[:, self.unused :]
+        x = self.drop_features(x)
         hidden = self.residual(self.embed(x)) * present[..., None]
+        seen = present
         if self.norm is not None:
-            hidden = self.norm(hidden, present)
-            present = present[:, -hidden.shape[1] :]
+            hidden = self.norm(hidden, seen)
+            seen = seen[:, -hidden.shape[1] :]
         for layer in self.layers:
-            attention, residual = layer[0], layer[1]  # type: ignore[index]
-            hidden = residual(attention(hidden, present))
-            present = present[:, -hidden.shape[1] :]
-        out = self.heads(hidden).unflatten(-1, (self.horizons, 1 + self.levels))
+            look_back, residual = layer[0], layer[1]  # type: ignore[index]
+            hidden = residual(look_back(hidden, seen))
+            seen = seen[:, -hidden.shape[1] :]
+        hidden = self.widen(hidden)
+        if self.static is not None:
+            hidden = hidden + self.static(x[:, -hidden.shape[1] :])
+        if self.market is not None:
+            hidden = self.market(hidden, seen)
+        out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))
         return out[..., 0], out[..., 1:]
+
+
+_TEMPORAL = {BandedAttention: "attention", BandedConvolution: "convolution"}
+
+
+def _residual(config: ModelConfig, width: int) -> nn.Module:
+    return GatedResidual(width, config.dropout) if config.residual else nn.Identity()
 
 
 def build_model(config: ModelConfig, features: int, horizons: int, context: int, seed: int) -> ATFT:

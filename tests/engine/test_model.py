@@ -5,14 +5,23 @@ import pytest
 import torch
 
 from engine.config import ModelConfig
-from engine.model.atft import SIZES, build_model
-from engine.model.layers import AdaptiveNorm, BandedAttention
+from engine.model.atft import build_model
+from engine.model.embedding import Basis, Embedding
+from engine.model.market import MarketAttention
+from engine.model.residual import CodeDropout
+from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
 from loaders.gather import gather
 from loaders.plan import Block
 from loaders.split import Days
 from tests.panels import write_panel
 
 L, D, F, H = 12, 9, 5, 2
+WHOLE = {"attention": True, "gaussian": True, "market_tokens": 3}  # what is off by default
+every_kind = pytest.mark.parametrize(
+    ("size", "switches"),
+    [("tiny", {}), ("small", {}), ("base", {}), ("tiny", WHOLE), ("base", WHOLE), ("tiny", {"static": False})],
+    ids=str,
+)
 
 
 def block(codes=30, seed=0):
@@ -23,14 +32,17 @@ def block(codes=30, seed=0):
 
 def model(size="tiny", context=L, **switches):
     config = ModelConfig(size=size, spans=(3, 6), **switches)
-    return build_model(config, F, H, context, seed=1).eval()
+    net = build_model(config, F, H, context, seed=1).eval()
+    if net.market is not None:  # which begins closed
+        torch.nn.init.normal_(net.market.out.weight, generator=torch.Generator().manual_seed(0))
+    return net
 
 
-@pytest.mark.parametrize("size", SIZES)
+@every_kind
 @torch.no_grad()
-def test_block_scores_are_window_scores(size):
+def test_block_scores_are_window_scores(size, switches):
     x, present = block()
-    net = model(size)
+    net = model(size, **switches)
     scores, quantiles = net(x, present)
     assert scores.shape == (30, D, H)
     assert quantiles.shape == (30, D, H, 3)
@@ -53,10 +65,11 @@ def test_panel_block_scores_are_single_window_scores(tmp_path):
         assert float((alone[:, 0] - scores[:, day]).abs().max()) <= 1e-5
 
 
+@every_kind
 @torch.no_grad()
-def test_a_score_never_looks_ahead_bitwise():
+def test_a_score_never_looks_ahead_bitwise(size, switches):
     x, present = block()
-    net = model()
+    net = model(size, **switches)
     before, _ = net(x, present)
     for day in range(D - 1):
         later, later_present = x.clone(), present.clone()
@@ -67,12 +80,12 @@ def test_a_score_never_looks_ahead_bitwise():
         assert not torch.equal(after[:, day + 1], before[:, day + 1])
 
 
-@pytest.mark.parametrize("size", SIZES)
+@every_kind
 @torch.no_grad()
-def test_a_score_depends_on_each_of_its_days_and_no_other(size):
+def test_a_score_depends_on_each_of_its_days_and_no_other(size, switches):
     x, _ = block()
     present = torch.ones(30, D + L - 1)
-    net = model(size)
+    net = model(size, **switches)
     before, _ = net(x, present)
     target = D - 1
     for lag in range(D + L - 1):
@@ -96,29 +109,66 @@ def test_a_score_depends_on_its_own_code_only():
 
 
 @torch.no_grad()
-def test_absent_days_hold_nothing():
+def test_market_tokens_carry_the_day_of_present_codes_to_the_others():
     x, present = block()
     present[:, L - 1 :] = 1.0
-    net = model()
+    present[5] = 0.0
+    net = model(market_tokens=3)
+    before, _ = net(x, present)
+    for code, seen in ((3, True), (5, False)):
+        moved = x.clone()
+        moved[code, L - 1 + 4] += 1.0
+        after, _ = net(moved, present)
+        others = [i for i in range(30) if i != code]
+        changed = (after[others] != before[others]).any(-1)
+        assert changed[:, 4].all() if seen else not changed.any()
+        assert not changed[:, :4].any()
+
+
+@every_kind
+@torch.no_grad()
+def test_absent_days_hold_nothing(size, switches):
+    x, present = block()
+    present[:, L - 1 :] = 1.0
+    net = model(size, **switches)
     before, _ = net(x, present)
     filled = torch.where(present[..., None] > 0, x, torch.tensor(9.0))
     after, _ = net(filled, present)
     assert torch.equal(after, before)
 
 
-@pytest.mark.parametrize("switch", ["selection", "residual", "normalisation", "attention"])
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "selection", "residual", "normalisation", "attention", "convolution", "static", "market_tokens", "gaussian",
+    ],
+)  # fmt: skip
 @torch.no_grad()
 def test_each_switch_changes_the_model(switch):
     x, present = block()
-    full, without = model(), model(**{switch: False})
+    full, without = model(**WHOLE), model(**WHOLE | {switch: 0 if switch == "market_tokens" else False})
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("on", full), ("off", without))}
     assert parameters["on"] != parameters["off"]
     assert not torch.equal(full(x, present)[0], without(x, present)[0])
 
 
-def test_every_parameter_gets_a_gradient():
+@pytest.mark.parametrize("field", ["dropout", "feature_dropout"])
+def test_dropout_acts_in_training_alone_and_alike_on_all_days(field):
     x, present = block()
-    net = model().train()
+    net, without = (model(**{"dropout": 0.0, "feature_dropout": 0.0, field: rate}) for rate in (0.5, 0.0))
+    assert torch.equal(net(x, present)[0], without(x, present)[0])
+    assert not torch.equal(net.train()(x, present)[0], without(x, present)[0])
+    layer = CodeDropout(0.3).train()
+    dropped = layer(torch.ones(200, 7, 50))
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.7])
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+
+
+@every_kind
+def test_every_parameter_gets_a_gradient(size, switches):
+    x, present = block()
+    net = model(size, **switches).train()
     scores, quantiles = net(x, present)
     (scores.square().sum() + quantiles.square().sum()).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -166,3 +216,71 @@ def test_banded_attention_is_the_loop_over_lags():
                 mixed.append(sum(w * value[code, day - lag, part] for w, lag in zip(weights, lags, strict=True)))
             expected = layer.norm(x[code, day] + layer.out(torch.cat(mixed)))
             torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_banded_convolution_is_the_loop_over_lags():
+    width, heads, window = 8, 2, 4
+    _, present = block(codes=3)
+    x = torch.randn(3, D + L - 1, width)
+    layer = BandedConvolution(width, heads, window, 0.0)
+    layer.kernel.copy_(torch.randn(heads, window))
+    out = layer(x, present)
+    inner, gate = layer.inner(x), torch.sigmoid(layer.gate(x))
+    for code in range(3):
+        for day in range(window - 1, D + L - 1):
+            mixed = torch.zeros(width)
+            for channel in range(width):
+                for lag in range(window):
+                    weight = layer.kernel[channel // (width // heads), lag]
+                    mixed[channel] += weight * inner[code, day - lag, channel] * present[code, day - lag]
+            expected = layer.norm(x[code, day] + layer.out(mixed * gate[code, day]))
+            torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_market_attention_is_the_loop_over_days():
+    x, present = block(codes=6)
+    x, width = torch.randn(6, 4, 8), 8
+    present = present[:, :4]
+    layer = MarketAttention(width, 3)
+    layer.out.weight.normal_()
+    out = layer(x, present)
+    key, value = layer.key_value(x).chunk(2, -1)
+    for day in range(4):
+        there = present[:, day] > 0
+        weights = torch.softmax(layer.token @ key[there, day].T / width**0.5, -1)
+        market = weights @ value[there, day]
+        read = torch.softmax(layer.query(x[:, day]) @ layer.token_key(market).T / width**0.5, -1) @ market
+        torch.testing.assert_close(out[:, day], x[:, day] + layer.out(read), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_basis_adds_up_to_the_value_and_spreads_the_tails():
+    x = torch.linspace(-4, 4, 101)
+    basis = Basis(8, False)(x)
+    edge = Basis.RANGE
+    torch.testing.assert_close(basis.sum(-1) - edge, x, rtol=0, atol=1e-5)
+    inside = (x > -edge + 3 * 0.4375) & (x < -edge + 4 * 0.4375)  # the fourth of eight pieces
+    assert (basis[inside][:, [0, 1, 2]] == 0.4375).all()
+    assert (basis[inside][:, 4:] == 0).all()
+    normal = Basis(1, True)(torch.tensor([-1.75, 0.0, 0.875, 9.0]))
+    # Of a uniform rank of 3/4, the upper quartile of a normal distribution.
+    torch.testing.assert_close(normal[1:3, 1], torch.tensor([0.0, 0.67449]), rtol=0, atol=1e-4)
+    assert torch.isfinite(normal).all()
+
+
+@torch.no_grad()
+def test_selection_weighs_features_and_says_how():
+    layer = Embedding(F, 8, 0.0, bins=4)
+    x, _ = block(codes=3)
+    weights = layer.weights(x)
+    torch.testing.assert_close(weights.mean(-1), torch.ones(3, D + L - 1))
+    basis = layer.basis(x)
+    expected = layer.slope.bias.expand(3, D + L - 1, 8).clone()
+    for f in range(F):
+        slope = layer.slope.weight[:, f * 4 : f * 4 + 4]
+        expected += weights[..., f, None] * (basis[..., f, :] @ slope.T + layer.intercept.weight[:, f])
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"model\.selection is off"):
+        Embedding(F, 8, 0.0, selection=False).weights(x)

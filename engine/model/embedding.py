@@ -1,0 +1,89 @@
+"""From features to a vector: how much each counts on a day, and what its value says.
+
+S codes, T days, F features, B columns of a feature's basis, d width
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.residual import CodeDropout
+
+
+class Basis(nn.Module):
+    """[..., F] -> [..., F, B]: columns that a linear layer turns into a function of each feature that bends.
+
+    `bins` columns are the piecewise-linear encoding of Gorishniy et al. 2022 ("On Embeddings for Numerical Features"):
+    how far the value has passed through each of as many equal pieces of -RANGE..RANGE, the outer ones linear to
+    infinity. With `gaussian`, one more: the normal quantile of the value taken as a uniform rank, which spreads the
+    tails that ranks compress.
+    """
+
+    RANGE = 1.75  # covers a uniform distribution of deviation 1, and 92% of a normal one
+
+    def __init__(self, bins: int, gaussian: bool) -> None:
+        super().__init__()
+        self.bins, self.gaussian = bins, gaussian
+        self.columns = bins + gaussian
+        piece = 2 * self.RANGE / bins
+        low, high = torch.zeros(bins), torch.full((bins,), piece)
+        low[0], high[-1] = -torch.inf, torch.inf
+        self.edges: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        self.register_buffer("edges", torch.arange(bins) * piece - self.RANGE, persistent=False)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bins == 1:
+            columns = x[..., None]
+        else:
+            columns = torch.minimum(torch.maximum(x[..., None] - self.edges, self.low), self.high)
+        if not self.gaussian:
+            return columns
+        normal = math.sqrt(2) * torch.erfinv((x / self.RANGE).clamp(-0.998, 0.998))
+        return torch.cat([columns, normal[..., None]], -1)
+
+
+class Embedding(nn.Module):
+    """[S, T, F] -> [S, T, d]: sum_f w_f (A_f basis(x_f) + B_f), with weights w of variable selection or all 1.
+
+    Selection weighs the day's features against one another by a small network of all of them (Lim et al. 2021, TFT).
+    The weighted sum of all features' embeddings is two matrix products; no [S, T, F, d] array ever exists.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        dropout: float,
+        *,
+        bins: int = 1,
+        gaussian: bool = False,
+        selection: bool = True,
+    ) -> None:
+        super().__init__()
+        self.basis = Basis(bins, gaussian)
+        self.slope = nn.Linear(features * self.basis.columns, width)
+        self.query, self.intercept = None, None
+        if selection:
+            self.query = nn.Sequential(
+                nn.Linear(features, width), nn.SiLU(), CodeDropout(dropout), nn.Linear(width, features)
+            )
+            self.intercept = nn.Linear(features, width, bias=False)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """What each feature counts, [S, T, F]; their mean is 1. Raises ValueError without selection."""
+        if self.query is None:
+            raise ValueError("this model weighs no variables: model.selection is off")
+        # Scaled by F, so that the layer starts like a plain linear one.
+        return torch.softmax(self.query(x), -1) * x.shape[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = self.basis(x)
+        if self.query is None or self.intercept is None:
+            return self.slope(columns.flatten(-2))
+        weight = self.weights(x)
+        return self.slope((weight[..., None] * columns).flatten(-2)) + self.intercept(weight)

@@ -1,0 +1,113 @@
+"""What looks back: adaptive normalisation, banded attention, banded convolution.
+
+S codes, T days, d width. Each takes [S, T, d] and gives the days that it can see in full: fewer by what it looks back.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.residual import CodeDropout
+
+
+def lags(days: int, first: int, device: torch.device) -> Tensor:
+    """How many days before day t (of first..days-1) each of the `days` lies: [days - first, days], negative ahead."""
+    return torch.arange(first, days, device=device)[:, None] - torch.arange(days, device=device)
+
+
+class AdaptiveNorm(nn.Module):
+    """A learned mix, per channel, of x itself and of x standardised by its own trailing mean and deviation.
+
+    [S, T, d] -> [S, T - max(spans) + 1, d]. Statistics cover the present days of each span and are computed by one
+    product with a 0/1 band matrix per span.
+    """
+
+    def __init__(self, width: int, spans: tuple[int, ...]) -> None:
+        super().__init__()
+        self.spans = spans
+        self.mix = nn.Parameter(torch.zeros(len(spans) + 1, width))
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        days, lost = x.shape[1], max(self.spans) - 1
+        mix = torch.softmax(self.mix, 0)
+        now = x[:, lost:]
+        result = mix[0] * now
+        seen = x * present[..., None]
+        both = torch.cat([seen, seen.square()], -1)
+        lag = lags(days, lost, x.device)
+        for i, span in enumerate(self.spans):
+            band = ((lag >= 0) & (lag < span)).to(x.dtype)
+            count = (present @ band.T)[..., None].clamp(min=1)
+            mean, square = (torch.matmul(band, both) / count).chunk(2, -1)
+            deviation = (square - mean.square()).clamp(min=0.0).add(0.1).sqrt()
+            result = result + mix[i + 1] * (now - mean) / deviation
+        return result * self.scale + self.shift
+
+
+class BandedAttention(nn.Module):
+    """Causal attention of each day to its last `window` days, itself included, with a learned bias per lag and head.
+
+    [S, T, d] -> [S, T - window + 1, d]. Absent days are never attended to, but for a day's attention to itself, which
+    keeps the softmax defined.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(heads, window))
+        self.dropout = CodeDropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        codes, days, width = x.shape
+        now = x[:, self.window - 1 :]
+        query = self._split(self.query(now))
+        key, value = (self._split(part) for part in self.key_value(x).chunk(2, -1))
+        lag = lags(days, self.window - 1, x.device)
+        inside = (lag >= 0) & (lag < self.window)
+        seen = inside & ((present[:, None, None, :] > 0) | (lag == 0))
+        bias = self.bias[:, lag.clamp(0, self.window - 1)]
+        logits = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
+        weight = torch.softmax(logits.masked_fill(~seen, -torch.inf), -1)
+        mixed = (weight @ value).transpose(1, 2).reshape(codes, now.shape[1], width)
+        return self.norm(now + self.dropout(self.out(mixed)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class BandedConvolution(nn.Module):
+    """Weighted sums of the last `window` days, the weights learned per lag and head, gated by the day itself.
+
+    [S, T, d] -> [S, T - window + 1, d]. A lightweight convolution (Wu et al. 2019, "Pay Less Attention"): channels of a
+    head share their weights, which form one band matrix [D, T], so that all codes take one matrix product. Heads begin
+    as moving averages that forget at different speeds. Absent days count nothing.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.inner = nn.Linear(width, width)
+        self.gate = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        speed = torch.logspace(0, -1.5, heads)[:, None]
+        kernel = torch.exp(-speed * torch.arange(window))
+        self.kernel = nn.Parameter(kernel / kernel.sum(1, keepdim=True))
+        self.dropout = CodeDropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        codes, days, _ = x.shape
+        now = x[:, self.window - 1 :]
+        lag = lags(days, self.window - 1, x.device)
+        inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
+        band = self.kernel[:, lag.clamp(0, self.window - 1)] * inside
+        inner = (self.inner(x) * present[..., None]).unflatten(-1, (self.heads, -1))
+        # [heads, D, T] @ [heads, T, S * d / heads]
+        columns = inner.permute(2, 1, 0, 3).flatten(2)
+        mixed = torch.bmm(band, columns).unflatten(2, (codes, -1)).permute(2, 1, 0, 3).flatten(2)
+        return self.norm(now + self.dropout(self.out(mixed * torch.sigmoid(self.gate(now)))))
