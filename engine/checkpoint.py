@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from engine.config import Part
 from loaders.errors import InputError
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+MODEL, AVERAGE = "model.", "average."  # before the names of weights
 
 
 @dataclass
@@ -31,7 +33,12 @@ class State:
     step: int = 0
     epoch: int = 0  # epochs completed
     position: int = 0  # blocks of the current epoch that were trained on
-    best: float | None = None  # best validation RankIC, mean over horizons
+    phase: int = 0  # of the configuration's
+    phase_epoch: int = 0  # epochs of it completed
+    off: list[Part] = field(default_factory=list)  # parts of the model that are bypassed
+    rate: float = 0.0  # last learning rate
+    best: float | None = None  # best validation RankIC, mean over the horizons that are trained
+    phase_best: float | None = None  # of the current phase
     stale: int = 0  # epochs since then
     samples: int = 0  # trained on, all epochs
     rows: int = 0  # read, context included
@@ -57,10 +64,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(
-    path: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, running: Tensor
-) -> None:
-    """Write model, optimizer and the epoch's running sums of loss terms, with the state."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    path: Path, state: State, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer,
+    running: Tensor,
+) -> None:  # fmt: skip
+    """Write model, the average of its weights if any, optimizer and the epoch's sums of loss terms, with the state."""
+    tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {AVERAGE + name: tensor for name, tensor in average.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
     tensors["running"] = running
@@ -81,9 +91,9 @@ def load_checkpoint(path: Path) -> tuple[State, dict[str, Tensor]]:
         raise InputError(str(path), what, "Train the run again") from error
 
 
-def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str = MODEL) -> None:
     """Load the weights of a checkpoint into a model. Raises InputError where they do not fit each other."""
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,6 +13,9 @@ from loaders.errors import InputError
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Part = Literal["embedding", "normalisation", "temporal", "static", "market", "heads"]  # of the model, see engine/model
+BYPASSED: tuple[Part, ...] = ("normalisation", "temporal", "static", "market")  # parts that a model can do without
 
 
 class Section(BaseModel):
@@ -44,6 +47,7 @@ class SplitConfig(Section):
         0  # walk-forward: number of folds (0: one split), each with the fractions above
     )
     fold: Annotated[int, Field(ge=0)] = 0  # which of them this run trains on
+    rolling: bool = False  # folds train on as many days as the first has, rather than on all before their validation
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitConfig":
@@ -69,10 +73,10 @@ class ModelConfig(Section):
     static: bool = True  # a branch for the scored day's features beside the temporal one
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
-    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a code's features that a block does not see
+    feature_dropout: Share = 0.0  # share of a code's features that a block does not see
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    dropout: Share = 0.2
 
 
 class ObjectiveConfig(Section):
@@ -96,17 +100,63 @@ class ObjectiveConfig(Section):
 
         return {term: getattr(self, term) for term in TERMS if getattr(self, term) > 0}
 
+    def with_weights(
+        self, weights: dict[str, float] | None, horizon_weights: tuple[float, ...] | None
+    ) -> "ObjectiveConfig":
+        """The same with these weights (terms not named are off) and weights of horizons; None: as they are."""
+        from kernels.rank_terms import TERMS
+
+        changes: dict[str, Any] = {} if weights is None else {term: weights.get(term, 0.0) for term in TERMS}
+        if horizon_weights is not None:
+            changes["horizon_weights"] = horizon_weights
+        return self.model_copy(update=changes)
+
 
 class TrainConfig(Section):
     epochs: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Weight = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # fraction of all steps with a rising learning rate
+    warmup: Share = 0.05  # fraction of a phase's steps with a rising learning rate
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
-    patience: Positive = 4  # epochs without a better validation RankIC before stopping
+    patience: Positive = 4  # epochs without a better validation RankIC before the phase ends
+    blocks: Annotated[int, Field(ge=0)] = 0  # of an epoch that are trained on, 0: all
+    seeds: Positive = 1  # models trained together on the same blocks, from seed on; their scores are averaged
+    ema: Share = 0.0  # decay per step of the moving average of the weights that is validated and kept, 0: none
+    accumulate: Positive = 1  # blocks whose gradients make one step of the optimizer
+    compile: Literal["auto", "on", "off"] = "auto"  # the step, by torch.compile; auto: on CUDA
+    deterministic: bool = False  # on CUDA: only algorithms that repeat to the bit, some of them slower
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints inside an epoch
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"  # "auto", "cpu" or a CUDA device
+
+
+class PhaseConfig(Section):
+    """One of [[phases]]; what is not given is as in [train] and [objective]."""
+
+    name: str
+    epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weights: dict[str, Weight] | None = None  # of the objective's terms; those not named are off
+    horizon_weights: tuple[Weight, ...] | None = None
+    frozen: tuple[Part, ...] = ()  # parts whose weights stay as they are
+    off: tuple[Part, ...] = ()  # parts that are bypassed
+    blocks: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PhaseConfig":
+        from kernels.rank_terms import TERMS
+
+        unknown = sorted(set(self.weights or {}) - set(TERMS))
+        if unknown:
+            raise ValueError(f"no term of the objective is called {unknown[0]!r}; there are {', '.join(TERMS)}")
+        if self.weights is not None and not any(self.weights.values()):
+            raise ValueError(f"every weight of the phase {self.name!r} is 0: there is nothing to train on")
+        if self.horizon_weights and not any(self.horizon_weights):
+            raise ValueError(f"every horizon of the phase {self.name!r} has the weight 0: there is nothing to train on")
+        needed = sorted(set(self.off) - set(BYPASSED))
+        if needed:
+            raise ValueError(f"{needed[0]!r} cannot be off; {', '.join(BYPASSED)} can")
+        return self
 
 
 class Config(Section):
@@ -115,6 +165,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    phases: tuple[PhaseConfig, ...] = ()  # one after the other, instead of train.epochs; empty: one phase
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -184,11 +235,19 @@ def to_toml(config: Config) -> str:
     JSON's strings, numbers, booleans and lists are also TOML's.
     """
     lines = []
-    for section, values in config.model_dump(mode="json").items():
-        lines.append(f"[{section}]")
-        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if v is not None]
-        lines.append("")
+    for section, content in config.model_dump(mode="json").items():
+        tables = [(f"[[{section}]]", table) for table in content] if isinstance(content, list) else []
+        for heading, values in tables or ([(f"[{section}]", content)] if isinstance(content, dict) else []):
+            lines.append(heading)
+            lines += [f"{k} = {_toml(v)}" for k, v in values.items() if v is not None]
+            lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def config_hash(config: Config) -> str:

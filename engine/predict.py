@@ -11,7 +11,7 @@ import torch
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model
 from engine.config import Config, config_hash, load_config
-from engine.model.atft import ATFT, build_model
+from engine.model.ensemble import Ensemble, build_ensemble
 from engine.scores import Scores, scores_of
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
@@ -27,13 +27,13 @@ def make_split(config: Config, panel: Panel) -> Split:
     if split.valid_start is not None and split.test_start is not None:
         return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap)
     if split.folds:
-        folds = walk_forward(panel.calendar, split.folds, split.valid_fraction, split.test_fraction, gap)
+        folds = walk_forward(panel.calendar, split.folds, split.valid_fraction, split.test_fraction, gap, split.rolling)
         return folds[split.fold]
     return split_by_fraction(panel.calendar, split.valid_fraction, split.test_fraction, gap)
 
 
 @torch.no_grad()
-def score_part(model: ATFT, source: Source, part: Days, config: Config) -> npt.NDArray[np.float32]:
+def score_part(model: Ensemble, source: Source, part: Days, config: Config) -> npt.NDArray[np.float32]:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together."""
     was_training = model.training
     model.eval()
@@ -77,7 +77,7 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
         raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
 
 
-def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, ATFT, str]:
+def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, Ensemble, str]:
     """Configuration, panel, best model (on the CPU) and run id of a run folder.
 
     Raises InputError where the folder holds no trained run, files of two runs, or the cache does not fit.
@@ -94,8 +94,9 @@ def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, ATFT, str]:
         )
     panel = open_panel(config.data.arrow, config.data.store)
     check_agreement(state.features, state.horizons, panel, str(run))
-    model = build_model(config.model, len(state.features), len(state.horizons), config.data.context, config.train.seed)
+    model = build_ensemble(config, len(state.features), len(state.horizons))
     restore_model(model, tensors, path)
+    model.bypass(state.off)
     return config, panel, model, state.run_id
 
 

@@ -6,15 +6,18 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from engine.checkpoint import (
+    AVERAGE,
     BEST,
     LAST,
     State,
@@ -26,9 +29,10 @@ from engine.checkpoint import (
 )  # fmt: skip
 from engine.config import Config, config_hash, load_config, to_toml
 from engine.evaluate import evaluate_scores
-from engine.model.atft import ATFT, build_model
 from engine.objective import Objective, draw_rotations, make_objective
+from engine.phases import Phase, learning_rate, phases_of
 from engine.predict import check_agreement, make_split, resolve_device, score_part
+from engine.step import Learner, learn, losses_of, make_learner
 from engine.tracking import (
     device_name,
     finite,
@@ -42,7 +46,6 @@ from kernels.rank_terms import TERMS
 from loaders.cache.checking import Check, checked
 from loaders.delivery import AHEAD, Stages
 from loaders.errors import InputError
-from loaders.order import mix
 from loaders.panel import Panel, open_panel
 from loaders.plan import Plan
 from loaders.source import Source, open_source
@@ -57,12 +60,36 @@ class Stopped(Exception):
     """Ctrl-C or SIGTERM; the run's state has been saved. Exit code 1."""
 
 
-def learning_rate(config: Config, progress: float) -> float:
-    """Linear warm-up, then a cosine to 0; `progress` runs from 0 to 1 over the whole run."""
-    warmup, peak = config.train.warmup, config.train.learning_rate
-    if progress < warmup:
-        return peak * progress / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+@dataclass(frozen=True)
+class Training:
+    """What a run works with; where it stands is in `state`, all else stays as it is."""
+
+    config: Config
+    folder: Path
+    state: State
+    phases: list[Phase]
+    learner: Learner
+    running: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
+    plan: Plan
+    split: Split
+    source: Source
+    device: torch.device
+    check: Check
+    stop: list[int]  # signals received
+    console: Console
+    writer: Any  # TensorBoard's
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[self.state.phase]
+
+    def save(self, name: str) -> None:
+        learner = self.learner
+        path = self.folder / "checkpoints" / name
+        if name == BEST:
+            save_checkpoint(path, self.state, learner.scoring, None, learner.optimizer, self.running)
+        else:
+            save_checkpoint(path, self.state, learner.ensemble, learner.average, learner.optimizer, self.running)
 
 
 def train(config: Config, run: Path | None, resume: bool, console: Console) -> Path:
@@ -80,42 +107,42 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     split = make_split(config, panel)
     plan = Plan(panel, split.train, config.data.block_days, config.data.block_codes, config.train.seed)
     device = resolve_device(config.train.device)
+    torch.use_deterministic_algorithms(config.train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
-    model = build_model(config.model, len(features), len(horizons), config.data.context, config.train.seed).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=config.train.weight_decay)
-    objective = make_objective(config, len(horizons), device)
-    running = torch.zeros(len(config.objective.weights()) + 1, dtype=torch.float64, device=device)
+    phases = phases_of(config)
+    for phase in phases:
+        _objective(config, phase, len(horizons), device)  # refused now rather than hours later
+    with ExitStack() as stack:
+        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device))
+        running = torch.zeros(1 + len(TERMS), dtype=torch.float64, device=device)
+        if resume:
+            run = _existing(run)
+            state = _resumed(run, config, panel, learner, running)
+        else:
+            run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+            run = Path("runs") / run_id if run is None else run
+            if (run / "config.toml").exists() or (run.is_dir() and any(run.iterdir())):
+                raise InputError(str(run), "the folder is not empty", "Pass --resume to go on, or another --out")
+            state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
+            _make_folder(run)
+        source = stack.enter_context(open_source(panel, device, config.data.tier, config.data.device_share))
+        check, stop = stack.enter_context(checked(panel)), stack.enter_context(_signals())
+        from torch.utils.tensorboard import SummaryWriter
 
-    if resume:
-        run = _existing(run)
-        path = run / "checkpoints" / LAST
-        state, tensors = load_checkpoint(path)
-        _check_resumable(state, config, panel, run)
-        restore_model(model, tensors, path)
-        restore_optimizer(optimizer, tensors)
-        running.copy_(tensors["running"])
-    else:
-        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        run = Path("runs") / run_id if run is None else run
-        if (run / "config.toml").exists() or (run.is_dir() and any(run.iterdir())):
-            raise InputError(str(run), "the folder is not empty", "Pass --resume to go on, or another --out")
-        state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
-        _start(run, config, state, model, optimizer, running)
-    write_metrics(run, state)
-    from torch.utils.tensorboard import SummaryWriter
-
-    opened = open_source(panel, device, config.data.tier, config.data.device_share)
-    with opened as source, checked(panel) as check, _signals() as stop:
-        console.print(_heading(state, source, split, model, device))
-        writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
-        with closing(writer):
-            while not state.finished:
-                stages = _epoch(
-                    config, plan, source, model, objective, optimizer, running, state, device, run, check, stop, console
-                )
-                _validate(config, source, split, model, optimizer, running, state, run, writer, console, stages)
+        writer = stack.enter_context(closing(SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)))
+        t = Training(
+            config, run, state, phases, learner, running, plan, split, source, device, check, stop, console, writer
+        )
+        if not resume:
+            t.save(LAST)
+            write_atomically(run / "config.toml", to_toml(config).encode())
+        write_metrics(run, state)
+        console.print(_heading(t))
+        while not state.finished:
+            stages = _epoch(t)
+            _validate(t, stages)
         check.to_the_end()
-        _summarise(config, source, split, model, state, device, run)
+        _summarise(t)
     return run
 
 
@@ -151,26 +178,40 @@ def _check_resumable(state: State, config: Config, panel: Panel, run: Path) -> N
         raise InputError(str(run), what, "Resume on the cache it began with, or begin another run")
 
 
-def _start(
-    run: Path, config: Config, state: State, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor
-) -> None:
+def _make_folder(run: Path) -> None:
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(str(run), f"cannot be made ({error.strerror})", "Choose another --out") from error
-    save_checkpoint(run / "checkpoints" / LAST, state, model, optimizer, running)
-    write_atomically(run / "config.toml", to_toml(config).encode())
 
 
-def _heading(state: State, source: Source, split: Split, model: ATFT, device: torch.device) -> str:
-    panel = source.panel
-    dates = [f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(split).items()]
-    params = sum(p.numel() for p in model.parameters())
+def _resumed(run: Path, config: Config, panel: Panel, learner: Learner, running: Tensor) -> State:
+    """The state of a run folder's last checkpoint, whose tensors are put where they belong."""
+    path = run / "checkpoints" / LAST
+    state, tensors = load_checkpoint(path)
+    _check_resumable(state, config, panel, run)
+    restore_model(learner.ensemble, tensors, path)
+    if learner.average is not None:
+        restore_model(learner.average, tensors, path, AVERAGE)
+    restore_optimizer(learner.optimizer, tensors)
+    running.copy_(tensors["running"])
+    return state
+
+
+def _heading(t: Training) -> str:
+    panel, state, learner = t.source.panel, t.state, t.learner
+    dates = [f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(t.split).items()]
+    members = len(learner.ensemble.members)
+    params = f"{sum(p.numel() for p in learner.ensemble.parameters()):,} parameters"
+    if members > 1:
+        side = "side by side, a thread each" if learner.threads else "one after the other"
+        params += f" in {members} models trained {side}"
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
-        f"run {state.run_id}: {params:,} parameters on {device_name(device)}, {len(state.features)} features, "
-        f"context {model.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: {source}, {AHEAD} blocks ahead"
+        f"run {state.run_id}: {params} on {device_name(t.device)}, {len(state.features)} features, "
+        f"context {t.config.data.context} days{begun}\n{' | '.join(dates)}\n"
+        f"loader: {t.source}, {AHEAD} blocks ahead\n"
+        f"step: {'compiled' if learner.compiled else 'not compiled (train.compile)'}"
     )
 
 
@@ -193,40 +234,37 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _epoch(
-    config: Config, plan: Plan, source: Source, model: ATFT, objective: Objective, optimizer: torch.optim.Optimizer,
-    running: torch.Tensor, state: State, device: torch.device, run: Path, check: Check, stop: list[int],
-    console: Console,
-) -> Stages:  # fmt: skip
+def _epoch(t: Training) -> Stages:
     """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
-    blocks = plan.epoch(state.epoch)
-    logged = torch.tensor([TERMS.index(term) for term in config.objective.weights()], device=device)
-    model.train()
-    last = run / "checkpoints" / LAST
+    config, state, phase, learner = t.config, t.state, t.phase, t.learner
+    blocks = t.plan.epoch(state.epoch)
+    blocks = blocks.first(phase.blocks or len(blocks))
+    objective = _objective(config, phase, len(state.horizons), t.device)
+    losses = losses_of(learner, phase, objective)
+    state.off = list(phase.off)
+    learner.ensemble.train()
     saved = time.perf_counter()
-    display = live(console)
-    loading = source.load(plan.part, blocks.share(state.position), plan.days, config.data.context)
+    display = live(t.console)
+    epochs = sum(phase.epochs for phase in t.phases)
+    loading = t.source.load(t.plan.part, blocks.share(state.position), t.plan.days, config.data.context)
     with display.progress, loading as loader:
         begun = time.perf_counter()
         for batch in loader:
-            check.so_far()
+            t.check.so_far()
             waited = time.perf_counter()
-            present = (batch.presence > 0).float()
-
-            # Dropout draws from (seed, step) alone, so that a resumed run needs no stored generator state.
-            torch.manual_seed(mix(config.train.seed, state.step, 4) >> 1)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, (state.epoch + state.position / len(blocks)) / config.train.epochs)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                scores, quantiles = model(batch.x, present)
-            rotations = draw_rotations(objective, len(batch.y), config.train.seed, state.step, device)
-            loss, terms = objective(scores, quantiles, batch.y, rotations)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
-            optimizer.step()
-            running += torch.cat([loss.detach()[None], terms[logged]])
-
+            progress = (state.phase_epoch + state.position / len(blocks)) / phase.epochs
+            rate = learning_rate(phase.learning_rate, config.train.warmup, progress)
+            rotations = draw_rotations(
+                objective, learner.padded or len(batch.y), config.train.seed, state.step, t.device
+            )
+            last = state.position + 1 == len(blocks)
+            t.running.add_(
+                learn(
+                    learner, losses, batch.x, batch.presence, batch.y, rotations, config.train.seed, state.step, rate,
+                    last,
+                )
+            )  # fmt: skip
+            state.rate = rate
             state.step += 1
             state.position += 1
             state.samples += batch.samples
@@ -235,93 +273,126 @@ def _epoch(
             state.seconds["wait"] += waited - begun
             state.seconds["train"] += now - begun
             if display.due():
-                mean_loss = _finite_loss(running, state, run)
-                rate, wait = state.samples / state.seconds["train"], state.seconds["wait"] / state.seconds["train"]
-                display.show(state.epoch, config.train.epochs, state.position, len(blocks), rate, wait, mean_loss)
-            if stop or now - saved > config.train.checkpoint_seconds:
-                save_checkpoint(last, state, model, optimizer, running)
+                mean_loss = _finite_loss(t)
+                speed, wait = state.samples / state.seconds["train"], state.seconds["wait"] / state.seconds["train"]
+                display.show(state.epoch, epochs, state.position, len(blocks), speed, wait, mean_loss)
+            # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
+            between = state.step % learner.accumulate == 0 or last
+            if between and (t.stop or now - saved > config.train.checkpoint_seconds):
+                t.save(LAST)
                 saved = time.perf_counter()
-            if stop:
-                name = signal.Signals(stop[0]).name
-                raise Stopped(f"{run}: stopped by {name} in epoch {state.epoch + 1}. Go on with --resume --out {run}")
+            if between and t.stop:
+                name = signal.Signals(t.stop[0]).name
+                what = f"{t.folder}: stopped by {name} in epoch {state.epoch + 1}"
+                raise Stopped(f"{what}. Go on with --resume --out {t.folder}")
             begun = time.perf_counter()
     return loader.stages
 
 
-def _finite_loss(running: torch.Tensor, state: State, run: Path) -> float:
-    mean = float(running[0]) / state.position
+def _objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:
+    return make_objective(config.model_copy(update={"objective": phase.objective}), horizons, device)
+
+
+def _finite_loss(t: Training) -> float:
+    mean = float(t.running[0]) / t.state.position
     if not math.isfinite(mean):
-        what = f"{run}: the loss is {mean} in epoch {state.epoch + 1}, step {state.step}"
+        what = f"{t.folder}: the loss is {mean} in epoch {t.state.epoch + 1}, step {t.state.step}"
         raise RunFailed(f"{what}. Lower train.learning_rate, or check the cache's features with `cache inspect`")
     return mean
 
 
-def _validate(
-    config: Config, source: Source, split: Split, model: ATFT, optimizer: torch.optim.Optimizer, running: torch.Tensor,
-    state: State, run: Path, writer: Any, console: Console, stages: Stages,
-) -> None:  # fmt: skip
-    """Score every day of the validation part, keep the best model, decide whether to stop."""
-    _finite_loss(running, state, run)
+def _validate(t: Training, stages: Stages) -> None:
+    """Score every day of the validation part, keep the best model, decide what comes next."""
+    state, phase = t.state, t.phase
+    _finite_loss(t)
     begun = time.perf_counter()
-    valid = evaluate_scores(source.panel, split.valid, score_part(model, source, split.valid, config))
-    figure = sum(valid[str(h)]["rank_ic"] for h in state.horizons) / len(state.horizons)
+    valid = evaluate_scores(
+        t.source.panel, t.split.valid, score_part(t.learner.scoring, t.source, t.split.valid, t.config)
+    )
+    counted = _counted(state.horizons, phase)
+    figure = sum(valid[str(h)]["rank_ic"] for h in counted) / len(counted)
     if not math.isfinite(figure):
-        what = f"{run}: validation RankIC is {figure} after epoch {state.epoch + 1}"
+        what = f"{t.folder}: validation RankIC is {figure} after epoch {state.epoch + 1}"
         raise RunFailed(f"{what}. Scores are constant, or no validation day has 20 samples")
-    weights = config.objective.weights()
-    means = dict(zip(["loss", *weights], (running / state.position).tolist(), strict=True))
+    weights = phase.objective.weights()
+    sums = dict(zip(["loss", *TERMS], (t.running / state.position).tolist(), strict=True))
     line = {
         "epoch": state.epoch + 1,
         "step": state.step,
-        "learning_rate": optimizer.param_groups[0]["lr"],
+        "phase": phase.name,
+        "learning_rate": state.rate,
         "weights": weights,
-        "train": means,
+        "horizon_weights": list(phase.objective.horizon_weights) or [1.0] * len(state.horizons),
+        "frozen": list(phase.frozen),
+        "off": list(phase.off),
+        "train": {name: sums[name] for name in ("loss", *weights)},
         "valid": valid,
         "valid_rank_ic": figure,
         "best": state.best is None or figure > state.best,
     }
     state.history.append(finite(line))
-    state.stale = 0 if line["best"] else state.stale + 1
     state.best = figure if line["best"] else state.best
-    state.epoch, state.position = state.epoch + 1, 0
-    state.finished = state.epoch == config.train.epochs or state.stale >= config.train.patience
-    state.seconds["validation"] += time.perf_counter() - begun
-    running.zero_()
+    better = state.phase_best is None or figure > state.phase_best
+    state.phase_best, state.stale = (figure, 0) if better else (state.phase_best, state.stale + 1)
+    state.epoch, state.phase_epoch, state.position = state.epoch + 1, state.phase_epoch + 1, 0
     if line["best"]:
-        save_checkpoint(run / "checkpoints" / BEST, state, model, optimizer, running)
-    save_checkpoint(run / "checkpoints" / LAST, state, model, optimizer, running)
-    write_metrics(run, state)
-    log_scalars(writer, line, state)
+        t.save(BEST)
+    if state.phase_epoch == phase.epochs or state.stale >= t.config.train.patience:
+        _next_phase(t)
+    state.seconds["validation"] += time.perf_counter() - begun
+    t.running.zero_()
+    t.save(LAST)
+    write_metrics(t.folder, state)
+    log_scalars(t.writer, line, state)
     per_horizon = ", ".join(f"h={h} {valid[str(h)]['rank_ic']:.4f}" for h in state.horizons)
-    console.print(
-        f"epoch {state.epoch}: loss {means['loss']:.4f}, validation RankIC {figure:.4f} ({per_horizon})"
-        f"{', best so far' if line['best'] else ''}; {state.samples / state.seconds['train']:,.0f} samples/s, "
+    t.console.print(
+        f"epoch {state.epoch}{f' ({phase.name})' if t.config.phases else ''}: loss {sums['loss']:.4f}, "
+        f"validation RankIC {figure:.4f} ({per_horizon}){', best so far' if line['best'] else ''}; "
+        f"{state.samples / state.seconds['train']:,.0f} samples/s, "
         f"data wait {state.seconds['wait'] / state.seconds['train']:.1%}, bottleneck {stages.bottleneck}"
     )
 
 
-def _summarise(
-    config: Config, source: Source, split: Split, model: ATFT, state: State, device: torch.device, run: Path
-) -> None:
+def _counted(horizons: list[int], phase: Phase) -> list[int]:
+    """The horizons that a phase trains, whose validation RankIC decides."""
+    weights = phase.objective.horizon_weights or [1.0] * len(horizons)
+    return [h for h, weight in zip(horizons, weights, strict=True) if weight > 0]
+
+
+def _next_phase(t: Training) -> None:
+    state = t.state
+    state.finished = state.phase + 1 == len(t.phases)
+    if state.finished:
+        return
+    before = _counted(state.horizons, t.phase)
+    state.phase, state.phase_epoch, state.phase_best, state.stale = state.phase + 1, 0, None, 0
+    if _counted(state.horizons, t.phase) != before:
+        state.best = None  # the figure is another one from now on
+
+
+def _summarise(t: Training) -> None:
     """Evaluate the best checkpoint and write summary.json."""
-    best, tensors = load_checkpoint(run / "checkpoints" / BEST)
+    config, state, model = t.config, t.state, t.learner.ensemble
+    path = t.folder / "checkpoints" / BEST
+    best, tensors = load_checkpoint(path)
     if best.run_id != state.run_id:
-        raise RunFailed(f"{run}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
-    restore_model(model, tensors, run / "checkpoints" / BEST)
+        raise RunFailed(f"{t.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
+    restore_model(model, tensors, path)
+    model.bypass(best.off)
     summary = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
         "config_hash": state.config_hash,
         "git": git_revision(),
-        "device": device_name(device),
+        "device": device_name(t.device),
         "seed": config.train.seed,
         "params": sum(p.numel() for p in model.parameters()),
         "epochs": state.epoch,
         "best_epoch": best.epoch,
         "splits": {
-            name: evaluate_scores(source.panel, part, score_part(model, source, part, config))
-            for name, part in (("valid", split.valid), ("test", split.test))
+            name: evaluate_scores(t.source.panel, part, score_part(model, t.source, part, config))
+            for name, part in (("valid", t.split.valid), ("test", t.split.test))
         },
-        "throughput": throughput(state, device),
+        "throughput": throughput(state, t.device),
     }
-    write_atomically(run / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False).encode())
+    write_atomically(t.folder / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False).encode())

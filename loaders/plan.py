@@ -71,6 +71,10 @@ class Epoch(Sequence[Block]):
         codes = self.dealt[stretch][low : low + size + (group < longer)]
         return Block(int(self.day[stretch]), np.sort(codes))
 
+    def first(self, blocks: int) -> "Epoch":
+        """The epoch cut off after its first blocks, which are a random choice of all."""
+        return replace(self, order=self.order[:blocks])
+
     def share(self, position: int, rank: int = 0, ranks: int = 1) -> "Epoch":
         """The blocks of one rank from a position on, one a step: at each step the ranks take the next `ranks` blocks.
 

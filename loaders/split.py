@@ -76,24 +76,34 @@ def split_by_fraction(calendar: npt.NDArray[np.datetime64], valid: float, test: 
     return _split(calendar, test_start - round(valid * n), test_start, n, gap)
 
 
-def walk_forward(calendar: npt.NDArray[np.datetime64], folds: int, valid: float, test: float, gap: int) -> list[Split]:
+def walk_forward(
+    calendar: npt.NDArray[np.datetime64], folds: int, valid: float, test: float, gap: int, rolling: bool = False
+) -> list[Split]:
     """Splits whose test parts follow one another without overlap and end on the last day.
 
-    Every fold trains on all days before its validation part; `valid` and `test` are fractions of the calendar for
-    each fold. Raises InputError where the first fold has no day left to train on.
+    Every fold trains on all days before its validation part or, where `rolling`, on the last of them, as many as the
+    first fold has; `valid` and `test` are fractions of the calendar for each fold. Raises InputError where the first
+    fold has no day left to train on.
     """
     n = len(calendar)
     test_days, valid_days = round(test * n), round(valid * n)
     starts = [n - test_days * (folds - i) for i in range(folds)]
-    return [_split(calendar, start - valid_days, start, start + test_days, gap) for start in starts]
+    return [
+        _split(calendar, start - valid_days, start, start + test_days, gap, start - starts[0] if rolling else 0)
+        for start in starts
+    ]
 
 
-def _split(calendar: npt.NDArray[np.datetime64], valid_start: int, test_start: int, test_end: int, gap: int) -> Split:
-    split = Split(Days(0, valid_start - gap), Days(valid_start, test_start - gap), Days(test_start, test_end))
+def _split(
+    calendar: npt.NDArray[np.datetime64], valid_start: int, test_start: int, test_end: int, gap: int,
+    train_start: int = 0,
+) -> Split:  # fmt: skip
+    split = Split(Days(train_start, valid_start - gap), Days(valid_start, test_start - gap), Days(test_start, test_end))
     for name in ("train", "valid", "test"):
         days = split.part(name)
         if days.start < 0 or days.stop <= days.start:
             cache = f"the cache covers {calendar[0]} to {calendar[-1]}, {len(calendar)} days"
             what = f"the {name} part is empty ({cache}; {gap} days are dropped between parts)"
-            raise InputError("split", what, "Move split.valid_start and split.test_start, or the fractions")
+            cure = "Move split.valid_start and split.test_start, or the fractions, or take fewer folds"
+            raise InputError("split", what, cure)
     return split

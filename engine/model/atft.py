@@ -12,12 +12,13 @@ windows.
 S codes, D scored days, L context, F features, H horizons, Q quantile levels
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from engine.config import ModelConfig
+from engine.config import ModelConfig, Part
 from engine.model.embedding import Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, GatedResidual
@@ -81,6 +82,26 @@ class ATFT(nn.Module):
         self.market = MarketAttention(width, config.market_tokens) if config.market_tokens else None
         self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout))
         self.heads = nn.Linear(width, horizons * (1 + self.levels))
+        self.off: frozenset[Part] = frozenset()
+
+    def bypass(self, parts: Sequence[Part]) -> None:
+        """Leave these parts out of `forward` from now on, their weights untouched, and no others."""
+        self.off = frozenset(parts)
+
+    def freeze(self, parts: Sequence[Part]) -> None:
+        """Keep the weights of these parts as they are from now on, and train all others."""
+        of_part: dict[Part, tuple[nn.Module | None, ...]] = {
+            "embedding": (self.embed, self.residual),
+            "normalisation": (self.norm,),
+            "temporal": (self.layers, self.widen),
+            "static": (self.static,),
+            "market": (self.market,),
+            "heads": (self.finish, self.heads),
+        }
+        for part, modules in of_part.items():
+            for module in modules:
+                if module is not None:
+                    module.requires_grad_(part not in parts)
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
@@ -88,17 +109,18 @@ class ATFT(nn.Module):
         x = self.drop_features(x)
         hidden = self.residual(self.embed(x)) * present[..., None]
         seen = present
-        if self.norm is not None:
+        if self.norm is not None and "normalisation" not in self.off:
             hidden = self.norm(hidden, seen)
             seen = seen[:, -hidden.shape[1] :]
-        for layer in self.layers:
+        for layer in self.layers if "temporal" not in self.off else ():
             look_back, residual = layer[0], layer[1]  # type: ignore[index]
             hidden = residual(look_back(hidden, seen))
             seen = seen[:, -hidden.shape[1] :]
-        hidden = self.widen(hidden)
-        if self.static is not None:
-            hidden = hidden + self.static(x[:, -hidden.shape[1] :])
-        if self.market is not None:
+        days = x.shape[1] - (self.context - 1 - self.unused)
+        hidden, seen = self.widen(hidden[:, -days:]), seen[:, -days:]
+        if self.static is not None and "static" not in self.off:
+            hidden = hidden + self.static(x[:, -days:])
+        if self.market is not None and "market" not in self.off:
             hidden = self.market(hidden, seen)
         out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))
         return out[..., 0], out[..., 1:]

@@ -11,17 +11,19 @@ from torch.nn import functional as F
 class CodeDropout(nn.Module):
     """Dropout of whole channels of a code: one draw for all of its days (Gal and Ghahramani 2016), [S, T, d].
 
-    What looks back on several days then sees either all of a channel or nothing of it. Draws one number for T entries.
+    What looks back on several days then sees either all of a channel or nothing of it. Draws one number for T entries,
+    from `generator`, or from torch's own.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.rate
+        kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device, generator=self.generator) >= self.rate
         return x * (kept.to(x.dtype) / (1 - self.rate))
 
 

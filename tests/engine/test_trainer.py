@@ -20,8 +20,9 @@ from rich.console import Console
 import engine.trainer
 from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from engine.config import load_config
+from engine.phases import learning_rate
 from engine.predict import load_run, make_split, score_part
-from engine.trainer import RunFailed, learning_rate, resumed_config, train
+from engine.trainer import RunFailed, resumed_config, train
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
@@ -195,12 +196,8 @@ def test_validation_covers_every_present_row_without_dropout(cache, whole):
 
 
 def test_learning_rate_warms_up_and_anneals():
-    config = load_config(None, ["train.learning_rate=1.0", "train.warmup=0.1"])
-    assert learning_rate(config, 0.0) == 0.0
-    assert learning_rate(config, 0.05) == pytest.approx(0.5)
-    assert learning_rate(config, 0.1) == pytest.approx(1.0)
-    assert learning_rate(config, 0.55) == pytest.approx(0.5)
-    assert learning_rate(config, 1.0) == pytest.approx(0.0)
+    for progress, expected in ((0.05, 0.5), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)):
+        assert learning_rate(1.0, 0.1, progress) == pytest.approx(expected)
 
 
 def test_a_run_folder_is_never_overwritten(cache, whole):
@@ -275,6 +272,114 @@ def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="No space left"):
-        save_checkpoint(path, state, model, torch.optim.AdamW(model.parameters()), torch.zeros(1))
+        save_checkpoint(path, state, model, None, torch.optim.AdamW(model.parameters()), torch.zeros(1))
     assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == [LAST]
+
+
+PHASES = """
+[[phases]]
+name = "one horizon"
+epochs = 1
+horizon_weights = [1, 0]
+off = ["normalisation", "market"]
+[[phases]]
+name = "whole"
+epochs = 2
+learning_rate = 1e-3
+frozen = ["embedding"]
+weights = { rank_ic = 0.5, ic = 0.3, sharpe = 0.1 }
+blocks = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def phased(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phased")
+    (folder / "c.toml").write_text(PHASES)
+    settings = [*SETTINGS, "model.market_tokens=2", "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    config = load_config(folder / "c.toml", settings, str(cache))
+    return train(config, folder / "run", False, QUIET)
+
+
+def test_each_phase_does_what_it_says(phased):
+    first, second, third = figures(phased)
+    assert [line["phase"] for line in (first, second, third)] == ["one horizon", "whole", "whole"]
+    assert first["off"] == ["normalisation", "market"]
+    assert (second["off"], second["frozen"]) == ([], ["embedding"])
+    assert first["valid_rank_ic"] == first["valid"]["1"]["rank_ic"]
+    assert second["valid_rank_ic"] == pytest.approx(sum(second["valid"][h]["rank_ic"] for h in ("1", "5")) / 2)
+    assert set(first["train"]) == {"loss", "rank_ic", "ic", "quantile"}
+    assert set(third["train"]) == {"loss", "rank_ic", "ic", "sharpe"}
+    assert second["best"]  # of another figure than the first phase's
+    assert third["step"] - second["step"] == second["step"] - first["step"] == 5
+    # The cosine from each phase's own learning rate: the last block of five in the second epoch of two.
+    assert third["learning_rate"] == pytest.approx(learning_rate(1e-3, 0.05, 0.9))
+    weights, _ = load_checkpoint(phased / "checkpoints" / LAST)
+    assert (weights.phase, weights.phase_epoch, weights.finished) == (1, 2, True)
+
+
+def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_path):
+    """The embedding after the second phase is that of a run that ends with the first."""
+    (tmp_path / "c.toml").write_text(PHASES.split('[[phases]]\nname = "whole"')[0])
+    settings = [*SETTINGS, "model.market_tokens=2", "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    short = train(load_config(tmp_path / "c.toml", settings, str(cache)), tmp_path / "run", False, QUIET)
+    _, before = load_checkpoint(short / "checkpoints" / LAST)
+    _, after = load_checkpoint(phased / "checkpoints" / LAST)
+    for name, value in before.items():
+        if not name.startswith("model."):
+            continue
+        part = name.split(".")[3]
+        if part in ("embed", "residual"):
+            assert torch.equal(value, after[name]), name
+        elif part in ("layers", "norm", "market", "static"):
+            assert not torch.equal(value, after[name]), name
+        if part in ("norm", "market") and name.endswith(("mix", "token")):
+            fresh = 0.0 if name.endswith("mix") else None
+            assert fresh is None or bool((value == fresh).all()), name  # bypassed in the first phase
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_phases_averages_and_members_resume_to_the_same_figures(phased, tmp_path, step):
+    other = tmp_path / "other"
+    command = [sys.executable, "-c", _STOPPED, str(step), str(phased / "config.toml"), str(other)]
+    subprocess.run(command, check=True, timeout=120)
+    assert not load_checkpoint(other / "checkpoints" / LAST)[0].finished
+    train(resumed_config(other, [], None), other, True, QUIET)
+    assert figures(other) == figures(phased)
+    assert splits(other) == splits(phased)
+
+
+_STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from rich.console import Console
+import engine.trainer as trainer
+real, steps = trainer.learn, 0
+
+def learn(*arguments, **more):
+    global steps
+    steps += 1
+    found = real(*arguments, **more)
+    if steps == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return found
+
+trainer.learn = learn
+config = trainer.load_config(Path(sys.argv[2]), [])
+try:
+    trainer.train(config, Path(sys.argv[3]), False, Console(quiet=True))
+except trainer.Stopped:
+    sys.exit(0)
+sys.exit(1)
+"""
+
+
+def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
+    config, panel, model, _ = load_run(phased, str(cache))
+    assert len(model.members) == 2
+    assert config.train.seeds == 2
+    with open_source(panel, torch.device("cpu")) as source:
+        scores = score_part(model, source, make_split(config, panel).test, config)
+    assert np.isfinite(scores).all()
+    assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())

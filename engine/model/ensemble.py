@@ -1,0 +1,56 @@
+"""Several models of one kind as one: trained on the same blocks from different beginnings, their scores averaged.
+
+K members, S codes, D days, H horizons, Q quantile levels
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import Config, Part
+from engine.model.atft import ATFT, build_model
+from kernels.rank_terms import standardise
+
+
+class Ensemble(nn.Module):
+    """K >= 1 members of the same shape."""
+
+    def __init__(self, members: list[ATFT]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def first(self) -> ATFT:
+        """One of them, to ask for what all share."""
+        return self.members[0]  # type: ignore[return-value]
+
+    @property
+    def horizons(self) -> int:
+        return self.first.horizons
+
+    def bypass(self, parts: Sequence[Part]) -> None:
+        """See ATFT.bypass, for every member."""
+        for member in self.members:
+            member.bypass(parts)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [S, D, H] and quantiles [S, D, H, Q]; see ATFT.forward.
+
+        Of several members: the mean of their scores in deviations from the day's mean, so each has the same say in the
+        order. x must then hold all codes of its days.
+        """
+        scores, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
+        if len(scores) == 1:
+            return scores[0], quantiles[0]
+        days = scores[0].shape[1]
+        valid = present[:, -days:].T[:, None]
+        of_days = torch.stack([standardise(score.float().permute(1, 2, 0), valid) for score in scores])
+        return of_days.mean(0).permute(2, 0, 1), torch.stack(quantiles).mean(0)
+
+
+def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
+    """train.seeds freshly initialised members, from train.seed on."""
+    context = config.data.context
+    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+    return Ensemble([build_model(config.model, features, horizons, context, seed) for seed in seeds])

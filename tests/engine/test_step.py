@@ -1,0 +1,204 @@
+"""A step is what plain torch would do: members, averages, accumulation, frozen parts, padding, compilation."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import load_config
+from engine.model.atft import build_model
+from engine.objective import make_objective
+from engine.phases import learning_rate, phases_of
+from engine.step import learn, losses_of, make_learner
+from loaders.order import mix
+
+S, D, F, H, L = 40, 6, 5, 2, 8
+SETTINGS = ["data.context=8", "data.block_days=6", "data.block_codes=48", "model.spans=[3]", "train.clip=0.5"]
+CPU = torch.device("cpu")
+NONE = torch.empty(0, dtype=torch.int32)
+
+
+def configured(*settings):
+    return load_config(None, [*SETTINGS, *settings])
+
+
+def block(seed=0, codes=S):
+    random = torch.Generator().manual_seed(seed)
+    presence = (torch.rand(codes, D + L - 1, generator=random) > 0.1).to(torch.uint8)
+    x = torch.randn(codes, D + L - 1, F, generator=random) * presence[..., None]
+    y = torch.randn(codes, D, H, generator=random)
+    y[presence[:, L - 1 :] == 0] = torch.nan
+    return x, presence, y
+
+
+def weights_after(config, blocks, rate=0.01, phase=0):
+    """Members' weights after a step on each block, what `learn` gave for each, and the average's weights."""
+    with make_learner(config, F, H, CPU) as learner:
+        phase = phases_of(config)[phase]
+        losses = losses_of(learner, phase, make_objective(config, H, CPU))
+        learner.ensemble.train()
+        told = [
+            learn(learner, losses, *given, NONE, config.train.seed, step, rate, last=step + 1 == len(blocks))
+            for step, given in enumerate(blocks)
+        ]
+        found = [copy.deepcopy(member.state_dict()) for member in learner.ensemble.members]
+        average = None if learner.average is None else copy.deepcopy(learner.average.members[0].state_dict())
+    return found, torch.stack(told), average
+
+
+def same(a, b, **tolerance):
+    """But for biases whose gradient is 0, and in float32 a rounding, which AdamW makes as large as any other."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if name in ("heads.bias", "market.key_value.bias", "market.token_key.bias", "market.query.bias"):
+            continue
+        torch.testing.assert_close(value, b[name], msg=name, **tolerance)
+
+
+def test_a_step_is_plain_torch():
+    config = configured("model.dropout=0")
+    (found,), told, _ = weights_after(config, [block(0), block(1)])
+    model = build_model(config.model, F, H, L, seed=0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=config.train.weight_decay)
+    objective = make_objective(config, H, CPU)
+    for i in (0, 1):
+        x, presence, y = block(i)
+        scores, quantiles = model(x, (presence > 0).float())
+        loss, terms = objective(scores, quantiles, y, NONE)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        torch.testing.assert_close(told[i], torch.cat([loss.detach()[None], terms]), equal_nan=True)
+    same(found, model.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_members_trained_together_are_those_trained_alone():
+    """Dropout included, on a thread each, whatever the others do."""
+    together, told, _ = weights_after(configured("train.seeds=3", "train.seed=4"), [block(0), block(1)])
+    alone = [weights_after(configured(f"train.seed={seed}"), [block(0), block(1)]) for seed in (4, 5, 6)]
+    for found, (expected, _, _) in zip(together, alone, strict=True):
+        same(found, expected[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(told, torch.stack([each[1] for each in alone]).mean(0), equal_nan=True)
+
+
+def test_accumulated_blocks_make_one_step_of_their_mean_gradient():
+    settings = ["model.dropout=0", "train.clip=1e9"]
+    (found,), _, _ = weights_after(configured(*settings, "train.accumulate=2"), [block(0), block(1), block(2)])
+    config = configured(*settings)
+    model = build_model(config.model, F, H, L, seed=0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=config.train.weight_decay)
+    objective = make_objective(config, H, CPU)
+    for group in ((0, 1), (2,)):
+        optimizer.zero_grad()
+        for i in group:
+            x, presence, y = block(i)
+            (objective(*model(x, (presence > 0).float()), y, NONE)[0] / 2).backward()
+        optimizer.step()
+    same(found, model.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_follows_the_weights():
+    decay, blocks = 0.75, [block(i) for i in range(3)]
+    _, _, average = weights_after(configured(f"train.ema={decay}"), blocks)
+    expected = build_model(configured().model, F, H, L, seed=0).state_dict()
+    for steps in (1, 2, 3):
+        # Not the last one's `last`, which changes nothing without accumulation.
+        (weights,), _, _ = weights_after(configured(), blocks[:steps])
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    same(average, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "prefixes"),
+    [
+        ("embedding", ("embed.", "residual.")),
+        ("normalisation", ("norm.",)),
+        ("temporal", ("layers.", "widen.")),
+        ("static", ("static.",)),
+        ("market", ("market.",)),
+        ("heads", ("finish.", "heads.")),
+    ],
+)
+def test_frozen_parts_stay_and_all_others_move(tmp_path, part, prefixes):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[model]\nmarket_tokens = 2\n[[phases]]\nname = "a"\nepochs = 1\nfrozen = ["{part}"]\n')
+    config = load_config(path, SETTINGS)
+    before = build_model(config.model, F, H, L, seed=0).state_dict()
+    (after,), _, _ = weights_after(config, [block(0), block(1)])
+    parameters = dict(build_model(config.model, F, H, L, seed=0).named_parameters())
+    for name in parameters:
+        assert torch.equal(before[name], after[name]) == name.startswith(prefixes), name
+
+
+def test_padding_to_the_static_shape_changes_nothing():
+    config = configured("model.dropout=0", "model.market_tokens=2")
+    x, presence, y = block(0)
+    more = block(1, codes=8)
+    padded = (
+        torch.cat([x, torch.zeros_like(more[0])]),
+        torch.cat([presence, torch.zeros_like(more[1])]),
+        torch.cat([y, torch.full_like(more[2], torch.nan)]),
+    )
+    _, told, _ = weights_after(config, [padded] * 3)
+    _, expected, _ = weights_after(config, [(x, presence, y)] * 3)
+    torch.testing.assert_close(told, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(told[0, 0], told[2, 0], rtol=1e-3)
+
+
+def test_a_compiled_step_is_the_eager_one(tmp_path):
+    settings = ["model.dropout=0"]
+    (expected,), expected_told, _ = weights_after(configured(*settings), [block(0), block(1, codes=30)])
+    torch._dynamo.reset()
+    compiled = configured(*settings, "train.compile=on")
+    (found,), told, _ = weights_after(compiled, [block(0), block(1, codes=30)])
+    # Blocks of other sizes are padded to the same static shape: one graph serves all.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(told, expected_told, equal_nan=True, rtol=1e-4, atol=1e-5)
+    same(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    one, _, _ = weights_after(configured(), [block(0)])
+    torch.manual_seed(1234)
+    two, _, _ = weights_after(configured(), [block(0)])
+    same(one[0], two[0], rtol=0, atol=0)
+    assert mix(0, 0, 4) != mix(0, 1, 4) != mix(1, 0, 4)
+
+
+def test_phases_fill_in_what_they_do_not_say(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "[train]\nlearning_rate = 0.5\n[objective]\nic = 0.3\ntau = 0.7\n"
+        '[[phases]]\nname = "first"\nepochs = 2\nhorizon_weights = [1, 0]\noff = ["normalisation", "market"]\n'
+        '[[phases]]\nname = "fine"\nepochs = 1\nlearning_rate = 0.1\nblocks = 7\n'
+        "weights = { rank_ic = 1, sharpe = 0.2 }\n"
+    )
+    first, fine = phases_of(load_config(path, []))
+    assert (first.name, first.epochs, first.learning_rate, first.blocks) == ("first", 2, 0.5, 0)
+    assert first.off == ("normalisation", "market")
+    assert first.objective.horizon_weights == (1, 0)
+    assert first.objective.ic == 0.3
+    assert (fine.learning_rate, fine.blocks, fine.off, fine.objective.tau) == (0.1, 7, (), 0.7)
+    assert fine.objective.weights() == {"rank_ic": 1, "sharpe": 0.2}
+    (only,) = phases_of(configured("train.epochs=3"))
+    assert (only.epochs, only.learning_rate) == (3, configured().train.learning_rate)
+    assert learning_rate(fine.learning_rate, 0.0, 0.0) == 0.1
+
+
+@torch.no_grad()
+def test_an_ensemble_scores_the_mean_of_its_members_in_deviations():
+    config = configured("train.seeds=3")
+    x, presence, _ = block(0)
+    present = (presence > 0).float()
+    with make_learner(config, F, H, CPU) as learner:
+        ensemble = learner.ensemble.eval()
+        scores, quantiles = ensemble(x, present)
+        each = [member(x, present)[0].double().numpy() for member in ensemble.members]
+        torch.testing.assert_close(quantiles, torch.stack([m(x, present)[1] for m in ensemble.members]).mean(0))
+    for day in range(D):
+        there = presence[:, L - 1 + day].numpy() > 0
+        for h in range(H):
+            z = [(s[there, day, h] - s[there, day, h].mean()) / s[there, day, h].std() for s in each]
+            np.testing.assert_allclose(scores[there, day, h], np.mean(z, 0), atol=1e-4)
