@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.config import Config
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import TERMS
+from kernels.rank_terms import SHARPE, TERMS, portfolio_returns, standardise
 from loaders.errors import InputError
 from loaders.order import mix, permutation
 
@@ -40,11 +40,36 @@ class Objective:
             rotations: [K] integers, see `draw_rotations`.
         """
         returns = returns.permute(2, 1, 0)
+        return self._of(scores, quantiles, returns, torch.isfinite(returns), self.weights, rotations)
+
+    def of_rank(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, ...]:
+        """What `engine.distributed.pooled` makes the block's loss from; arguments for the days of one rank.
+
+        Loss [] and terms [8] without `sharpe`, what the cross-sections count for [], daily returns [H, D] of the
+        portfolios and which of the cross-sections count [H, D].
+        """
+        returns = returns.permute(2, 1, 0)
+        mask = torch.isfinite(returns)
+        valid, names = mask.float(), mask.sum(-1)
+        z = standardise(torch.where(mask, scores.permute(2, 1, 0).float(), 0.0), valid)
+        daily = portfolio_returns(z, torch.where(mask, returns, 0.0))
+        alive = (names >= 2).float()
+        entries = (names * alive * self.horizons[:, None]).sum()
+        loss, terms = self._of(scores, quantiles, returns, mask, self.weights * ~self._sharpe, rotations)
+        return loss, terms, entries, daily, alive
+
+    def _of(
+        self, scores: Tensor, quantiles: Tensor, returns: Tensor, mask: Tensor, weights: Tensor, rotations: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return rank_objective(
-            scores.permute(2, 1, 0), returns, torch.isfinite(returns), self.weights, horizon_weights=self.horizons,
+            scores.permute(2, 1, 0), returns, mask, weights, horizon_weights=self.horizons,
             quantiles=quantiles.permute(2, 1, 0, 3), levels=self.levels, rotations=rotations, tau=self.tau,
             temperature=self.temperature, ranked=self.ranked,
         )  # fmt: skip
+
+    @property
+    def _sharpe(self) -> Tensor:
+        return torch.arange(len(TERMS), device=self.weights.device) == SHARPE
 
 
 def make_objective(config: Config, horizons: int, device: torch.device) -> Objective:

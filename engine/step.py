@@ -19,13 +19,15 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from engine.config import Config
+from engine.distributed import ALONE, World, pooled
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.residual import CodeDropout
 from engine.objective import Objective
 from engine.phases import Phase
+from kernels.rank_terms import SHARPE
 from loaders.order import mix
 
-Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # x, present, y, rotations -> loss, terms
+Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, present, y, rotations -> loss, terms, ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Learner:
     padded: int  # codes that every block is padded to, 0: as it comes
     compiled: bool
     bfloat16: bool
+    world: World
     threads: ThreadPoolExecutor | None  # one for each member
 
     @property
@@ -50,19 +53,22 @@ class Learner:
 
 
 @contextmanager
-def make_learner(config: Config, features: int, horizons: int, device: torch.device) -> Iterator[Learner]:
+def make_learner(
+    config: Config, features: int, horizons: int, device: torch.device, world: World = ALONE
+) -> Iterator[Learner]:
     """A freshly initialised learner on a device; its threads end with the `with`."""
     train = config.train
     ensemble = build_ensemble(config, features, horizons).to(device)
     average = build_ensemble(config, features, horizons).to(device).requires_grad_(False) if train.ema else None
     optimizer = torch.optim.AdamW(ensemble.parameters(), lr=0.0, weight_decay=train.weight_decay, fused=True)
     compiled = device.type == "cuda" if train.compile == "auto" else train.compile == "on"
-    side_by_side = device.type == "cpu" and train.seeds > 1 and not compiled
+    # Ranks share the cores already, and meet in one order.
+    side_by_side = device.type == "cpu" and train.seeds > 1 and not compiled and world.size == 1
     threads = ThreadPoolExecutor(train.seeds, "member", _one_thread) if side_by_side else None
     try:
         yield Learner(
             ensemble, average, optimizer, train.ema, train.clip, train.accumulate,
-            config.data.block_codes if compiled else 0, compiled, device.type == "cuda", threads,
+            config.data.block_codes if compiled else 0, compiled, device.type == "cuda", world, threads,
         )  # fmt: skip
     finally:
         if threads is not None:
@@ -77,7 +83,8 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
         learner.average.bypass(phase.off)
     for member in learner.ensemble.members:
         member.freeze(phase.frozen)  # type: ignore[operator]
-        losses = _losses(member, objective, learner.bfloat16)
+        of_block = objective if learner.world.size == 1 else objective.of_rank
+        losses = _losses(member, of_block, learner.bfloat16)
         if learner.compiled:
             mode = "reduce-overhead" if learner.bfloat16 else None
             losses = torch.compile(losses, fullgraph=True, dynamic=False, mode=mode)
@@ -85,8 +92,8 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
     return members
 
 
-def _losses(member: nn.Module, objective: Objective, bfloat16: bool) -> Losses:
-    def losses(x: Tensor, present: Tensor, y: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(member: nn.Module, objective: Callable[..., tuple[Tensor, ...]], bfloat16: bool) -> Losses:
+    def losses(x: Tensor, present: Tensor, y: Tensor, rotations: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             scores, quantiles = member(x, present)
         return objective(scores, quantiles, y, rotations)
@@ -95,10 +102,12 @@ def _losses(member: nn.Module, objective: Objective, bfloat16: bool) -> Losses:
 
 
 def learn(
-    learner: Learner, losses: list[Losses], x: Tensor, presence: Tensor, y: Tensor, rotations: Tensor,
-    seed: int, step: int, rate: float, last: bool,
-) -> Tensor:  # fmt: skip
-    """Train every member on a block, and give the mean over members of loss and terms: [1 + 8] float32.
+    learner: Learner, losses: list[Losses], objective: Objective, x: Tensor, presence: Tensor, y: Tensor,
+    rotations: Tensor, seed: int, step: int, rate: float, last: bool, stop: bool = False,
+) -> tuple[Tensor, bool]:  # fmt: skip
+    """Train every member on a block, or on this rank's days of it.
+
+    Gives the mean over members of the block's loss and terms, [1 + 8] float32, and whether any rank had `stop` set.
 
     Args:
         x: [S, T, F] float32, presence: [S, T] uint8, y: [S, D, H] float32, NaN = no target.
@@ -106,6 +115,8 @@ def learn(
         seed, step: dropout draws from them alone, so that a resumed run needs no stored generator.
         rate: the learning rate.
         last: no block follows, so the optimizer steps even if fewer than `accumulate` came.
+
+    Raises RankLost where another rank does not answer.
     """
     more = max(learner.padded - len(x), 0)
     if more:
@@ -116,12 +127,16 @@ def learn(
     if learner.compiled or x.is_cuda:
         torch.manual_seed(mix(seed, step, 4) >> 1)
 
-    def train(k: int) -> Tensor:
+    def train(k: int) -> tuple[Tensor, bool]:
         if not (learner.compiled or x.is_cuda):
             _draw_from(members[k], mix(seed + k, step, 4) >> 1)
-        loss, terms = losses[k](x, present, y, rotations)
+        found = losses[k](x, present, y, rotations)
+        if learner.world.size > 1:
+            loss, values, stopped = pooled(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
+        else:
+            loss, values, stopped = found[0], torch.cat([found[0].detach()[None], found[1]]), stop
         (loss / learner.accumulate).backward()
-        return torch.cat([loss.detach()[None], terms])
+        return values, stopped
 
     if learner.threads is None:
         found = [train(k) for k in range(len(members))]
@@ -131,13 +146,14 @@ def learn(
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
         for member in members:
+            learner.world.add_gradients(member)
             torch.nn.utils.clip_grad_norm_(member.parameters(), learner.clip)
         learner.optimizer.step()
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.average is not None:
             ours = [list(ensemble.parameters()) for ensemble in (learner.average, learner.ensemble)]
             get_ema_multi_avg_fn(learner.decay)(*ours, None)
-    return torch.stack(found).mean(0)
+    return torch.stack([values for values, _ in found]).mean(0), found[0][1]
 
 
 def _one_thread() -> None:

@@ -28,6 +28,7 @@ from engine.checkpoint import (
     write_atomically,
 )  # fmt: skip
 from engine.config import Config, config_hash, load_config, to_toml
+from engine.distributed import RankLost, World, open_world
 from engine.evaluate import evaluate_scores
 from engine.objective import Objective, draw_rotations, make_objective
 from engine.phases import Phase, learning_rate, phases_of
@@ -44,10 +45,10 @@ from engine.tracking import (
 )  # fmt: skip
 from kernels.rank_terms import TERMS
 from loaders.cache.checking import Check, checked
-from loaders.delivery import AHEAD, Stages
+from loaders.delivery import AHEAD, Loaded, Stages
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
-from loaders.plan import Plan
+from loaders.plan import Block, Plan, count_samples
 from loaders.source import Source, open_source
 from loaders.split import Split
 
@@ -78,13 +79,22 @@ class Training:
     stop: list[int]  # signals received
     console: Console
     writer: Any  # TensorBoard's
+    world: World
 
     @property
     def phase(self) -> Phase:
         return self.phases[self.state.phase]
 
+    def write_metrics(self) -> None:
+        """metrics.jsonl, by the first rank."""
+        if self.world.first:
+            write_metrics(self.folder, self.state)
+
     def save(self, name: str) -> None:
+        """Write a checkpoint, on the first rank."""
         learner = self.learner
+        if not self.world.first:
+            return
         path = self.folder / "checkpoints" / name
         if name == BEST:
             save_checkpoint(path, self.state, learner.scoring, None, learner.optimizer, self.running)
@@ -102,48 +112,84 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     Raises InputError for a bad cache, split, folder or checkpoint; RunFailed for a loss or validation figure that is
     not finite; Stopped after a signal, when a checkpoint has been saved.
     """
+    with open_world(config.train.device) as (world, name), _lost(run):
+        return _train(config, run, resume, console if world.first else Console(quiet=True), world, name)
+
+
+def _train(config: Config, run: Path | None, resume: bool, console: Console, world: World, device_name: str) -> Path:
     panel = open_panel(config.data.arrow, config.data.store)
     config = resolve(config, panel)
     split = make_split(config, panel)
+    world.days(config.data.block_days)
     plan = Plan(panel, split.train, config.data.block_days, config.data.block_codes, config.train.seed)
-    device = resolve_device(config.train.device)
+    device = resolve_device(device_name)
     torch.use_deterministic_algorithms(config.train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
     phases = phases_of(config)
     for phase in phases:
         _objective(config, phase, len(horizons), device)  # refused now rather than hours later
     with ExitStack() as stack:
-        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device))
+        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world))
         running = torch.zeros(1 + len(TERMS), dtype=torch.float64, device=device)
         if resume:
             run = _existing(run)
             state = _resumed(run, config, panel, learner, running)
         else:
-            run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+            run_id = world.agreed(f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
             run = Path("runs") / run_id if run is None else run
-            if (run / "config.toml").exists() or (run.is_dir() and any(run.iterdir())):
+            if world.first and run.is_dir() and any(run.iterdir()):
                 raise InputError(str(run), "the folder is not empty", "Pass --resume to go on, or another --out")
             state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
-            _make_folder(run)
+            if world.first:
+                _make_folder(run)
         source = stack.enter_context(open_source(panel, device, config.data.tier, config.data.device_share))
         check, stop = stack.enter_context(checked(panel)), stack.enter_context(_signals())
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = stack.enter_context(closing(SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)))
+        writer = None
+        if world.first:
+            writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
+            stack.enter_context(closing(writer))
         t = Training(
-            config, run, state, phases, learner, running, plan, split, source, device, check, stop, console, writer
+            config,
+            run,
+            state,
+            phases,
+            learner,
+            running,
+            plan,
+            split,
+            source,
+            device,
+            check,
+            stop,
+            console,
+            writer,
+            world,
         )
         if not resume:
             t.save(LAST)
-            write_atomically(run / "config.toml", to_toml(config).encode())
-        write_metrics(run, state)
+            if world.first:
+                write_atomically(run / "config.toml", to_toml(config).encode())
+        t.write_metrics()
         console.print(_heading(t))
+        world.wait()  # until all have read the checkpoint that the first will replace
         while not state.finished:
             stages = _epoch(t)
             _validate(t, stages)
         check.to_the_end()
+        world.wait()  # for the best checkpoint
         _summarise(t)
     return run
+
+
+@contextmanager
+def _lost(run: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except RankLost as error:
+        what = f"{run or 'the run'}: another rank no longer answers ({error})"
+        raise RunFailed(f"{what}. Its own message says why; go on with --resume and the run's --out") from error
 
 
 def resolve(config: Config, panel: Panel) -> Config:
@@ -243,10 +289,13 @@ def _epoch(t: Training) -> Stages:
     losses = losses_of(learner, phase, objective)
     state.off = list(phase.off)
     learner.ensemble.train()
-    saved = time.perf_counter()
+    begin, saved = state.position, time.perf_counter()
     display = live(t.console)
     epochs = sum(phase.epochs for phase in t.phases)
-    loading = t.source.load(t.plan.part, blocks.share(state.position), t.plan.days, config.data.context)
+    left, mine = blocks.share(state.position), t.world.days(config.data.block_days)
+    # Of every block, this rank's days.
+    shares = left if t.world.size == 1 else [Block(block.day + mine.start, block.codes) for block in left]
+    loading = t.source.load(t.plan.part, shares, len(mine), config.data.context)
     with display.progress, loading as loader:
         begun = time.perf_counter()
         for batch in loader:
@@ -258,17 +307,16 @@ def _epoch(t: Training) -> Stages:
                 objective, learner.padded or len(batch.y), config.train.seed, state.step, t.device
             )
             last = state.position + 1 == len(blocks)
-            t.running.add_(
-                learn(
-                    learner, losses, batch.x, batch.presence, batch.y, rotations, config.train.seed, state.step, rate,
-                    last,
-                )
+            values, stopped = learn(
+                learner, losses, objective, batch.x, batch.presence, batch.y, rotations, config.train.seed, state.step,
+                rate, last, bool(t.stop),
             )  # fmt: skip
+            t.running.add_(values)
             state.rate = rate
+            state.samples += _samples(t, left[state.position - begin], batch)
+            state.rows += batch.presence.numel() * t.world.size
             state.step += 1
             state.position += 1
-            state.samples += batch.samples
-            state.rows += batch.presence.numel()
             now = time.perf_counter()
             state.seconds["wait"] += waited - begun
             state.seconds["train"] += now - begun
@@ -278,15 +326,22 @@ def _epoch(t: Training) -> Stages:
                 display.show(state.epoch, epochs, state.position, len(blocks), speed, wait, mean_loss)
             # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
             between = state.step % learner.accumulate == 0 or last
-            if between and (t.stop or now - saved > config.train.checkpoint_seconds):
+            if between and (stopped or now - saved > config.train.checkpoint_seconds):
                 t.save(LAST)
                 saved = time.perf_counter()
-            if between and t.stop:
-                name = signal.Signals(t.stop[0]).name
-                what = f"{t.folder}: stopped by {name} in epoch {state.epoch + 1}"
+            if between and stopped:
+                cause = signal.Signals(t.stop[0]).name if t.stop else "a signal to another rank"
+                what = f"{t.folder}: stopped by {cause} in epoch {state.epoch + 1}"
                 raise Stopped(f"{what}. Go on with --resume --out {t.folder}")
             begun = time.perf_counter()
     return loader.stages
+
+
+def _samples(t: Training, block: Block, batch: Loaded) -> int:
+    """Samples of a block, on all ranks."""
+    if t.world.size == 1:
+        return batch.samples
+    return count_samples(t.source.panel, t.plan.part, block, t.plan.days)
 
 
 def _objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:
@@ -342,8 +397,9 @@ def _validate(t: Training, stages: Stages) -> None:
     state.seconds["validation"] += time.perf_counter() - begun
     t.running.zero_()
     t.save(LAST)
-    write_metrics(t.folder, state)
-    log_scalars(t.writer, line, state)
+    t.write_metrics()
+    if t.writer is not None:
+        log_scalars(t.writer, line, state)
     per_horizon = ", ".join(f"h={h} {valid[str(h)]['rank_ic']:.4f}" for h in state.horizons)
     t.console.print(
         f"epoch {state.epoch}{f' ({phase.name})' if t.config.phases else ''}: loss {sums['loss']:.4f}, "
@@ -395,4 +451,5 @@ def _summarise(t: Training) -> None:
         },
         "throughput": throughput(state, t.device),
     }
-    write_atomically(t.folder / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False).encode())
+    if t.world.first:
+        write_atomically(t.folder / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False).encode())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TERMS = ("rank_ic", "ic", "sharpe", "spearman", "huber", "quantile", "pairwise", "listnet")
+SHARPE = TERMS.index("sharpe")
 EPSILON = 1e-6
 LEAST_VARIANCE = 1e-16  # of daily returns, below which `sharpe` takes them for constant
 FAR = 1e4  # where masked entries are parked: further than any standardised score
@@ -67,6 +68,22 @@ def soft_ranks(score: Tensor, mask: Tensor, tau: float | Tensor) -> Tensor:
     first = torch.searchsorted(values, values).clamp(max=score.shape[-1] - 1)  # of NaN, N
     ranks = ranks + (ranks.gather(-1, first) - ranks).detach()
     return torch.zeros_like(ranks).scatter(-1, order, ranks) * mask
+
+
+def portfolio_returns(z: Tensor, returns: Tensor) -> Tensor:
+    """Returns [H, G] of the portfolios with weights z / sum|z|; z and returns [H, G, N], 0 where not valid."""
+    weights = z / z.abs().sum(-1, keepdim=True).clamp(min=EPSILON)
+    return (weights * returns).sum(-1)
+
+
+def sharpe_ratio(daily: Tensor, alive: Tensor) -> Tensor:
+    """Mean over standard deviation of daily returns [H, G] on the days that are alive (1, else 0); [H, 1].
+
+    0 where fewer than two are.
+    """
+    mean = masked_mean(daily, alive)
+    std = masked_mean(((daily - mean) * alive).square(), alive).clamp(min=LEAST_VARIANCE).sqrt()
+    return torch.where(alive.sum(-1, keepdim=True) >= 2, mean / std, 0.0)
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -128,12 +145,7 @@ def rank_terms(
     if "ic" in terms:
         result["ic"] = 1 - _correlation(scores, targets, valid)
     if "sharpe" in terms:
-        weights = z / z.abs().sum(-1, keepdim=True).clamp(min=EPSILON)
-        daily = (weights * returns).sum(-1)
-        alive = (valid.sum(-1) >= 2).to(kind)
-        mean = masked_mean(daily, alive)
-        std = masked_mean(((daily - mean) * alive).square(), alive).clamp(min=LEAST_VARIANCE).sqrt()
-        result["sharpe"] = torch.where(alive.sum(-1, keepdim=True) >= 2, -mean / std, 0.0)
+        result["sharpe"] = -sharpe_ratio(portfolio_returns(z, returns), (valid.sum(-1) >= 2).to(kind))
     if "huber" in terms:
         loss = F.huber_loss(scores, standardise(targets, valid), reduction="none")
         result["huber"] = masked_mean(loss, valid)[..., 0]

@@ -1,0 +1,153 @@
+"""Several processes as one, under torchrun: each takes a share of the days of every block.
+
+A block's cross-sections are whole on one rank, and dropout draws the same for all days of a code, so ranks together
+compute what one process would: the loss of the block, `sharpe` over all of its days included, and its gradient. They
+meet twice a step: for numbers of names, terms and daily returns after the forward, and for the gradients. A run may be
+resumed with another number of ranks.
+
+W ranks, H horizons, G cross-sections (days) of a rank
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from os import environ
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kernels.rank_terms import SHARPE, sharpe_ratio
+from loaders.errors import InputError
+
+PATIENCE = timedelta(minutes=10)  # that a rank waits for another one: longer than any validation
+
+
+class RankLost(Exception):
+    """Another rank does not answer: it has died, or the network between them."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def days(self, days: int) -> range:
+        """The scored days of a block that are this rank's. Raises InputError where they do not divide evenly."""
+        if days % self.size:
+            what = f"{days} days cannot be shared evenly by {self.size} ranks"
+            raise InputError("data.block_days", what, "Choose a multiple of the number of ranks")
+        return range(days * self.rank // self.size, days * (self.rank + 1) // self.size)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The tensors of all ranks, of one shape, in their order: [W, ...]. Raises RankLost."""
+        if self.size == 1:
+            return values[None]
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        with _lost_ranks():
+            dist.all_gather(found, values.contiguous())
+        return torch.stack(found)
+
+    def agreed(self, text: str) -> str:
+        """The first rank's text. Raises RankLost."""
+        texts = [text]
+        if self.size > 1:
+            with _lost_ranks():
+                dist.broadcast_object_list(texts)
+        return texts[0]
+
+    def wait(self) -> None:
+        """Until all ranks have come here. Raises RankLost."""
+        if self.size > 1:
+            with _lost_ranks():
+                dist.barrier()
+
+    def add_gradients(self, model: nn.Module) -> None:
+        """Add the gradients of all ranks. Raises RankLost."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        with _lost_ranks():
+            dist.all_reduce(together)
+        for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+ALONE = World()
+
+
+@contextmanager
+def _lost_ranks() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise for a closed connection or a timeout
+        raise RankLost(str(error).splitlines()[0]) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks to the user."""
+    return environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def open_world(device: str) -> Iterator[tuple[World, str]]:
+    """The processes that torchrun has started, or this one alone; and the device of this one.
+
+    Raises RankLost where another rank does not come.
+    """
+    size, rank = int(environ.get("WORLD_SIZE", "1")), int(environ.get("RANK", "0"))  # torchrun's way of telling
+    if size == 1:
+        yield World(), device
+        return
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    with _lost_ranks():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    try:
+        yield World(rank, size), device
+    finally:
+        dist.destroy_process_group()
+
+
+def pooled(
+    world: World, of_rank: tuple[Tensor, ...], weight: Tensor, of_horizon: Tensor, stop: bool
+) -> tuple[Tensor, Tensor, bool]:
+    """What a rank has to differentiate, the block's loss and terms, and whether any rank was told to stop.
+
+    Args:
+        of_rank: what `Objective.of_rank` gives.
+        weight: [] of `sharpe`.
+        of_horizon: [H] weights of the horizons.
+
+    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + 8] loss and terms of the
+    block; and the flag.
+    """
+    loss, terms, entries, daily, alive = of_rank
+    head = torch.stack([entries, torch.tensor(float(stop), device=loss.device), loss.detach()])
+    told = world.gathered(torch.cat([head, terms, daily.detach().flatten(), alive.flatten()]))
+    share = told[:, 0] / told[:, 0].sum().clamp(min=1e-6)
+    values = (share[:, None] * told[:, 2 : 3 + len(terms)]).sum(0)
+    days = told[:, 3 + len(terms) :].unflatten(1, (2, *daily.shape))
+    # [W, H, G] -> [H, W, G]: the days of all ranks side by side.
+    every = days[:, 0].transpose(0, 1).flatten(1).requires_grad_()
+    with torch.enable_grad():
+        sharpe = (
+            -(sharpe_ratio(every, days[:, 1].transpose(0, 1).flatten(1))[:, 0] * of_horizon).sum() / of_horizon.sum()
+        )
+        (slope,) = torch.autograd.grad(sharpe, every)
+    mine = slope.unflatten(1, (world.size, -1))[:, world.rank]
+    on = weight != 0
+    values[0] += torch.where(on, weight * sharpe.detach(), 0.0)
+    values[1 + SHARPE] = torch.where(on, sharpe.detach(), torch.nan)
+    total = loss * share[world.rank] + torch.where(on, weight, 0.0) * (mine * daily).sum()
+    return total, values, bool(told[:, 1].any())

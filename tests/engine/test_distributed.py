@@ -1,0 +1,165 @@
+"""Ranks under torchrun are one process: the same losses and figures, resumed with any number; a dead one ends all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from engine.checkpoint import LAST, load_checkpoint
+from engine.config import load_config
+from engine.distributed import ALONE, World, pooled
+from engine.objective import make_objective
+from engine.trainer import resumed_config, train
+from kernels.rank_terms import SHARPE
+from loaders.errors import InputError
+from tests.panels import write_panel
+
+SETTINGS = [
+    "data.context=8", "data.block_days=8", "data.block_codes=24", "model.spans=[3]", "model.market_tokens=2",
+    "objective.sharpe=0.1", "train.epochs=2", "train.ema=0.9", "train.seeds=2", "train.checkpoint_seconds=0",
+]  # fmt: skip
+QUIET = Console(quiet=True)
+# The engine's command, in which a rank may be killed after a number of steps.
+SCRIPT = """
+import os, signal, sys
+import engine.trainer
+from engine.cli import main
+rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
+del sys.argv[1:3]
+real, steps = engine.trainer.learn, 0
+
+def learn(*arguments):
+    global steps
+    steps += 1
+    found = real(*arguments)
+    if at and steps == at and rank == "1":
+        os.kill(os.getpid(), number)
+    return found
+
+engine.trainer.learn = learn
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    write_panel(folder, n_codes=60, n_days=320, signal=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(cache, tmp_path_factory):
+    return train(load_config(None, SETTINGS, str(cache)), tmp_path_factory.mktemp("runs") / "alone", False, QUIET)
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def ranks(script: Path, *arguments: str, number: int = 0, at: int = 0) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*torchrun, str(script), str(number), str(at), "train", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+def fresh(cache: Path, run: Path) -> list[str]:
+    return ["--arrow", str(cache), "--out", str(run), *(part for s in SETTINGS for part in ("--set", s))]
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_same(run: Path, other: Path) -> None:
+    for found, expected in zip(lines(run), lines(other), strict=True):
+        assert found["step"] == expected["step"]
+        assert found["train"] == pytest.approx(expected["train"], abs=1e-5)
+        assert found["valid_rank_ic"] == pytest.approx(expected["valid_rank_ic"], abs=1e-4)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, other)]
+    test, expected = (summary["splits"]["test"]["1"] for summary in summaries)
+    assert test == pytest.approx(expected, abs=2e-2, rel=2e-2)
+    a, b = (load_checkpoint(folder / "checkpoints" / LAST)[0] for folder in (run, other))
+    assert (a.samples, a.step, a.epoch) == (b.samples, b.step, b.epoch)
+
+
+def test_two_ranks_are_one_process(cache, alone, script, tmp_path):
+    done = ranks(script, *fresh(cache, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert lines(alone)[-1]["step"] >= 100
+    check_same(tmp_path / "run", alone)
+    assert done.stdout.count("· test") == 1  # one rank speaks
+
+
+def test_a_killed_rank_ends_the_job_and_one_process_goes_on(cache, alone, script, tmp_path):
+    run = tmp_path / "run"
+    done = ranks(script, *fresh(cache, run), number=signal.SIGKILL, at=70)
+    assert done.returncode != 0
+    assert "another rank no longer answers" in done.stderr
+    state, _ = load_checkpoint(run / "checkpoints" / LAST)
+    assert 60 <= state.step <= 70
+    assert not (run / "summary.json").exists()
+    train(resumed_config(run, [], None), run, True, QUIET)
+    check_same(run, alone)
+
+
+def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(cache, alone, script, tmp_path):
+    run = tmp_path / "run"
+    done = ranks(script, *fresh(cache, run), number=signal.SIGTERM, at=30)
+    assert done.returncode != 0
+    assert "stopped by" in done.stderr
+    assert load_checkpoint(run / "checkpoints" / LAST)[0].step == 31
+    done = ranks(script, "--resume", "--out", str(run))
+    assert done.returncode == 0, done.stderr
+    check_same(run, alone)
+
+
+def test_days_are_shared_evenly_or_not_at_all():
+    assert [list(World(rank, 3).days(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert ALONE.days(5) == range(5)
+    with pytest.raises(InputError, match=r"data\.block_days"):
+        World(0, 3).days(32)
+
+
+@pytest.mark.parametrize("sharpe", [0.0, 0.4])
+def test_pooled_terms_are_those_of_all_days(monkeypatch, sharpe):
+    """Without processes: what each rank would say is put into the other's ears."""
+    config = load_config(None, [f"objective.sharpe={sharpe}", "objective.horizon_weights=[1, 0.5]"])
+    objective = make_objective(config, 2, torch.device("cpu"))
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(30, 6, 2, generator=random).requires_grad_()
+    quantiles = torch.randn(30, 6, 2, 3, generator=random).requires_grad_()
+    returns = torch.randn(30, 6, 2, generator=random)
+    returns[torch.rand(30, 6, 2, generator=random) < 0.3] = torch.nan
+    returns[1:, 5] = torch.nan  # a day of one name
+    none = torch.empty(0, dtype=torch.int32)
+    loss, terms = objective(scores, quantiles, returns, none)
+    expected = torch.autograd.grad(loss, (scores, quantiles))
+
+    parts = [slice(0, 3), slice(3, 6)]
+    of_rank = [objective.of_rank(scores[:, p], quantiles[:, p], returns[:, p], none) for p in parts]
+    said: list[torch.Tensor] = []
+    monkeypatch.setattr(World, "gathered", lambda _world, values: said.append(values) or torch.stack([values] * 2))
+    arguments = (objective.weights[SHARPE], objective.horizons, False)
+    for rank in (0, 1):
+        pooled(World(rank, 2), of_rank[rank], *arguments)
+    told = torch.stack(said)
+    monkeypatch.setattr(World, "gathered", lambda _world, _values: told)
+    total = 0.0
+    for rank in (0, 1):
+        mine, values, stopped = pooled(World(rank, 2), of_rank[rank], *arguments)
+        total = total + mine
+        torch.testing.assert_close(values, torch.cat([loss.detach()[None], terms]), equal_nan=True)
+        assert not stopped
+    for found, wanted in zip(torch.autograd.grad(total, (scores, quantiles)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
