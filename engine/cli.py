@@ -160,17 +160,26 @@ def train_command(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
 ) -> None:
     """Train a model, evaluate it on validation and test, and write a run folder."""
     from engine.config import load_config
+    from engine.distributed import is_first
     from engine.evaluate import metrics_table
+    from engine.folds import fold_settings, holds_folds, train_folds
     from engine.trainer import resumed_config, train
 
+    settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     if resume and config is None:
-        resolved = resumed_config(out, settings or [], arrow)
+        resolved = resumed_config(out, settings, arrow)
     else:
-        resolved = load_config(config, settings or [], arrow)
-    run = train(resolved, out, resume, console)
+        resolved = load_config(config, settings, arrow)
+    walk = folds is not None or (resume and out is not None and holds_folds(out))
+    run = (train_folds if walk else train)(resolved, out, resume, console)
+    if not is_first():
+        return
     summary = json.loads((run / "summary.json").read_text())
     for name, figures in summary["splits"].items():
         console.print(metrics_table(f"{run} · {name}", figures))

@@ -86,7 +86,7 @@ def evaluate(
     """Figures of the average of runs and score files, and their comparison with another.
 
     Args:
-        paths: run folders, scored here on `split`, and score files, whose own rows count.
+        paths: run folders, scored here on `split`, folders of folds, and score files, whose own rows count.
         against: a run folder or score file to compare with.
         arrow: the cache; default: that of the first run among the paths, else cache/.
 
@@ -145,9 +145,10 @@ def _cache_of(paths: list[Path]) -> tuple[str, str]:
 
 def _source(path: Path, panel: Panel, split: str, arrow: str | None) -> _Source:
     if path.is_dir():
-        from engine.predict import predict_run  # which imports torch's model code: not needed for score files
+        from engine.folds import holds_folds, read_joined  # these import torch's model code: not needed for score files
+        from engine.predict import predict_run
 
-        scores = predict_run(path, arrow, split)
+        scores = read_joined(path, split) if holds_folds(path) else predict_run(path, arrow, split)
     else:
         scores = read_scores(path)
     _check_cache(scores, panel, path)

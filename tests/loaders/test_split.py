@@ -48,6 +48,21 @@ def test_walk_forward_folds_follow_one_another():
         assert a.test.stop == b.test.start
 
 
+@given(st.integers(1, 5), st.floats(0.05, 0.15), st.floats(0.05, 0.15), st.integers(1, 60))
+def test_rolling_folds_differ_from_expanding_ones_in_their_first_training_day_alone(folds, valid, test, gap):
+    try:
+        expanding = walk_forward(CALENDAR, folds, valid, test, gap)
+    except InputError:
+        with pytest.raises(InputError):
+            walk_forward(CALENDAR, folds, valid, test, gap, rolling=True)
+        return
+    rolling = walk_forward(CALENDAR, folds, valid, test, gap, rolling=True)
+    assert rolling[0] == expanding[0]
+    for a, b in zip(rolling, expanding, strict=True):
+        assert (a.valid, a.test, a.train.stop) == (b.valid, b.test, b.train.stop)
+        assert len(a.train) == len(rolling[0].train)
+
+
 @pytest.mark.parametrize(
     ("dates", "words"),
     [
