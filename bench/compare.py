@@ -19,6 +19,10 @@ COLUMNS = (
     "benchmark", "M samples/s", "GB/s", "of limit", "peer / ours", "before / now", "peak MB", "peer MB", "notes",
 )  # fmt: skip
 LEFT = ("benchmark", "notes")  # text; the others are numbers
+SHARES = (
+    "wait {wait_share:.1%}, forward {forward_share:.0%}, loss {loss_share:.1%}, backward {backward_share:.0%}, "
+    "optimizer {optimizer_share:.1%}; beside them gather {gather_share:.1%}, copy {copy_share:.1%}"
+)
 CAPTION = "peer / ours and before / now are ratios of time: above 1, ours is faster, and now is; a cell is a sample"
 
 
@@ -110,6 +114,9 @@ def _notes(figures: Figures) -> str:
         for name, pattern in (
             ("growth", "time as N^{growth:.2f}, N log N is N^{n_log_n_growth:.2f}"),
             ("share_of_step", "objective {share_of_step:.1%} of the step"),
+            ("wait_share", SHARES),
+            ("data_wait_fraction", "data wait {data_wait_fraction:.1%} of {loop_samples_per_s:,.0f} samples/s"),
+            ("peer_rank_ic_h1", "RankIC {rank_ic_h1:.4f}, peer's {peer_rank_ic_h1:.4f} at h=1"),
             ("peer_device", "peer on the {peer_device}"),
         )
         if name in figures

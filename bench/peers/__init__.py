@@ -3,15 +3,17 @@
 A rival's file defines
 
     TASK    what it competes in: "gather" in bench_loader; "soft_rank", "spearman", "objective" or "pairwise" in
-            bench_kernels
+            bench_kernels; "train" in bench_train; "fit" in bench_end_to_end
     NEEDS   the packages it imports, inside its functions where they are no dependency of ours
     BLOCKS  how many blocks it gets in one timed pass, so that a pass takes from milliseconds to a second
     build   context manager: from what is asked for to whatever `run` needs, warm; releases it on leaving
     run     delivers the blocks one after another; what it yields is discarded by the benchmark, compared by the tests
 
-What is asked for is a Work (bench.source) where the task is "gather", and a Ranking (bench.sections) in the others. For
-a Ranking, `build` gives the one that the rival is able to do (the same, or without masks, or on the CPU) and raises
-Unable where there is none; ours gets the same blocks.
+What is asked for is a Work (bench.source) where the task is "gather", a Training (bench.training) for "train", a
+Fitting (bench.fitting) for "fit", whose blocks are seeds, and a Ranking (bench.sections) in the others. For a Ranking,
+`build` gives the one that the rival is able to do (the same, or without masks, or on the CPU) and raises Unable where
+there is none; ours gets the same blocks. For a Training, what `build` gives holds as its `work` what the rival is able
+to do: the same, or on blocks of fewer days.
 
 Files that begin with an underscore are shared by rivals and are none.
 """

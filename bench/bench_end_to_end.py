@@ -1,0 +1,133 @@
+"""A whole training on a simulated market: reading, steps, validation, checkpoints, the final evaluation.
+
+`epoch` times one epoch by the engine's own trainer, from opening the cache to the finished run folder. `fit` times a
+training beside a rival's fit on the same cache and the same split, once each, and tells the test RankIC of both: a
+faster fit that forecasts worse is no better.
+
+    samples_per_s        training samples of all epochs over the whole time
+    loop_samples_per_s   over the time of the training loop alone, as the run's summary has it
+    data_wait_fraction   of the loop, waiting for blocks; validation_fraction of loop and validation
+    ratio                the rival's time over ours
+    rank_ic_h1, ...      of the test part, by horizon; peer_rank_ic_h1, ... the rival's, oracle_rank_ic_h1, ... what the
+                         best possible forecast reaches on the whole panel
+    peak_memory_bytes    at the highest, beyond what there was before the run
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from rich.console import Console
+
+from bench.fitting import Fitting, Market, fitting, write_market
+from bench.memory import peak_memory
+from bench.peers import missing_package, peer, peer_names
+from engine.evaluate import evaluate_scores
+from engine.trainer import train
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+QUIET = Console(quiet=True)
+ROUNDS = 3
+EPOCHS = 4  # of a fit
+LARGE = pytest.mark.full
+MARKETS = [
+    pytest.param(Market(400, 800, 32), id="320k"),
+    pytest.param(Market(2500, 2000, 59), id="5M", marks=LARGE),
+]
+SIZES = [pytest.param("tiny", id="tiny"), pytest.param("small", id="small", marks=LARGE)]
+CONTEXTS = pytest.mark.parametrize("context", [20, pytest.param(60, marks=LARGE)], ids="L{}".format)
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that holds a market as `cache`; all of it is removed afterwards."""
+    with TemporaryDirectory(prefix="atft-bench-") as folder:
+        write_market(Path(folder) / "cache", request.param)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("folder", MARKETS, indirect=True)
+@pytest.mark.parametrize("size", SIZES)
+@CONTEXTS
+def test_epoch(benchmark: BenchmarkFixture, folder: Path, size: str, context: int) -> None:
+    """One epoch, validated, its model scored on the validation and the test part."""
+    work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", "train.epochs=1")
+    fresh = new_folders(folder)
+    warm(work, next(fresh))
+    run = benchmark.pedantic(lambda to: trained(work, to), setup=lambda: ((next(fresh),), {}), rounds=ROUNDS)
+    memory = peak_memory(lambda: trained(work, next(fresh)), DEVICE)
+    if benchmark.stats is not None:
+        tell(benchmark, run, median(benchmark.stats.stats.data), memory)
+
+
+@pytest.mark.parametrize("folder", MARKETS, indirect=True)
+@pytest.mark.parametrize("size", SIZES)
+@CONTEXTS
+@pytest.mark.parametrize("name", peer_names("fit"))
+def test_fit(benchmark: BenchmarkFixture, folder: Path, size: str, context: int, name: str) -> None:
+    """A training beside the rival's fit, both with what they forecast."""
+    rival, lacking = peer(name), missing_package(peer(name))
+    if lacking is not None:
+        pytest.skip(f"peer {name}: {lacking} is not installed")
+    work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", f"train.epochs={EPOCHS}")
+    fresh, seconds = new_folders(folder), []
+    warm(work, next(fresh))
+    with rival.build(work) as state:
+        begun = time.perf_counter()
+        theirs = deque(rival.run(state, [work.config.train.seed]), 1).pop()
+        seconds.append(time.perf_counter() - begun)
+    run = benchmark.pedantic(trained, args=(work, next(fresh)))
+    if benchmark.stats is not None:
+        mine = median(benchmark.stats.stats.data)
+        summary = tell(benchmark, run, mine)
+        figures = {"": summary["splits"]["test"], "peer_": evaluate_scores(work.panel, work.split.test, theirs["test"])}
+        oracle = (work.panel.manifest.simulation or {})["oracle_rank_ic"]
+        benchmark.extra_info.update(
+            peer=name,
+            ratio=seconds[0] / mine,
+            peer_s=seconds[0],
+            **{f"{whose}rank_ic_h{h}": by[h]["rank_ic"] for whose, by in figures.items() for h in by},
+            **{f"oracle_rank_ic_h{h}": figure for h, figure in oracle.items()},
+        )
+
+
+def new_folders(folder: Path) -> Iterator[Path]:
+    """Folders for runs, none of which exists."""
+    return (path for i in count() if not (path := folder / f"run{i}").exists())
+
+
+def trained(work: Fitting, run: Path) -> Path:
+    """Train into a folder, and give it."""
+    return train(work.config, run, False, QUIET)
+
+
+def warm(work: Fitting, run: Path) -> None:
+    """Train on a single block, so that compiled code, imports and the file's pages are there."""
+    short = work.config.train.model_copy(update={"epochs": 1, "blocks": 1})
+    train(work.config.model_copy(update={"train": short}), run, False, QUIET)
+
+
+def tell(benchmark: BenchmarkFixture, run: Path, seconds: float, memory: int | None = None) -> dict[str, Any]:
+    """Put a run's own figures into the benchmark's, and give its summary."""
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    told = summary["throughput"]
+    samples = told["samples_per_s"] * told["epoch_s"] * summary["epochs"]
+    benchmark.extra_info.update(
+        samples_per_s=samples / seconds,
+        loop_samples_per_s=told["samples_per_s"],
+        data_wait_fraction=told["data_wait_fraction"],
+        validation_fraction=told["validation_fraction"],
+        epochs=summary["epochs"],
+    )
+    if memory is not None:
+        benchmark.extra_info["peak_memory_bytes"] = memory
+    return summary

@@ -1,0 +1,302 @@
+"""The training step beside its rivals and the physical limit, by model size, context and shape of the block.
+
+Each round times, one after the other in this process and on fresh random blocks, a step of the rival, matrix products
+as the limit, and a step of ours. Medians over the rounds are compared, per sample: a rival that takes smaller steps
+than ours pays for fewer samples. Every code is there and has a target on every day.
+
+    samples_per_s          D S of a block over the time of a step
+    ratio                  the peer's time over ours
+    flops_per_s            floating-point operations of the model's matrix products, forward and backward, per second
+    limit_flops_per_s      of a product of two large matrices; share_of_limit is flops_per_s over it
+    peak_memory_bytes      at the highest, beyond what there was before the step; peer_peak_memory_bytes likewise
+    wait_share, ...        of the time of a pass, see test_breakdown
+
+S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.memory import peak_memory
+from bench.peers import missing_package, peer, peer_names, window
+from bench.source import Work, fresh_blocks, touch, write_source
+from bench.training import HORIZONS, RATE, Arrays, Step, Training, fresh_arrays, our_step, training
+from engine.objective import draw_rotations, make_objective
+from loaders.delivery import Stages
+from loaders.panel import Panel
+from loaders.plan import Block
+from loaders.source import open_source
+from loaders.split import Days
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FEATURES = 59
+DAYS, CODES = 32, 512  # of a block by default
+ROUNDS = 5
+PEER_ROUNDS = 3  # a step of a rival takes seconds
+PRODUCT, PRODUCTS = 1024, 4  # the limit: products of square matrices of that side, in a round
+LOADED = 4  # blocks of a pass of test_breakdown
+EQUAL = 1e-5  # scores by blocks and by windows
+LARGE = pytest.mark.full
+PARTS = ("wait", "forward", "loss", "backward", "optimizer")  # of a step, one after the other
+BESIDE = ("gather", "copy")  # what the loader does meanwhile
+
+
+def cases(*given: tuple[Any, ...], default: int) -> list[Any]:
+    """Test cases named by their values, the strings as they are; all but the first `default` are large."""
+    return [
+        pytest.param(*values, id="-".join(map(str, values)), marks=() if i < default else LARGE)
+        for i, values in enumerate(given)
+    ]
+
+
+STEPS = cases(
+    ("tiny", "L20"), ("tiny", "L60"), ("small", "L20"), ("small", "L60"), ("base", "L20"), ("base", "L60"), default=5
+)  # fmt: skip
+SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128) for codes in (128, 256, 512)]
+DEFAULT = [
+    ("window", "tiny", "L20", "D16", "S128"),
+    ("window", "tiny", "L20", "D32", "S512"),
+    ("window", "tiny", "L20", "D128", "S128"),
+    ("window", "tiny", "L60", "D32", "S512"),
+    ("window", "small", "L20", "D32", "S512"),
+    ("tft", "tiny", "L20", "D32", "S512"),
+]
+MORE = [
+    *(("window", "tiny", context, *shape) for context in ("L20", "L60") for shape in SHAPES),
+    *(
+        (name, size, f"L{n}", "D32", "S512")
+        for name in ("window", "tft")
+        for size in ("small", "base")
+        for n in (20, 60)
+    ),
+    ("tft", "tiny", "L60", "D32", "S512"),
+]
+RIVALS = cases(*DEFAULT, *(case for case in MORE if case not in DEFAULT), default=len(DEFAULT))
+SCALES = cases(
+    ("F32", "L20", "S512"), ("F64", "L20", "S512"), ("F128", "L20", "S512"), ("F64", "L60", "S512"),
+    ("F64", "L20", "S128"), ("F64", "L20", "S256"), ("F64", "L20", "S1024"), default=7,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def panel() -> Iterator[Panel]:
+    """A panel to load blocks from, every page read; its folder is removed afterwards."""
+    with TemporaryDirectory(prefix="atft-bench-") as folder:
+        panel = write_source(Path(folder), "float32", 2 * CODES, 320, FEATURES)
+        touch(panel)
+        yield panel
+
+
+@pytest.mark.parametrize(("size", "context"), STEPS)
+def test_step(benchmark: BenchmarkFixture, size: str, context: str) -> None:
+    """A step of ours on the default block, each size of the model."""
+    compare(benchmark, work_of(size, context))
+
+
+@pytest.mark.parametrize(("name", "size", "context", "days", "codes"), RIVALS)
+def test_train(benchmark: BenchmarkFixture, name: str, size: str, context: str, days: str, codes: str) -> None:
+    """A step of ours beside a rival's, by the shape of the block."""
+    assert name in peer_names("train")
+    work = work_of(size, context, days, codes)
+    if name == "window":
+        check_windows(work)
+    compare(benchmark, work, name)
+
+
+@pytest.mark.parametrize(("features", "context", "codes"), SCALES)
+def test_scaling(benchmark: BenchmarkFixture, features: str, context: str, codes: str) -> None:
+    """A step of ours with more features, a longer context, more codes; the model `tiny`, blocks of 32 days."""
+    compare(benchmark, work_of("tiny", context, "D32", codes, number(features)))
+
+
+@pytest.mark.parametrize(("size", "context"), cases(("tiny", "L20"), ("small", "L20"), ("small", "L60"), default=2))
+def test_breakdown(benchmark: BenchmarkFixture, panel: Panel, size: str, context: str) -> None:
+    """Blocks from the loader into a step that is taken part by part, not compiled, the device awaited after each.
+
+    Shares of the time of a pass: `wait` for a block, `forward`, `loss` (the objective alone), `backward` (of both) and
+    `optimizer` (clipping included) add up to 1. The loader's `gather` and `copy` run beside them.
+    """
+    work = work_of(size, context)
+    wanted = Work(panel, Days(work.context - 1, len(panel.calendar)), DAYS, CODES, work.context)
+    fresh = fresh_blocks(wanted)
+    spent = dict.fromkeys((*PARTS, *BESIDE), 0.0)
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(panel, DEVICE, "auto"))
+        step = parts_of_step(work, spent)
+
+        def ours(blocks: list[Block]) -> Stages:
+            with source.load(wanted.part, blocks, DAYS, work.context) as loader:
+                begun = time.perf_counter()
+                for batch in loader:
+                    spent["wait"] += time.perf_counter() - begun
+                    step(Arrays(batch.x, batch.presence, batch.y))
+                    begun = time.perf_counter()
+                return loader.stages
+
+        def setup() -> tuple[Any, Any]:
+            return (list(islice(fresh, LOADED)),), {}
+
+        ours(list(islice(fresh, LOADED)))  # warm
+        spent.update(dict.fromkeys(spent, 0.0))
+        stages: list[Stages] = []
+        benchmark.pedantic(lambda blocks: stages.append(ours(blocks)), setup=setup, rounds=ROUNDS)
+    if benchmark.stats is not None:
+        spent["gather"], spent["copy"] = sum(s.gather for s in stages), sum(s.copy for s in stages)
+        whole = sum(spent[name] for name in PARTS)
+        benchmark.extra_info.update(
+            samples_per_s=LOADED * work.samples / median(benchmark.stats.stats.data),
+            reason=source.reason,
+            **{f"{name}_share": spent[name] / whole for name in (*PARTS, *BESIDE)},
+        )
+
+
+def compare(benchmark: BenchmarkFixture, work: Training, name: str | None = None) -> None:
+    """Run the rounds and tell the figures; without a rival, ours and the limit alone."""
+    rounds = ROUNDS if name is None else PEER_ROUNDS
+    seconds: dict[str, list[float]] = {"peer": [], "limit": []}
+    with ExitStack() as stack:
+        rival = None if name is None else opened(stack, name, work)
+        step = stack.enter_context(our_step(work))
+        blocks, product = fresh_arrays(work), products()
+
+        def setup() -> tuple[Any, Any]:
+            if rival is not None:
+                theirs, samples = rival()
+                seconds["peer"].append(timed(theirs) / samples)
+            seconds["limit"].append(timed(product) / (PRODUCTS * 2 * PRODUCT**3))
+            return (step, next(blocks)), {}
+
+        loss = benchmark.pedantic(trained, setup=setup, rounds=rounds, warmup_rounds=1)
+        assert math.isfinite(loss)
+        block = next(blocks)
+        memory = peak_memory(lambda: trained(step, block), DEVICE)
+        peer_memory = None if rival is None else peak_memory(rival()[0], DEVICE)
+    if benchmark.stats is not None:  # None: --benchmark-disable, run and checked once, not timed
+        mine, limit = median(benchmark.stats.stats.data) / work.samples, median(seconds["limit"][-rounds:])
+        flops = flops_of(work, block) / work.samples
+        benchmark.extra_info.update(
+            samples_per_s=1 / mine,
+            flops_per_s=flops / mine,
+            limit_flops_per_s=1 / limit,
+            share_of_limit=limit * flops / mine,
+            peak_memory_bytes=memory,
+        )
+        if name is not None and peer_memory is not None:
+            ratio = median(seconds["peer"][-rounds:]) / mine
+            benchmark.extra_info.update(peer=name, ratio=ratio, peer_peak_memory_bytes=peer_memory)
+
+
+def opened(stack: ExitStack, name: str, work: Training) -> Callable[[], tuple[Callable[[], Any], int]]:
+    """Draws fresh blocks for a pass of the rival, and gives that pass and its samples; or the test skipped."""
+    rival, lacking = peer(name), missing_package(peer(name))
+    if lacking is not None:
+        pytest.skip(f"peer {name}: {lacking} is not installed")
+    state = stack.enter_context(rival.build(work))
+    fresh = fresh_arrays(state.work)
+
+    def draw() -> tuple[Callable[[], Any], int]:
+        given = list(islice(fresh, rival.BLOCKS))
+        return lambda: deque(rival.run(state, given), 1), len(given) * state.work.samples
+
+    return draw
+
+
+def trained(step: Step, block: Arrays) -> float:
+    """The loss of a step, ended on the device too."""
+    return float(step(block))
+
+
+def parts_of_step(work: Training, spent: dict[str, float]) -> Callable[[Arrays], None]:
+    """A step in plain torch that adds the seconds of its parts to `spent`."""
+    config, model = work.config, work.model().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=config.train.weight_decay, fused=True)
+    objective = make_objective(config, HORIZONS, DEVICE)
+    rotations = draw_rotations(objective, work.codes, config.train.seed, 0, DEVICE)
+
+    def step(block: Arrays) -> None:
+        begun = time.perf_counter()
+
+        def done(part: str) -> None:
+            nonlocal begun
+            synchronise()
+            now = time.perf_counter()
+            spent[part] += now - begun
+            begun = now
+
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
+            scores, quantiles = model(block.x, (block.presence > 0).float())
+        done("forward")
+        loss = objective(scores, quantiles, block.y, rotations)[0]
+        done("loss")
+        loss.backward()
+        done("backward")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done("optimizer")
+
+    return step
+
+
+@torch.no_grad()
+def check_windows(work: Training) -> None:
+    """Compare the scores of a block with those of its windows, dropout off, in float32."""
+    model, block = work.model().eval(), next(fresh_arrays(work))
+    expected = window.scores(model, block)
+    torch.testing.assert_close(model(block.x, (block.presence > 0).float())[0], expected, rtol=0, atol=EQUAL)
+
+
+def flops_of(work: Training, block: Arrays) -> int:
+    """Floating-point operations of the model's matrix products, forward and backward."""
+    model = work.model().train()
+    with FlopCounterMode(display=False) as counter:
+        scores, quantiles = model(block.x, (block.presence > 0).float())
+        (scores.sum() + quantiles.sum()).backward()
+    return counter.get_total_flops()
+
+
+def products() -> Callable[[], Any]:
+    """The limit: products of large matrices, in the type that the model's have."""
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    a, b = (torch.randn(PRODUCT, PRODUCT, device=DEVICE, dtype=dtype) for _ in range(2))
+    return lambda: [a @ b for _ in range(PRODUCTS)]
+
+
+def work_of(size: str, context: str, days: str = "D32", codes: str = "S512", features: int = FEATURES) -> Training:
+    """The default configuration but for these."""
+    settings = [f"model.size={size}", f"data.context={number(context)}"]
+    settings += [f"data.block_days={number(days)}", f"data.block_codes={number(codes)}"]
+    return training(features, DEVICE, *settings)
+
+
+def number(name: str) -> int:
+    """20 of L20."""
+    return int(name[1:])
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of a call, to the end of what it began on the device."""
+    synchronise()
+    start = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def synchronise() -> None:
+    """Wait for the device, where it works on its own."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize(DEVICE)
