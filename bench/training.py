@@ -18,7 +18,7 @@ from engine.config import Config, load_config
 from engine.model.atft import ATFT, build_model
 from engine.objective import draw_rotations, make_objective
 from engine.phases import phases_of
-from engine.step import losses_of, make_learner
+from engine.step import learn, losses_of, make_learner
 from loaders.cache.format import SCORED
 
 HORIZONS = 2
@@ -91,25 +91,22 @@ def fresh_arrays(work: Training, seed: int = 0) -> Iterator[Arrays]:
 
 @contextmanager
 def our_step(work: Training) -> Iterator[Step]:
-    """A step of the engine's learner on a whole block, compiled where the trainer compiles it; not warm yet.
+    """The engine's step as the trainer takes it, compiled where the trainer compiles it; not warm yet.
 
     The one place in the benchmarks that knows how ours takes a step.
     """
-    config = work.config
+    config, seed, steps = work.config, work.config.train.seed, count()
     with make_learner(config, work.features, HORIZONS, work.device) as learner:
         objective = make_objective(config, HORIZONS, work.device)
-        rotations = draw_rotations(objective, work.codes, config.train.seed, 0, work.device)
-        losses = losses_of(learner, phases_of(config)[0], objective)[0]
-        parameters = list(learner.ensemble.train().parameters())
-        for group in learner.optimizer.param_groups:
-            group["lr"] = RATE
+        losses = losses_of(learner, phases_of(config)[0], objective)
+        learner.ensemble.train()
 
         def step(block: Arrays) -> Tensor:
-            loss = losses(block.x, (block.presence > 0).float(), block.y, rotations)[0]
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, learner.clip)
-            learner.optimizer.step()
-            learner.optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
+            number = next(steps)
+            rotations = draw_rotations(objective, work.codes, seed, number, work.device)
+            told, _ = learn(
+                learner, losses, objective, block.x, block.presence, block.y, rotations, seed, number, RATE, last=True
+            )
+            return told[0]
 
         yield step

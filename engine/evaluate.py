@@ -16,7 +16,16 @@ import numpy.typing as npt
 from rich.table import Table
 
 from engine.config import Config, load_config
-from engine.metrics import Figures, daily_rank_ic, newey_west_se, split_metrics, zscores_within_day
+from engine.metrics import (
+    Figures,
+    Samples,
+    daily_rank_ic,
+    figures_of,
+    newey_west_se,
+    samples_of,
+    split_metrics,
+    zscores_within_day,
+)
 from engine.scores import Scores, present_rows, read_scores, rows_in_panel
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
@@ -63,21 +72,43 @@ class _Source:
         return self.values[horizon][np.searchsorted(self.rows, rows)]
 
 
-def evaluate_scores(
-    panel: Panel, part: Days, scores: npt.NDArray[np.floating], cost_bps: float = 10.0
+@dataclass(frozen=True)
+class PartSamples:
+    """What the figures of a part need and no score changes: made once, for scores of every epoch."""
+
+    code: Int  # [N] the code's number of each present row, in the order of `present_rows`
+    samples: dict[int, Samples]  # horizon -> those of the N rows that are scored and have a target
+
+
+def part_samples(panel: Panel, part: Days) -> PartSamples:
+    """The samples of a part, for `figures_of_part`."""
+    rows, day, code = present_rows(panel, part)
+    targets = panel.targets[rows]
+    targets[panel.presence[rows] != SCORED] = np.nan
+    return PartSamples(code, {h: samples_of(targets[:, i], day) for i, h in enumerate(panel.manifest.horizons)})
+
+
+def figures_of_part(
+    prepared: PartSamples, scores: npt.NDArray[np.floating], cost_bps: float = 10.0
 ) -> dict[str, Figures]:
-    """Figures per horizon (keyed "1", "5", ...) of scores [N, H] in the order of `present_rows(panel, part)`.
+    """Figures per horizon (keyed "1", "5", ...) of scores [N, H] in the order of `present_rows`.
 
     Only samples count: scored rows with a target. A figure that is not defined is NaN.
     """
-    rows, day, code = present_rows(panel, part)
-    scored = panel.presence[rows] == SCORED
-    rows, day, code, scores = rows[scored], day[scored], code[scored], scores[scored]
-    targets = panel.targets[rows]
+    expected = (len(prepared.code), len(prepared.samples))
+    if scores.shape != expected:
+        raise ValueError(f"scores of shape {scores.shape} for a part of {expected[0]} rows and {expected[1]} horizons")
     return {
-        str(h): split_metrics(scores[:, i], targets[:, i], day, code, h, cost_bps)
-        for i, h in enumerate(panel.manifest.horizons)
+        str(h): figures_of(samples, scores[:, i], prepared.code, h, cost_bps)
+        for i, (h, samples) in enumerate(prepared.samples.items())
     }
+
+
+def evaluate_scores(
+    panel: Panel, part: Days, scores: npt.NDArray[np.floating], cost_bps: float = 10.0
+) -> dict[str, Figures]:
+    """`figures_of_part` of scores that are evaluated once."""
+    return figures_of_part(part_samples(panel, part), scores, cost_bps)
 
 
 def evaluate(

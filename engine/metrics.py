@@ -17,11 +17,14 @@ defines is NaN, never 0, and a score that is not finite makes every figure NaN: 
 A tenth of n names is floor(n / 10). Names that tie across its border share the places inside it, so the portfolio
 does not depend on the order of the rows. Standard deviations are of the sample (n - 1).
 
+Scores change with every epoch, samples do not: what depends on targets alone, `Samples` computes once.
+
 N samples, G days
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,20 +43,36 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class _Sections:
-    """Samples sorted by day, days with too few of them left out."""
+class _Centred:
+    """One side of a correlation: values less their day's mean, in units of its range."""
+
+    values: Float  # [N]
+    norm: Float  # [G] root of the sum of squares, 1 where constant
+    constant: npt.NDArray[np.bool_]  # [G]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples sorted by day, days with too few of them left out; see `samples_of`."""
 
     days: npt.NDArray[Any]  # [G] distinct values of `day`, ascending
     starts: Int  # [G] first sample of each day
     counts: Int  # [G]
     rows: Int  # [N] which input row each sample is
-    scores: Float  # [N]
     targets: Float  # [N]
 
     @property
     def group(self) -> Int:
         """[N] the position of each sample's day."""
         return np.repeat(np.arange(len(self.days)), self.counts)
+
+    @cached_property
+    def _returns(self) -> _Centred:
+        return _centred(self.targets, self)
+
+    @cached_property
+    def _ranks(self) -> _Centred:
+        return _centred(_ranks(_order(self.targets, self)), self)
 
 
 @dataclass(frozen=True)
@@ -84,12 +103,41 @@ def split_metrics(
         horizon: h, days ahead of the targets.
         cost_bps: cost of a turnover of 1, in 1/10,000.
     """
-    s = _sections(scores, targets, day)
+    return figures_of(samples_of(targets, day), scores, code, horizon, cost_bps)
+
+
+def samples_of(targets: npt.ArrayLike, day: npt.ArrayLike, least: int = MIN_SAMPLES) -> Samples:
+    """The samples of whole cross-sections, for scores that come later; what of them does not change is kept.
+
+    Args:
+        targets, day: as for `split_metrics`.
+        least: samples of a day that counts.
+    """
+    targets, day = np.asarray(targets, np.float64), np.asarray(day)
+    rows = np.flatnonzero(np.isfinite(targets))
+    if (day[rows][1:] < day[rows][:-1]).any():
+        rows = rows[np.argsort(day[rows], kind="stable")]
+    new = np.flatnonzero(day[rows][1:] != day[rows][:-1]) + 1
+    starts = np.concatenate([[0], new]) if len(rows) else np.empty(0, np.int64)
+    counts = np.diff(np.append(starts, len(rows)))
+    days = day[rows[starts]]
+    enough = counts >= least
+    if not enough.all():
+        rows = rows[np.repeat(enough, counts)]
+        days, counts = days[enough], counts[enough]
+        starts = np.cumsum(counts) - counts
+    return Samples(days, starts, counts, rows, targets[rows])
+
+
+def figures_of(s: Samples, scores: npt.ArrayLike, code: npt.ArrayLike, horizon: int, cost_bps: float = 10.0) -> Figures:
+    """`split_metrics` of samples made once: scores and code are [N] of the rows that `samples_of` was given."""
     empty = dict.fromkeys(FIGURES, math.nan) | {"days": 0, "samples": 0}
-    if not len(s.days) or not np.isfinite(s.scores).all():
+    values = np.asarray(scores)[s.rows]
+    if not len(s.days) or not np.isfinite(values).all():
         return empty
-    ic, order = _correlation(s.scores, s.targets, s), _order(s.scores, s)
-    rank_ic = _correlation(_ranks(order), _ranks(_order(s.targets, s)), s)
+    order = _order(values, s)
+    ic = _correlation(_centred(values.astype(np.float64), s), s._returns, s)
+    rank_ic = _correlation(_centred(_ranks(order), s), s._ranks, s)
     weights = _decile_weights(order, s)
     counted = np.flatnonzero(np.isfinite(ic) & np.isfinite(rank_ic))
     if not len(counted):
@@ -123,10 +171,13 @@ def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayL
 
     Arguments as for `split_metrics`. A day is NaN where scores or targets are constant or a score is not finite.
     """
-    s = _sections(scores, targets, day)
-    values = _correlation(_ranks(_order(s.scores, s)), _ranks(_order(s.targets, s)), s)
-    bad = np.add.reduceat(~np.isfinite(s.scores), s.starts) > 0 if len(s.days) else np.empty(0, bool)
-    return s.days, np.where(bad, np.nan, values)
+    s = samples_of(targets, day)
+    if not len(s.days):
+        return s.days, np.empty(0)
+    values = np.asarray(scores)[s.rows]
+    rank_ic = _correlation(_centred(_ranks(_order(values, s)), s), s._ranks, s)
+    bad = np.add.reduceat(~np.isfinite(values), s.starts) > 0
+    return s.days, np.where(bad, np.nan, rank_ic)
 
 
 def newey_west_se(values: npt.ArrayLike, lag: int) -> float:
@@ -152,8 +203,8 @@ def ranks_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
         values: [N] float, finite.
         day: [N] int or dates.
     """
-    s = _sections(values, values, day, least=1)
-    ranks = (_ranks(_order(s.scores, s)) - 0.5) / np.repeat(s.counts, s.counts) - 0.5
+    s = samples_of(values, day, least=1)
+    ranks = (_ranks(_order(s.targets, s)) - 0.5) / np.repeat(s.counts, s.counts) - 0.5
     out = np.empty(len(ranks))
     out[s.rows] = ranks
     return out
@@ -167,37 +218,22 @@ def zscores_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
         day: [N] int or dates.
     """
     values = np.asarray(values, np.float64)
-    s = _sections(values, np.zeros(len(values)), day, least=1)
+    s = samples_of(np.zeros(len(values)), day, least=1)
     if not len(values):
         return values
-    centred, constant = _centred(s.scores, s)
-    variance = np.add.reduceat(centred * centred, s.starts) / s.counts
-    scale = np.where(constant, 0.0, 1 / np.sqrt(np.where(constant, 1.0, variance)))
+    centred = _centred(values[s.rows], s)
+    scale = np.where(centred.constant, 0.0, np.sqrt(s.counts) / centred.norm)
     out = np.empty(len(values))
-    out[s.rows] = centred * np.repeat(scale, s.counts)
+    out[s.rows] = centred.values * np.repeat(scale, s.counts)
     return out
 
 
-def _sections(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike, least: int = MIN_SAMPLES) -> _Sections:
-    targets, day = np.asarray(targets, np.float64), np.asarray(day)
-    rows = np.flatnonzero(np.isfinite(targets))
-    if (day[rows][1:] < day[rows][:-1]).any():
-        rows = rows[np.argsort(day[rows], kind="stable")]
-    new = np.flatnonzero(day[rows][1:] != day[rows][:-1]) + 1
-    starts = np.concatenate([[0], new]) if len(rows) else np.empty(0, np.int64)
-    counts = np.diff(np.append(starts, len(rows)))
-    days = day[rows[starts]]
-    enough = counts >= least
-    if not enough.all():
-        rows = rows[np.repeat(enough, counts)]
-        days, counts = days[enough], counts[enough]
-        starts = np.cumsum(counts) - counts
-    return _Sections(days, starts, counts, rows, np.asarray(scores, np.float64)[rows], targets[rows])
-
-
-def _order(values: Float, s: _Sections) -> _Order:
+def _order(values: npt.NDArray[Any], s: Samples) -> _Order:
     group = s.group
-    order = np.lexsort((values, group))
+    order = np.empty(len(values), np.int64)
+    # Day by day and in the values' own type: a tenth of the time of one sort of everything by two keys.
+    for start, count in zip(s.starts.tolist(), s.counts.tolist(), strict=True):
+        order[start : start + count] = np.argsort(values[start : start + count]) + start
     ordered = values[order]
     new = np.empty(len(values), bool)
     new[1:] = ordered[1:] != ordered[:-1]
@@ -214,32 +250,23 @@ def _ranks(o: _Order) -> Float:
     return ranks
 
 
-def _correlation(x: Float, y: Float, s: _Sections) -> Float:
+def _correlation(x: _Centred, y: _Centred, s: Samples) -> Float:
     """Pearson's correlation of every day [G]; NaN where x or y is constant."""
-    if not len(s.days):
-        return np.empty(0)
-    x, x_constant = _centred(x, s)
-    y, y_constant = _centred(y, s)
-    xy, xx, yy = (np.add.reduceat(product, s.starts) for product in (x * y, x * x, y * y))
-    undefined = x_constant | y_constant
-    scale = np.sqrt(np.where(undefined, 1.0, xx)) * np.sqrt(np.where(undefined, 1.0, yy))
-    return np.where(undefined, np.nan, np.clip(xy / scale, -1, 1))
+    xy = np.add.reduceat(x.values * y.values, s.starts)
+    return np.where(x.constant | y.constant, np.nan, np.clip(xy / (x.norm * y.norm), -1, 1))
 
 
-def _centred(x: Float, s: _Sections) -> tuple[Float, npt.NDArray[np.bool_]]:
-    """x scaled to a range of 1 and centred within each day [N], and the days on which it is constant [G].
-
-    Constant is decided by the range, not by a variance that rounding keeps from being zero.
-    """
+def _centred(x: Float, s: Samples) -> _Centred:
+    """Constant is decided by the range, not by a variance that rounding keeps from being zero. Of one day or more."""
     low, high = np.minimum.reduceat(x, s.starts), np.maximum.reduceat(x, s.starts)
     constant = ~(high > low)
     width = np.where(constant, 1.0, high - low)
     x = (x - np.repeat(low, s.counts)) / np.repeat(width, s.counts)
-    mean = np.add.reduceat(x, s.starts) / s.counts
-    return x - np.repeat(mean, s.counts), constant
+    x = x - np.repeat(np.add.reduceat(x, s.starts) / s.counts, s.counts)
+    return _Centred(x, np.sqrt(np.where(constant, 1.0, np.add.reduceat(x * x, s.starts))), constant)
 
 
-def _decile_weights(o: _Order, s: _Sections) -> Float:
+def _decile_weights(o: _Order, s: Samples) -> Float:
     """Weights [N] of the book on each day: +1 spread over the top tenth, -1 over the bottom tenth."""
     n = s.counts[o.group]
     k = n // 10
@@ -251,7 +278,7 @@ def _decile_weights(o: _Order, s: _Sections) -> Float:
     return weights
 
 
-def _turnover(weights: Float, code: Int, steps: Int, s: _Sections) -> Float:
+def _turnover(weights: Float, code: Int, steps: Int, s: Samples) -> Float:
     """Turnover at each rebalance; the first one buys the book from nothing."""
     held = np.zeros(int(code.max()) + 1)
     turnover = np.empty(len(steps))

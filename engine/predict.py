@@ -3,14 +3,19 @@
 N rows, S codes, D days, H horizons
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model
 from engine.config import Config, config_hash, load_config
+from engine.model.atft import ATFT
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.scores import Scores, scores_of
 from loaders.errors import InputError
@@ -18,6 +23,8 @@ from loaders.panel import Panel, open_panel
 from loaders.plan import scoring_blocks
 from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
+
+PIECE = 1 << 13  # codes x scored days that a CPU's core computes at a time
 
 
 def make_split(config: Config, panel: Panel) -> Split:
@@ -37,17 +44,60 @@ def score_part(model: Ensemble, source: Source, part: Days, config: Config) -> n
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together."""
     was_training = model.training
     model.eval()
-    context = config.data.context
-    blocks = list(scoring_blocks(source.panel, part, config.data.scoring_days))
-    pieces = []
-    with source.load(part, blocks, config.data.scoring_days, context) as loader:
+    data = config.data
+    blocks = list(scoring_blocks(source.panel, part, data.scoring_days))
+    values, here = [], []
+    loading = source.load(part, blocks, data.scoring_days, data.context)
+    with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
         for batch in loader:
-            scores, _ = model(batch.x, (batch.presence > 0).float())
-            inside = part.stop - batch.block.day
-            present = batch.presence[:, context - 1 :][:, :inside].T.cpu().numpy() > 0
-            pieces.append(scores.float().cpu().numpy()[:, :inside].swapaxes(0, 1)[present])
+            present = batch.presence > 0
+            with torch.inference_mode():  # not around the loader, whose memory training uses again
+                scores, _ = pieces(batch.x, present.float())
+            days = slice(0, part.stop - batch.block.day)
+            values.append(scores[:, days].float().transpose(0, 1).flatten(0, 1))
+            here.append(present[:, data.context - 1 :][:, days].T.flatten())
     model.train(was_training)
-    return np.concatenate(pieces) if pieces else np.empty((0, model.horizons), np.float32)
+    if not values:
+        return np.empty((0, model.horizons), np.float32)
+    # Selected at the end: the device is waited for once, not block by block.
+    return torch.cat(values)[torch.cat(here)].cpu().numpy()
+
+
+class _InPieces(nn.Module):
+    """A model whose codes do not see one another, on some of them at a time, each piece on one thread.
+
+    All codes of a block at once make arrays of hundreds of megabytes between the layers: far beyond any cache, and of
+    memory that the system hands out anew each time. Threads that share the operators of a small piece would wait for
+    one another at each, and many times as long as they compute where another process takes a core.
+    """
+
+    def __init__(self, member: ATFT, codes: int, threads: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self.member, self.codes, self.threads = member, codes, threads
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        @torch.inference_mode()
+        def piece(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+            return self.member(x, present)
+
+        pieces = self.threads.map(piece, x.split(self.codes), present.split(self.codes))
+        scores, quantiles = zip(*pieces, strict=True)
+        return torch.cat(scores), torch.cat(quantiles)
+
+
+@contextmanager
+def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
+    """The same model; on a CPU its members take codes in pieces, where they may."""
+    apart = model.first.market is None or "market" in model.first.off
+    if not apart or next(model.parameters()).device.type != "cpu":
+        yield model
+        return
+    codes, cores = max(PIECE // days, 1), torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, "score", torch.set_num_threads, (1,)) as threads:
+            yield Ensemble([_InPieces(member, codes, threads) for member in model.members])  # type: ignore[misc, arg-type]
+    finally:
+        torch.set_num_threads(cores)  # which threads begun from now on take over
 
 
 def resolve_device(name: str) -> torch.device:

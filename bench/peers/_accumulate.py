@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.training import HORIZONS, RATE, Arrays, Training
 from engine.objective import draw_rotations, make_objective
 
-WINDOWS = 4096  # of a chunk, at most; a day is never cut
+WINDOWS = 4096  # of a chunk
 # x [N, L, F], present [N, L] float 0/1 -> scores [N, H], quantiles [N, H, Q]
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -31,8 +31,14 @@ class State:
     chunk: int  # days, C
 
 
-def start(work: Training, model: nn.Module, forward: Forward, *, compiled: bool = False) -> State:
-    """A model and the optimizer that ours has; nothing is warm yet."""
+def start(work: Training, model: nn.Module, forward: Forward, *, most: int = WINDOWS, compiled: bool = False) -> State:
+    """A model and the optimizer that ours has; nothing is warm yet.
+
+    Args:
+        forward: of the model, for a chunk of windows.
+        most: windows of a chunk; a day is never cut.
+        compiled: forward and objective as one graph.
+    """
     train, device = work.config.train, work.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=train.weight_decay, fused=True)
     objective = make_objective(work.config, HORIZONS, device)
@@ -45,7 +51,7 @@ def start(work: Training, model: nn.Module, forward: Forward, *, compiled: bool 
 
     if compiled:
         losses = torch.compile(losses, fullgraph=True, dynamic=False)
-    chunk = min(max(WINDOWS // work.codes, 1), work.days)
+    chunk = min(max(most // work.codes, 1), work.days)
     return State(work, model.train(), optimizer, lambda part: losses(part.x, part.presence, part.y), chunk)
 
 

@@ -24,6 +24,7 @@ TASK = "train"
 NEEDS = ("pytorch_forecasting", "lightning")
 BLOCKS = 1
 BATCH = 1024  # windows of a step
+CHUNK = 512  # of them whose activations are held: 1 to 7 GB
 HEADS = 4
 
 
@@ -37,7 +38,7 @@ def build(work: Training) -> Iterator[State]:
         out = model(inputs(x)).prediction[:, -1].unflatten(-1, (HORIZONS, -1))
         return out[..., 0], out[..., 1:]
 
-    yield start(able, model, forward)
+    yield start(able, model, forward, most=CHUNK)
 
 
 def run(state: State, blocks: list[Arrays]) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.peers import missing_package, peer, peer_names, window
-from bench.peers._accumulate import windows
+from bench.peers._accumulate import start, windows
 from bench.sections import CPU
 from bench.training import HORIZONS, fresh_arrays, our_step, training
 from tests.bench.test_peers import installed_peer
@@ -45,13 +45,13 @@ def test_windows_score_like_their_block(work):
     torch.testing.assert_close(window.scores(model, block), expected, rtol=0, atol=1e-5)
 
 
-def test_training_on_windows_takes_the_steps_of_blocks(work, monkeypatch):
-    monkeypatch.setattr("bench.peers._accumulate.WINDOWS", 3 * work.codes)
-    blocks = list(islice(fresh_arrays(work), 4))
-    with our_step(work) as step, window.build(work) as state:
-        assert state.chunk == 3
+def test_training_on_windows_takes_the_steps_of_blocks(work):
+    blocks, model = list(islice(fresh_arrays(work), 4)), work.model()
+    state = start(work, model, window.forward(model), most=3 * work.codes)
+    assert state.chunk == 3
+    with our_step(work) as step:
         expected = torch.stack([step(block) for block in blocks])
-        torch.testing.assert_close(torch.stack(list(window.run(state, blocks))), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.stack(list(window.run(state, blocks))), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_tft_learns_with_our_objective(work):

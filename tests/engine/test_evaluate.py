@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from engine.evaluate import evaluate, evaluate_scores
+from engine.evaluate import evaluate, evaluate_scores, figures_of_part, part_samples
 from engine.scores import present_rows, read_scores, scores_of, write_scores
 from loaders.errors import InputError
 from loaders.split import Days
@@ -90,6 +90,18 @@ def test_only_samples_count(panel):
         assert figures[str(h)]["days"] == len(by_scipy)
     by_scipy = [values[0] for values in daily(panel, [random_scores(panel, 1)[:, 0]], 0).values()]
     assert figures["1"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
+
+
+def test_a_part_prepared_once_serves_every_epoch(panel):
+    prepared = part_samples(panel, PART)
+    for seed in (0, 1, 0):
+        scores = random_scores(panel, seed)
+        assert figures_of_part(prepared, scores) == evaluate_scores(panel, PART, scores)
+        by_scipy = [values[0] for values in daily(panel, [scores[:, 1]], 1).values()]
+        assert figures_of_part(prepared, scores)["5"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
+    for wrong in (scores[1:], scores[:, :1]):
+        with pytest.raises(ValueError, match="scores of shape"):
+            figures_of_part(prepared, wrong)
 
 
 def test_several_files_are_averaged_as_zscores_within_the_day(panel, tmp_path):

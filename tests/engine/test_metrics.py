@@ -11,8 +11,10 @@ from scipy import stats
 from engine.metrics import (
     FIGURES,
     daily_rank_ic,
+    figures_of,
     newey_west_se,
     ranks_within_day,
+    samples_of,
     split_metrics,
     zscores_within_day,
 )
@@ -90,6 +92,42 @@ def test_portfolio_against_a_loop(horizon):
     assert found["turnover"] == pytest.approx(np.mean(turnover[1:]), rel=1e-9)
     for name, series in (("sharpe", gross), ("sharpe_net", net)):
         assert found[name] == pytest.approx(series.mean() / series.std(ddof=1) * math.sqrt(252 / horizon), rel=1e-9)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_samples_made_once_serve_scores_of_any_type(ties):
+    """Scores are ordered in their own type; compared with scipy and with counts of places, both in float64."""
+    scores, targets, day, code = market(seed=11, ties=ties)
+    samples = samples_of(targets, day)
+    for s in (scores.astype(np.float32), -scores.astype(np.float16), scores, np.round(scores).astype(np.int8)):
+        found = figures_of(samples, s, code, 5)
+        sections = by_day(s.astype(np.float64), targets, day, code)
+        assert found["ic"] == pytest.approx(
+            np.mean([stats.pearsonr(a, y).statistic for a, y, _ in sections]), abs=1e-12
+        )
+        rank_ic = np.mean([stats.spearmanr(a, y).statistic for a, y, _ in sections])
+        assert found["rank_ic"] == pytest.approx(rank_ic, abs=1e-12)
+        spread = np.mean([tenths(a) @ y for a, y, _ in sections])
+        assert found["decile_spread"] == pytest.approx(spread, rel=1e-9)
+
+
+def tenths(scores):
+    """Weights of the book: a name's share of the places in the top tenth less that of the bottom tenth, by counting."""
+    n = len(scores)
+    below, up_to = (scores[None] < scores[:, None]).sum(1), (scores[None] <= scores[:, None]).sum(1)
+    k = n // 10
+    long = [sum(place >= n - k for place in range(a, b)) / (b - a) for a, b in zip(below, up_to, strict=True)]
+    short = [sum(place < k for place in range(a, b)) / (b - a) for a, b in zip(below, up_to, strict=True)]
+    return (np.array(long) - np.array(short)) / k
+
+
+def test_zeros_of_either_sign_tie():
+    scores, targets, day, code = market(seed=12, ties=True)
+    signed = np.where(scores == 0, np.where(code % 2, -0.0, 0.0), scores).astype(np.float32)
+    assert (np.signbit(signed) & (signed == 0)).any()
+    assert split_metrics(signed, targets, day, code, 1) == split_metrics(
+        np.abs(scores) * np.sign(scores), targets, day, code, 1
+    )
 
 
 def test_perfect_reversed_and_constant():

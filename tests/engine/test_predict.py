@@ -1,0 +1,56 @@
+"""Scoring a part: in pieces of its codes where they do not see one another, with the scores of whole blocks."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine import predict
+from engine.config import load_config
+from engine.model.ensemble import build_ensemble
+from engine.predict import score_part
+from loaders.source import open_source
+from loaders.split import Days
+from tests.panels import write_panel
+
+PART = Days(30, 110)
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    return write_panel(tmp_path_factory.mktemp("predict") / "cache", n_codes=60, n_days=120)
+
+
+def scored(panel, monkeypatch, piece, settings, bypassed=()):
+    """Scores, and the most codes that a member saw at a time."""
+    monkeypatch.setattr(predict, "PIECE", piece)
+    config = load_config(None, ["data.scoring_days=32", *settings])
+    model = build_ensemble(config, len(panel.manifest.features), 2).train()
+    model.bypass(bypassed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    seen = []
+    for member in model.members:
+        member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    with open_source(panel, torch.device("cpu")) as source:
+        scores = score_part(model, source, PART, config)
+    assert model.training
+    assert all(member.training for member in model.members)
+    return scores, max(seen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bypassed", "apart"),
+    [
+        ([], (), True),
+        (["train.seeds=2"], (), True),
+        (["model.market_tokens=4"], (), False),
+        (["model.market_tokens=4"], ("market",), True),
+    ],
+)
+def test_pieces_have_the_scores_of_whole_blocks(panel, monkeypatch, settings, bypassed, apart):
+    whole, codes = scored(panel, monkeypatch, 1 << 20, settings, bypassed)
+    pieces, fewer = scored(panel, monkeypatch, 7 * 32 + 5, settings, bypassed)
+    assert codes > 50
+    assert fewer == (7 if apart else codes)
+    assert whole.std() > 0.01
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)  # a product's sums may be ordered by its shape
