@@ -36,12 +36,15 @@ def weights_after(config, blocks, rate=0.01, phase=0):
     """Members' weights after a step on each block, what `learn` gave for each, and the average's weights."""
     with make_learner(config, F, H, CPU) as learner:
         phase = phases_of(config)[phase]
-        losses = losses_of(learner, phase, make_objective(config, H, CPU))
+        objective = make_objective(config, H, CPU)
+        losses = losses_of(learner, phase, objective)
         learner.ensemble.train()
-        told = [
-            learn(learner, losses, *given, NONE, config.train.seed, step, rate, last=step + 1 == len(blocks))
-            for step, given in enumerate(blocks)
-        ]
+        told = []
+        for step, given in enumerate(blocks):
+            last = step + 1 == len(blocks)
+            values, stopped = learn(learner, losses, objective, *given, NONE, config.train.seed, step, rate, last)
+            assert not stopped
+            told.append(values)
         found = [copy.deepcopy(member.state_dict()) for member in learner.ensemble.members]
         average = None if learner.average is None else copy.deepcopy(learner.average.members[0].state_dict())
     return found, torch.stack(told), average
@@ -79,7 +82,8 @@ def test_members_trained_together_are_those_trained_alone():
     together, told, _ = weights_after(configured("train.seeds=3", "train.seed=4"), [block(0), block(1)])
     alone = [weights_after(configured(f"train.seed={seed}"), [block(0), block(1)]) for seed in (4, 5, 6)]
     for found, (expected, _, _) in zip(together, alone, strict=True):
-        same(found, expected[0], rtol=0, atol=1e-6)
+        # Products are added up in another order by two threads; other dropout would move weights by the rate, 1e-2.
+        same(found, expected[0], rtol=0, atol=2e-4)
     torch.testing.assert_close(told, torch.stack([each[1] for each in alone]).mean(0), equal_nan=True)
 
 
