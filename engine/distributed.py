@@ -8,11 +8,12 @@ resumed with another number of ranks.
 W ranks, H horizons, G cross-sections (days) of a rank
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from os import environ
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from kernels.rank_terms import SHARPE, sharpe_ratio
 from loaders.errors import InputError
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)  # that a rank waits for another one: longer than any validation
 
@@ -55,6 +58,19 @@ class World:
         with _lost_ranks():
             dist.all_gather(found, values.contiguous())
         return torch.stack(found)
+
+    def stretch(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's items: stretches of nearly one length, in the order of ranks."""
+        return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
+
+    def joined(self, values: Tensor) -> Tensor:
+        """The tensors [N of the rank, ...] of all ranks, one after the other. Raises RankLost."""
+        if self.size == 1:
+            return values
+        counts = self.gathered(torch.tensor(len(values), device=values.device)).tolist()
+        padded = values.new_zeros(max(counts), *values.shape[1:])
+        padded[: len(values)] = values
+        return torch.cat([of_rank[:count] for of_rank, count in zip(self.gathered(padded), counts, strict=True)])
 
     def agreed(self, text: str) -> str:
         """The first rank's text. Raises RankLost."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model
 from engine.config import Config, config_hash, load_config
+from engine.distributed import ALONE, World
 from engine.model.atft import ATFT
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.scores import Scores, scores_of
@@ -40,12 +41,17 @@ def make_split(config: Config, panel: Panel) -> Split:
 
 
 @torch.no_grad()
-def score_part(model: Ensemble, source: Source, part: Days, config: Config) -> npt.NDArray[np.float32]:
-    """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together."""
+def score_part(
+    model: Ensemble, source: Source, part: Days, config: Config, world: World = ALONE
+) -> npt.NDArray[np.float32]:
+    """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
+
+    Each rank scores a stretch of the part's days, and all of them get all scores. Raises RankLost.
+    """
     was_training = model.training
     model.eval()
     data = config.data
-    blocks = list(scoring_blocks(source.panel, part, data.scoring_days))
+    blocks = world.stretch(list(scoring_blocks(source.panel, part, data.scoring_days)))
     values, here = [], []
     loading = source.load(part, blocks, data.scoring_days, data.context)
     with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
@@ -57,10 +63,9 @@ def score_part(model: Ensemble, source: Source, part: Days, config: Config) -> n
             values.append(scores[:, days].float().transpose(0, 1).flatten(0, 1))
             here.append(present[:, data.context - 1 :][:, days].T.flatten())
     model.train(was_training)
-    if not values:
-        return np.empty((0, model.horizons), np.float32)
     # Selected at the end: the device is waited for once, not block by block.
-    return torch.cat(values)[torch.cat(here)].cpu().numpy()
+    none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
+    return world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
 
 
 class _InPieces(nn.Module):

@@ -28,11 +28,14 @@ from engine.checkpoint import (
     write_atomically,
 )  # fmt: skip
 from engine.config import Config, config_hash, load_config, to_toml
-from engine.distributed import RankLost, World, open_world
-from engine.evaluate import evaluate_scores
+from engine.distributed import ALONE, RankLost, World, open_world
+from engine.evaluate import PartSamples, figures_of_part, part_samples
+from engine.inputs import Inputs, open_inputs, resolve
+from engine.metrics import Figures
+from engine.model.ensemble import Ensemble
 from engine.objective import Objective, draw_rotations, make_objective
 from engine.phases import Phase, learning_rate, phases_of
-from engine.predict import check_agreement, make_split, resolve_device, score_part
+from engine.predict import score_part
 from engine.step import Learner, learn, losses_of, make_learner
 from engine.tracking import (
     device_name,
@@ -44,13 +47,11 @@ from engine.tracking import (
     write_metrics,
 )  # fmt: skip
 from kernels.rank_terms import TERMS
-from loaders.cache.checking import Check, checked
 from loaders.delivery import AHEAD, Loaded, Stages
 from loaders.errors import InputError
-from loaders.panel import Panel, open_panel
+from loaders.panel import Panel
 from loaders.plan import Block, Plan, count_samples
-from loaders.source import Source, open_source
-from loaders.split import Split
+from loaders.split import Days
 
 
 class RunFailed(Exception):
@@ -66,29 +67,21 @@ class Training:
     """What a run works with; where it stands is in `state`, all else stays as it is."""
 
     config: Config
+    inputs: Inputs
     folder: Path
     state: State
     phases: list[Phase]
     learner: Learner
     running: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
     plan: Plan
-    split: Split
-    source: Source
-    device: torch.device
-    check: Check
     stop: list[int]  # signals received
     console: Console
-    writer: Any  # TensorBoard's
+    writer: Any  # TensorBoard's, of the first rank
     world: World
 
     @property
     def phase(self) -> Phase:
         return self.phases[self.state.phase]
-
-    def write_metrics(self) -> None:
-        """metrics.jsonl, by the first rank."""
-        if self.world.first:
-            write_metrics(self.folder, self.state)
 
     def save(self, name: str) -> None:
         """Write a checkpoint, on the first rank."""
@@ -112,17 +105,27 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     Raises InputError for a bad cache, split, folder or checkpoint; RunFailed for a loss or validation figure that is
     not finite; Stopped after a signal, when a checkpoint has been saved.
     """
-    with open_world(config.train.device) as (world, name), _lost(run):
-        return _train(config, run, resume, console if world.first else Console(quiet=True), world, name)
+    with open_world(config.train.device) as (world, device), _lost(run), open_inputs(config, device) as inputs:
+        console = console if world.first else Console(quiet=True)
+        with started(config, inputs, run, resume, console, world) as t:
+            while not t.state.finished:
+                stages = train_epoch(t)
+                validate(t, stages)
+            inputs.check.to_the_end()
+            world.wait()  # for the best checkpoint
+            _summarise(t)
+    return t.folder
 
 
-def _train(config: Config, run: Path | None, resume: bool, console: Console, world: World, device_name: str) -> Path:
-    panel = open_panel(config.data.arrow, config.data.store)
+@contextmanager
+def started(
+    config: Config, inputs: Inputs, run: Path | None, resume: bool, console: Console, world: World = ALONE
+) -> Iterator[Training]:
+    """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`."""
+    panel, device = inputs.panel, inputs.device
     config = resolve(config, panel)
-    split = make_split(config, panel)
     world.days(config.data.block_days)
-    plan = Plan(panel, split.train, config.data.block_days, config.data.block_codes, config.train.seed)
-    device = resolve_device(device_name)
+    plan = Plan(panel, inputs.split.train, config.data.block_days, config.data.block_codes, config.train.seed)
     torch.use_deterministic_algorithms(config.train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
     phases = phases_of(config)
@@ -142,45 +145,22 @@ def _train(config: Config, run: Path | None, resume: bool, console: Console, wor
             state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
             if world.first:
                 _make_folder(run)
-        source = stack.enter_context(open_source(panel, device, config.data.tier, config.data.device_share))
-        check, stop = stack.enter_context(checked(panel)), stack.enter_context(_signals())
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = None
+        stop, writer = stack.enter_context(_signals()), None
         if world.first:
+            from torch.utils.tensorboard import SummaryWriter
+
             writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
             stack.enter_context(closing(writer))
-        t = Training(
-            config,
-            run,
-            state,
-            phases,
-            learner,
-            running,
-            plan,
-            split,
-            source,
-            device,
-            check,
-            stop,
-            console,
-            writer,
-            world,
-        )
+        t = Training(config, inputs, run, state, phases, learner, running, plan, stop, console, writer, world)
         if not resume:
             t.save(LAST)
             if world.first:
                 write_atomically(run / "config.toml", to_toml(config).encode())
-        t.write_metrics()
+        if world.first:
+            write_metrics(run, state)
         console.print(_heading(t))
         world.wait()  # until all have read the checkpoint that the first will replace
-        while not state.finished:
-            stages = _epoch(t)
-            _validate(t, stages)
-        check.to_the_end()
-        world.wait()  # for the best checkpoint
-        _summarise(t)
-    return run
+        yield t
 
 
 @contextmanager
@@ -190,17 +170,6 @@ def _lost(run: Path | None) -> Iterator[None]:
     except RankLost as error:
         what = f"{run or 'the run'}: another rank no longer answers ({error})"
         raise RunFailed(f"{what}. Its own message says why; go on with --resume and the run's --out") from error
-
-
-def resolve(config: Config, panel: Panel) -> Config:
-    """Fill in what the cache decides. Raises InputError where the configuration expects another cache."""
-    manifest = panel.manifest
-    if config.data.features is not None:
-        check_agreement(list(config.data.features), manifest.horizons, panel, "data.features")
-    if config.data.horizons is not None:
-        check_agreement(manifest.features, list(config.data.horizons), panel, "data.horizons")
-    known = {"features": tuple(manifest.features), "horizons": tuple(manifest.horizons)}
-    return config.model_copy(update={"data": config.data.model_copy(update=known)})
 
 
 def resumed_config(run: Path | None, settings: list[str], arrow: str | None) -> Config:
@@ -245,8 +214,10 @@ def _resumed(run: Path, config: Config, panel: Panel, learner: Learner, running:
 
 
 def _heading(t: Training) -> str:
-    panel, state, learner = t.source.panel, t.state, t.learner
-    dates = [f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(t.split).items()]
+    panel, state, learner = t.inputs.panel, t.state, t.learner
+    dates = [
+        f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(t.inputs.split).items()
+    ]
     members = len(learner.ensemble.members)
     params = f"{sum(p.numel() for p in learner.ensemble.parameters()):,} parameters"
     if members > 1:
@@ -254,9 +225,9 @@ def _heading(t: Training) -> str:
         params += f" in {members} models trained {side}"
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
-        f"run {state.run_id}: {params} on {device_name(t.device)}, {len(state.features)} features, "
+        f"run {state.run_id}: {params} on {device_name(t.inputs.device)}, {len(state.features)} features, "
         f"context {t.config.data.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: {t.source}, {AHEAD} blocks ahead\n"
+        f"loader: {t.inputs.source}, {AHEAD} blocks ahead\n"
         f"step: {'compiled' if learner.compiled else 'not compiled (train.compile)'}"
     )
 
@@ -280,12 +251,12 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _epoch(t: Training) -> Stages:
+def train_epoch(t: Training) -> Stages:
     """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
     config, state, phase, learner = t.config, t.state, t.phase, t.learner
     blocks = t.plan.epoch(state.epoch)
     blocks = blocks.first(phase.blocks or len(blocks))
-    objective = _objective(config, phase, len(state.horizons), t.device)
+    objective = _objective(config, phase, len(state.horizons), t.inputs.device)
     losses = losses_of(learner, phase, objective)
     state.off = list(phase.off)
     learner.ensemble.train()
@@ -295,16 +266,16 @@ def _epoch(t: Training) -> Stages:
     left, mine = blocks.share(state.position), t.world.days(config.data.block_days)
     # Of every block, this rank's days.
     shares = left if t.world.size == 1 else [Block(block.day + mine.start, block.codes) for block in left]
-    loading = t.source.load(t.plan.part, shares, len(mine), config.data.context)
+    loading = t.inputs.source.load(t.plan.part, shares, len(mine), config.data.context)
     with display.progress, loading as loader:
         begun = time.perf_counter()
         for batch in loader:
-            t.check.so_far()
+            t.inputs.check.so_far()
             waited = time.perf_counter()
             progress = (state.phase_epoch + state.position / len(blocks)) / phase.epochs
             rate = learning_rate(phase.learning_rate, config.train.warmup, progress)
             rotations = draw_rotations(
-                objective, learner.padded or len(batch.y), config.train.seed, state.step, t.device
+                objective, learner.padded or len(batch.y), config.train.seed, state.step, t.inputs.device
             )
             last = state.position + 1 == len(blocks)
             values, stopped = learn(
@@ -341,7 +312,7 @@ def _samples(t: Training, block: Block, batch: Loaded) -> int:
     """Samples of a block, on all ranks."""
     if t.world.size == 1:
         return batch.samples
-    return count_samples(t.source.panel, t.plan.part, block, t.plan.days)
+    return count_samples(t.inputs.panel, t.plan.part, block, t.plan.days)
 
 
 def _objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:
@@ -356,14 +327,12 @@ def _finite_loss(t: Training) -> float:
     return mean
 
 
-def _validate(t: Training, stages: Stages) -> None:
+def validate(t: Training, stages: Stages) -> None:
     """Score every day of the validation part, keep the best model, decide what comes next."""
     state, phase = t.state, t.phase
     _finite_loss(t)
     begun = time.perf_counter()
-    valid = evaluate_scores(
-        t.source.panel, t.split.valid, score_part(t.learner.scoring, t.source, t.split.valid, t.config)
-    )
+    valid = _figures(t, t.learner.scoring, t.inputs.split.valid, t.inputs.valid)
     counted = _counted(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in counted) / len(counted)
     if not math.isfinite(figure):
@@ -397,7 +366,8 @@ def _validate(t: Training, stages: Stages) -> None:
     state.seconds["validation"] += time.perf_counter() - begun
     t.running.zero_()
     t.save(LAST)
-    t.write_metrics()
+    if t.world.first:
+        write_metrics(t.folder, state)
     if t.writer is not None:
         log_scalars(t.writer, line, state)
     per_horizon = ", ".join(f"h={h} {valid[str(h)]['rank_ic']:.4f}" for h in state.horizons)
@@ -407,6 +377,11 @@ def _validate(t: Training, stages: Stages) -> None:
         f"{state.samples / state.seconds['train']:,.0f} samples/s, "
         f"data wait {state.seconds['wait'] / state.seconds['train']:.1%}, bottleneck {stages.bottleneck}"
     )
+
+
+def _figures(t: Training, model: Ensemble, part: Days, samples: PartSamples) -> dict[str, Figures]:
+    """Figures per horizon of a part that the ranks score together."""
+    return figures_of_part(samples, score_part(model, t.inputs.source, part, t.config, t.world))
 
 
 def _counted(horizons: list[int], phase: Phase) -> list[int]:
@@ -435,21 +410,22 @@ def _summarise(t: Training) -> None:
         raise RunFailed(f"{t.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
     restore_model(model, tensors, path)
     model.bypass(best.off)
+    inputs = t.inputs
     summary = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
         "config_hash": state.config_hash,
         "git": git_revision(),
-        "device": device_name(t.device),
+        "device": device_name(inputs.device),
         "seed": config.train.seed,
         "params": sum(p.numel() for p in model.parameters()),
         "epochs": state.epoch,
         "best_epoch": best.epoch,
         "splits": {
-            name: evaluate_scores(t.source.panel, part, score_part(model, t.source, part, config))
-            for name, part in (("valid", t.split.valid), ("test", t.split.test))
+            "valid": _figures(t, model, inputs.split.valid, inputs.valid),
+            "test": _figures(t, model, inputs.split.test, part_samples(inputs.panel, inputs.split.test)),
         },
-        "throughput": throughput(state, t.device),
+        "throughput": throughput(state, inputs.device),
     }
     if t.world.first:
         write_atomically(t.folder / "summary.json", json.dumps(finite(summary), indent=2, allow_nan=False).encode())

@@ -329,6 +329,8 @@ def _add(begin, end, mask, slope, by_daily, gradient):  # type: ignore[no-untype
     """Add slope[r] times by_daily[r] to the gradient of row r."""
     for r in range(begin, end):
         factor = float32(slope[r])
+        if factor == 0:  # of a day with too few names, by_daily was never filled
+            continue
         for i in range(gradient.shape[1]):
             gradient[r, i] += factor * by_daily[r, i] if mask[r, i] else float32(0)
 
@@ -397,7 +399,7 @@ def rank_objective(
         if w[term] != 0 and not given:
             needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
             raise ValueError(f"{TERMS[term]} has the weight {w[term]}: give {needs}")
-    names, share, daily, slope = np.empty((4, horizons, days))
+    names, share, daily, slope = np.zeros((4, horizons, days))
     values, terms = np.zeros((rows, len(TERMS))), np.zeros(len(TERMS), np.float32)
     by_daily = np.empty((rows, size if w[SHARPE] != 0 else 0), np.float32)
     gradient, gradient_q = np.empty(scores.shape, np.float32), np.empty(quantiles.shape, np.float32)

@@ -293,6 +293,29 @@ def test_few_names_and_constant_ones(face, ranked):
 
 
 @every_face
+def test_a_day_of_one_name_beside_memory_that_holds_anything(face, monkeypatch):
+    """Such a day is left out early: nothing that it did not fill may reach the gradient."""
+    asked = block(10, days=3, missing=0.1)
+    asked.mask[0, 1] = False
+    asked.mask[0, 1, 4] = True
+    expected, empty = reference(asked), np.empty
+
+    def filled(shape, dtype=np.float64):
+        array = empty(shape, dtype)
+        array[...] = np.nan if array.dtype.kind == "f" else 77
+        return array
+
+    monkeypatch.setattr(np, "empty", filled)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = evaluated(face, asked)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    compare(found, expected, asked)
+
+
+@every_face
 def test_constants_that_float32_does_not_hold(face):
     asked = block(6, days=2, missing=0.0, weights=only("rank_ic", "ic", "spearman", "pairwise", "listnet"))
     asked.scores[0, 0] = 1000.1
