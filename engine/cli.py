@@ -163,19 +163,29 @@ def train_command(
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
     folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
+    rehearse: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
 ) -> None:
     """Train a model, evaluate it on validation and test, and write a run folder."""
     from engine.config import load_config
     from engine.distributed import is_first
+    from engine.dry_run import checklist, dry_run
     from engine.evaluate import metrics_table
     from engine.folds import fold_settings, holds_folds, train_folds
-    from engine.trainer import resumed_config, train
+    from engine.trainer import RunFailed, resumed_config, train
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     if resume and config is None:
         resolved = resumed_config(out, settings, arrow)
     else:
         resolved = load_config(config, settings, arrow)
+    if rehearse:
+        items = dry_run(resolved, console)
+        if is_first():
+            console.print(checklist(items))
+        failed = [item.name for item in items if item.ok is False]
+        if failed:
+            raise RunFailed(f"the dry run: {', '.join(failed)}")
+        return
     walk = folds is not None or (resume and out is not None and holds_folds(out))
     run = (train_folds if walk else train)(resolved, out, resume, console)
     if not is_first():

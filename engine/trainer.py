@@ -105,7 +105,7 @@ def train(config: Config, run: Path | None, resume: bool, console: Console) -> P
     Raises InputError for a bad cache, split, folder or checkpoint; RunFailed for a loss or validation figure that is
     not finite; Stopped after a signal, when a checkpoint has been saved.
     """
-    with open_world(config.train.device) as (world, device), _lost(run), open_inputs(config, device) as inputs:
+    with open_world(config.train.device) as (world, device), answering(run), open_inputs(config, device) as inputs:
         console = console if world.first else Console(quiet=True)
         with started(config, inputs, run, resume, console, world) as t:
             while not t.state.finished:
@@ -164,7 +164,8 @@ def started(
 
 
 @contextmanager
-def _lost(run: Path | None) -> Iterator[None]:
+def answering(run: Path | None) -> Iterator[None]:
+    """Make of a rank that no longer answers a RunFailed that says how to go on."""
     try:
         yield
     except RankLost as error:
@@ -252,7 +253,10 @@ def _signals() -> Iterator[list[int]]:
 
 
 def train_epoch(t: Training) -> Stages:
-    """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
+    """Train on the blocks of the current epoch that are left; gives what the loader's stages spent.
+
+    Raises RunFailed for a loss that is not finite, Stopped after a signal, InputError where rows have changed on disk.
+    """
     config, state, phase, learner = t.config, t.state, t.phase, t.learner
     blocks = t.plan.epoch(state.epoch)
     blocks = blocks.first(phase.blocks or len(blocks))
@@ -328,7 +332,10 @@ def _finite_loss(t: Training) -> float:
 
 
 def validate(t: Training, stages: Stages) -> None:
-    """Score every day of the validation part, keep the best model, decide what comes next."""
+    """Score every day of the validation part, keep the best model, decide what comes next: all in `t.state`.
+
+    Raises RunFailed for a loss or a validation figure that is not finite.
+    """
     state, phase = t.state, t.phase
     _finite_loss(t)
     begun = time.perf_counter()
