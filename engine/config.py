@@ -74,6 +74,7 @@ class ModelConfig(Section):
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
     feature_dropout: Share = 0.0  # share of a code's features that a block does not see
+    feature_noise: Weight = 0.0  # deviation of what is added to each feature in training
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
     dropout: Share = 0.2
@@ -92,7 +93,9 @@ class ObjectiveConfig(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of listnet's target distribution
     rotations: Positive = 16  # of the cross-section in `pairwise`
     horizon_weights: tuple[Weight, ...] = ()  # of each horizon; empty: all the same
-    target: Literal["rank", "raw"] = "rank"  # what ic, huber, quantile, pairwise and listnet aim at
+    target: Literal["rank", "z", "winsorised"] = (
+        "rank"  # what all terms but sharpe aim at: ranks, deviations from the day's mean, or those held to WINSORISED
+    )
 
     def weights(self) -> dict[str, float]:
         """Weight per term, terms that are off left out."""

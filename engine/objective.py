@@ -14,6 +14,8 @@ from kernels.rank_terms import SHARPE, TERMS, portfolio_returns, standardise
 from loaders.errors import InputError
 from loaders.order import mix, permutation
 
+WINSORISED = 3.0  # standard deviations of a day's returns, beyond which a return counts as that many
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -24,7 +26,7 @@ class Objective:
     levels: Tensor  # [Q] float32, of the model's quantiles
     tau: Tensor  # [] float32
     temperature: Tensor  # [] float32
-    ranked: bool  # terms aim at the targets' ranks
+    target: str  # what terms aim at, see objective.target
     rotations: int  # K, 0 where `pairwise` is off
 
     def __call__(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,15 +63,22 @@ class Objective:
     def _of(
         self, scores: Tensor, quantiles: Tensor, returns: Tensor, mask: Tensor, weights: Tensor, rotations: Tensor
     ) -> tuple[Tensor, Tensor]:
+        targets = winsorised(returns, mask) if self.target == "winsorised" else returns
         return rank_objective(
-            scores.permute(2, 1, 0), returns, mask, weights, horizon_weights=self.horizons,
+            scores.permute(2, 1, 0), targets, mask, weights, returns=returns, horizon_weights=self.horizons,
             quantiles=quantiles.permute(2, 1, 0, 3), levels=self.levels, rotations=rotations, tau=self.tau,
-            temperature=self.temperature, ranked=self.ranked,
+            temperature=self.temperature, ranked=self.target == "rank",
         )  # fmt: skip
 
     @property
     def _sharpe(self) -> Tensor:
         return torch.arange(len(TERMS), device=self.weights.device) == SHARPE
+
+
+def winsorised(returns: Tensor, mask: Tensor) -> Tensor:
+    """Returns [H, D, S] as deviations from their day's mean, held to WINSORISED of them; 0 outside `mask`."""
+    z = standardise(torch.where(mask, returns, 0.0), mask.float())
+    return z.clamp(-WINSORISED, WINSORISED)
 
 
 def make_objective(config: Config, horizons: int, device: torch.device) -> Objective:
@@ -93,7 +102,7 @@ def make_objective(config: Config, horizons: int, device: torch.device) -> Objec
         on_device(list(config.model.quantiles)),
         on_device(settings.tau),
         on_device(settings.temperature),
-        settings.target == "rank",
+        settings.target,
         settings.rotations if "pairwise" in weights else 0,
     )
 

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from engine.config import Config
 from engine.distributed import ALONE, World, pooled
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.model.residual import CodeDropout
+from engine.model.residual import CodeDropout, Noise
 from engine.objective import Objective
 from engine.phases import Phase
 from kernels.rank_terms import SHARPE
@@ -161,8 +161,8 @@ def _one_thread() -> None:
 
 
 def _draw_from(member: nn.Module, seed: int) -> None:
-    """Let a member's dropout draw from a generator of its own, which other members' threads do not touch."""
+    """Let a member's dropout and noise draw from a generator of its own, which other members' threads do not touch."""
     generator = torch.Generator().manual_seed(seed)
     for module in member.modules():
-        if isinstance(module, CodeDropout):
+        if isinstance(module, CodeDropout | Noise):
             module.generator = generator

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine.config import ModelConfig, Part
 from engine.model.embedding import Embedding
 from engine.model.market import MarketAttention
-from engine.model.residual import CodeDropout, GatedResidual
+from engine.model.residual import CodeDropout, GatedResidual, Noise
 from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
 
 
@@ -49,7 +49,7 @@ class ATFT(nn.Module):
         size = SIZES[config.size]
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
         width = max(size.width, size.static) if config.static else size.width
-        self.drop_features = CodeDropout(config.feature_dropout)
+        self.disturb = nn.Sequential(CodeDropout(config.feature_dropout), Noise(config.feature_noise))
         self.static = None
         if config.static:
             self.static = nn.Sequential(
@@ -106,7 +106,7 @@ class ATFT(nn.Module):
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
         x, present = x[:, self.unused :], present[:, self.unused :]
-        x = self.drop_features(x)
+        x = self.disturb(x)
         hidden = self.residual(self.embed(x)) * present[..., None]
         seen = present
         if self.norm is not None and "normalisation" not in self.off:

@@ -1,4 +1,4 @@
-"""Blocks that can close themselves, and dropout that is the same on all of a code's days.
+"""Blocks that can close themselves, dropout that is the same on all of a code's days, and noise.
 
 S codes, T days, d width
 """
@@ -25,6 +25,20 @@ class CodeDropout(nn.Module):
             return x
         kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device, generator=self.generator) >= self.rate
         return x * (kept.to(x.dtype) / (1 - self.rate))
+
+
+class Noise(nn.Module):
+    """Adds normal noise of a deviation in training; draws from `generator`, or from torch's own."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.deviation == 0:
+            return x
+        return x + self.deviation * torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=self.generator)
 
 
 class GatedResidual(nn.Module):

@@ -8,7 +8,7 @@ from engine.config import ModelConfig
 from engine.model.atft import build_model
 from engine.model.embedding import Basis, Embedding
 from engine.model.market import MarketAttention
-from engine.model.residual import CodeDropout
+from engine.model.residual import CodeDropout, Noise
 from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
 from loaders.gather import gather
 from loaders.plan import Block
@@ -163,6 +163,18 @@ def test_dropout_acts_in_training_alone_and_alike_on_all_days(field):
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
     assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.7])
     assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_noise_is_of_its_deviation_and_in_training_alone():
+    x, present = block()
+    net, without = (model(dropout=0.0, feature_noise=deviation) for deviation in (0.5, 0.0))
+    assert torch.equal(net(x, present)[0], without(x, present)[0])
+    assert not torch.equal(net.train()(x, present)[0], without(x, present)[0])
+    noise = Noise(0.5).train()
+    noise.generator = torch.Generator().manual_seed(0)
+    added = noise(torch.full((300, 7, 50), 2.0)) - 2
+    assert float(added.mean()) == pytest.approx(0, abs=0.01)
+    assert float(added.std()) == pytest.approx(0.5, rel=0.02)
 
 
 @every_kind

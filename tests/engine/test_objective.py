@@ -8,7 +8,7 @@ import torch
 
 from engine.config import load_config
 from engine.model.atft import build_model
-from engine.objective import draw_rotations, make_objective
+from engine.objective import WINSORISED, draw_rotations, make_objective
 from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
 from loaders.errors import InputError
 
@@ -146,3 +146,34 @@ def test_fifty_steps_are_those_of_the_objective_in_plain_torch():
     ours, theirs = list(losses(made)), list(losses(plain))
     assert ours[-1] < ours[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)  # `sharpe` of 4 days runs to -12
+
+
+@pytest.mark.parametrize(("target", "most"), [("z", np.inf), ("winsorised", WINSORISED)])
+def test_targets_may_be_returns_rather_than_their_ranks(target, most):
+    """`ic` and `huber` on a day with one wild return, by numpy."""
+    settings = [f"objective.{term}={float(term in ('ic', 'huber'))}" for term in TERMS]
+    scores, quantiles, returns = batch(codes=60, days=1, horizons=1)
+    returns[7] = 2.5
+    found, terms = objective(
+        load_config(None, [*settings, f"objective.target={target}"]), scores, quantiles, returns, 0
+    )
+    valid = torch.isfinite(returns[:, 0, 0]).numpy()
+    s, r = scores.detach().numpy()[valid, 0, 0].astype(float), returns.numpy()[valid, 0, 0].astype(float)
+    wanted = np.clip((r - r.mean()) / r.std(), -most, most)
+    assert float(terms["ic"]) == pytest.approx(1 - np.corrcoef(s, wanted)[0, 1], rel=1e-4)
+    error = np.abs(s - (wanted - wanted.mean()) / wanted.std())
+    huber = np.where(error < 1, error**2 / 2, error - 0.5).mean()
+    assert float(terms["huber"]) == pytest.approx(huber, rel=1e-4)
+    found.backward()
+    assert bool(torch.isfinite(scores.grad).all())
+
+
+def test_winsorised_targets_leave_the_returns_of_the_portfolio_alone():
+    settings = [f"objective.{term}={float(term == 'sharpe')}" for term in TERMS]
+    scores, quantiles, returns = batch()
+    returns[3, 0] = 2.5
+    values = [
+        float(objective(load_config(None, [*settings, f"objective.target={target}"]), scores, quantiles, returns, 0)[0])
+        for target in ("z", "winsorised")
+    ]
+    assert values[0] == values[1]
