@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from loaders.errors import InputError
 
@@ -162,6 +162,67 @@ class PhaseConfig(Section):
         return self
 
 
+class Range(Section):
+    """A number between two; an integer where both are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Range":
+        if not self.low < self.high:
+            raise ValueError(f"the range {self.low}..{self.high} is empty")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range begins above 0, not at {self.low}")
+        return self
+
+
+class Choices(Section):
+    """One of several values."""
+
+    choices: Annotated[tuple[bool | int | float | str, ...], Field(min_length=2)]
+
+
+class Simplex(Section):
+    """Weights that are 0 or more and sum to 1: of settings of a section, or a list, one for each of the horizons."""
+
+    simplex: Annotated[tuple[str, ...], Field(min_length=2)] | Literal["horizons"]
+
+
+def _kind(given: Any) -> str:
+    keys = given if isinstance(given, dict) else type(given).model_fields
+    return next((kind for kind in ("choices", "simplex") if kind in keys), "range")
+
+
+Dimension = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")] | Annotated[Simplex, Tag("simplex")],
+    Discriminator(_kind),
+]
+Space = dict[str, Dimension]
+Metric = Literal["rank_ic", "rank_icir", "rank_ic_t", "ic", "icir", "decile_spread", "sharpe", "sharpe_net"]
+
+SPACE: Space = {
+    "objective": Simplex(simplex=("rank_ic", "ic", "sharpe", "spearman", "huber", "pairwise")),
+    "objective.horizon_weights": Simplex(simplex="horizons"),
+    "objective.tau": Range(low=0.02, high=0.5, log=True),
+    "train.learning_rate": Range(low=5e-4, high=8e-3, log=True),
+    "train.weight_decay": Range(low=1e-3, high=1.0, log=True),
+    "model.dropout": Range(low=0.0, high=0.5),
+}
+
+
+class HpoConfig(Section):
+    """What `atft-engine hpo` searches and how; a training takes no notice of it."""
+
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("rank_ic",)  # of validation, several: Pareto's front
+    folds: Annotated[int, Field(ge=0)] = 0  # walk-forward folds whose mean counts, 0: the split as it is
+    sampler: Literal["tpe", "random", "qmc"] = "tpe"
+    pruner: Literal["halving", "median", "wilcoxon", "none"] = "halving"
+    seed: Annotated[int, Field(ge=0)] = 0  # of the sampler
+    space: Space = SPACE
+
+
 class Config(Section):
     data: Data = Data()
     split: SplitConfig = SplitConfig()
@@ -169,6 +230,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     phases: tuple[PhaseConfig, ...] = ()  # one after the other, instead of train.epochs; empty: one phase
+    hpo: HpoConfig = HpoConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -233,12 +295,12 @@ def _value(text: str) -> Any:
 
 
 def to_toml(config: Config) -> str:
-    """The complete configuration as TOML; unset keys are left out.
+    """The complete configuration of a run as TOML; unset keys, and [hpo], which decides nothing in a run, are left out.
 
     JSON's strings, numbers, booleans and lists are also TOML's.
     """
     lines = []
-    for section, content in config.model_dump(mode="json").items():
+    for section, content in config.model_dump(mode="json", exclude={"hpo"}).items():
         tables = [(f"[[{section}]]", table) for table in content] if isinstance(content, list) else []
         for heading, values in tables or ([(f"[{section}]", content)] if isinstance(content, dict) else []):
             lines.append(heading)
@@ -258,5 +320,5 @@ def config_hash(config: Config) -> str:
     content = config.model_dump(mode="json")
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
-    del content["train"]["checkpoint_seconds"]
+    del content["train"]["checkpoint_seconds"], content["hpo"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

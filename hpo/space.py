@@ -1,0 +1,78 @@
+"""From a search space, which is data in the configuration, to the settings of a trial.
+
+A dimension is named by the setting it decides, `section.key`; a simplex over several settings by their section.
+"""
+
+import math
+from typing import Any
+
+from optuna import Trial
+
+from engine.config import Choices, Config, Dimension, Simplex, Space
+from loaders.errors import InputError
+
+Settings = dict[str, Any]  # "section.key" -> value
+SMALLEST = 1e-6  # of what a weight on a simplex is drawn from: a logarithm is taken
+
+
+def check_space(space: Space) -> None:
+    """Raise InputError for a dimension whose settings do not exist, or that no two dimensions may decide."""
+    if not space:
+        raise InputError("hpo.space", "nothing to search: the space is empty", "Name at least one setting")
+    decided: set[str] = set()
+    for name, dimension in space.items():
+        for key in _keys(name, dimension):
+            section, _, field = key.partition(".")
+            known = Config.model_fields.get(section)
+            fields = getattr(known.annotation, "model_fields", {}) if known else {}
+            if field not in fields or section == "hpo":
+                where = f"settings of [{section}] are {', '.join(fields)}" if fields else "write section.key"
+                raise InputError("hpo.space", f"no setting {key!r}", where[0].upper() + where[1:])
+            if key in decided:
+                raise InputError("hpo.space", f"{key!r} is decided twice", "Leave one of the dimensions out")
+            decided.add(key)
+
+
+def suggest(trial: Trial, space: Space, horizons: int) -> Settings:
+    """The settings of a trial, from parameters that the study's sampler chooses."""
+    settings: Settings = {}
+    for name, dimension in space.items():
+        if isinstance(dimension, Simplex):
+            settings |= _on_simplex(trial, name, dimension, horizons)
+        elif isinstance(dimension, Choices):
+            settings[name] = trial.suggest_categorical(name, dimension.choices)
+        elif isinstance(dimension.low, int) and isinstance(dimension.high, int):
+            settings[name] = trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
+        else:
+            settings[name] = trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+    return settings
+
+
+def configured(config: Config, settings: Settings) -> Config:
+    """The configuration with these settings. Raises InputError where they do not go together."""
+    values = config.model_dump()
+    for key, value in settings.items():
+        section, _, field = key.partition(".")
+        values[section][field] = value
+    try:
+        return Config.model_validate(values)
+    except ValueError as error:
+        what = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())  # type: ignore[attr-defined]
+        raise InputError("hpo.space", what, "Narrow the space") from error
+
+
+def _keys(name: str, dimension: Dimension) -> list[str]:
+    if isinstance(dimension, Simplex) and dimension.simplex != "horizons":
+        return [f"{name}.{part}" for part in dimension.simplex]
+    return [name]
+
+
+def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> Settings:
+    """Uniform over the simplex where the parameters are uniform: exponential variates, divided by their sum."""
+    parts = [str(i) for i in range(horizons)] if dimension.simplex == "horizons" else list(dimension.simplex)
+    drawn = [-math.log(trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0)) for part in parts]
+    total = sum(drawn) or 1.0
+    weights = [value / total for value in drawn]
+    if dimension.simplex == "horizons":
+        return {name: tuple(weights)}
+    return {f"{name}.{part}": weight for part, weight in zip(parts, weights, strict=True)}

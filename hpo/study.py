@@ -1,0 +1,208 @@
+"""`atft-engine hpo`: a study of many trials on one open panel, from the first to its results.
+
+The loop is ask, train, tell (`_work`); samplers, pruners and storages are Optuna's.
+"""
+
+import multiprocessing
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.live import Live
+
+from engine.config import Config, config_hash
+from engine.inputs import Inputs, open_inputs, resolve
+from engine.trainer import RunFailed, Stopped
+from hpo.claims import FINISHED, REASON, claim, fail, folder_number, heartbeat
+from hpo.progress import EPOCHS, SECONDS, status
+from hpo.results import SETTINGS, write_results
+from hpo.space import check_space, configured, suggest
+from hpo.storage import open_storage
+from hpo.trial import Pruned, TrialFailed, fold_inputs, run_trial
+from loaders.errors import InputError
+from loaders.order import mix
+
+ASKED = "asked"  # attribute of the study
+WAIT_S = 0.5  # between two looks at what the other workers do
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the workers of a study share."""
+
+    config: Config
+    trials: int  # finished ones that are wanted
+    folder: Path
+    name: str
+    storage: str | None  # URL, None: a journal in the folder
+
+
+def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
+    """Run trials until as many as are wanted are complete or pruned, then write the study's results.
+
+    A study that exists is gone on with. Each worker but the first is a process of its own.
+
+    Raises InputError for a space, cache or storage that will not do, or a study of another search; RunFailed where too
+    many trials failed; Stopped after a signal: the same command goes on.
+    """
+    _quiet()
+    check_space(work.config.hpo.space)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with open_inputs(work.config, work.config.train.device) as inputs:
+        study = _open(work, inputs)
+        begun = time.monotonic()
+        if workers == 1:
+            with Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1):
+                _work(work, study, inputs, 0)
+        else:
+            _together(work, study, workers, console, begun)
+    write_results(study, work.config, work.folder)
+    return study
+
+
+def _quiet() -> None:
+    """Optuna tells of every trial and of what may change in later releases; the study tells its own."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+def _open(work: Work, inputs: Inputs) -> optuna.Study:
+    """The study, made or found; refused where it searches something else."""
+    hpo = work.config.hpo
+    storage = open_storage(work.storage, work.folder)
+    study = optuna.create_study(
+        storage=storage, study_name=work.name, directions=["maximize"] * len(hpo.metrics), load_if_exists=True,
+        pruner=_pruner(work.config),
+    )  # fmt: skip
+    searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
+    asked = [inputs.panel.manifest.cache_id, config_hash(resolve(work.config, inputs.panel)), searched]
+    if study.user_attrs.get(ASKED, asked) != asked:
+        what = f"the study {work.name!r} was begun with another cache, configuration or space"
+        raise InputError(str(work.folder), what, "Give the command it began with, or another --study and --out")
+    study.set_user_attr(ASKED, asked)
+    return study
+
+
+def _pruner(config: Config) -> optuna.pruners.BasePruner:
+    return {
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
+        "wilcoxon": optuna.pruners.WilcoxonPruner,
+        "none": optuna.pruners.NopPruner,
+    }[config.hpo.pruner]()
+
+
+def _sampler(config: Config, begun: int, worker: int) -> optuna.samplers.BaseSampler:
+    """Seeded by how far the study is as well: begun again, a sampler would repeat its draws."""
+    seed = mix(config.hpo.seed, begun, worker) % 2**32
+    return {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        "qmc": lambda: optuna.samplers.QMCSampler(seed=config.hpo.seed),
+    }[config.hpo.sampler]()
+
+
+def _work(work: Work, study: optuna.Study, inputs: Inputs, worker: int) -> None:
+    """Trials, one after the other, until enough are finished."""
+    study.sampler = _sampler(work.config, len(study.get_trials(deepcopy=False)), worker)
+    folds = fold_inputs(work.config, inputs)
+    while True:
+        trial, done = claim(study, work.trials, work.folder)
+        if done:
+            return
+        if trial is None:
+            time.sleep(WAIT_S)
+            continue
+        with heartbeat(study, trial):
+            _run(work, study, trial, folds)
+
+
+def _run(work: Work, study: optuna.Study, trial: optuna.Trial, folds: list[tuple[Config, Inputs]]) -> None:
+    config, inputs = folds[0]
+    settings = suggest(trial, config.hpo.space, len(inputs.panel.manifest.horizons))
+    trial.set_user_attr(SETTINGS, settings)
+    one = len(config.hpo.metrics) == 1
+    by_fold = config.hpo.pruner == "wilcoxon"
+    said: set[int] = set()
+
+    def report(fold: int, epochs: int, metrics: list[float]) -> bool:
+        trial.set_user_attr(EPOCHS, epochs)
+        step = fold if by_fold else epochs
+        if one and step not in said:
+            said.add(step)
+            trial.report(metrics[0], step)
+            return trial.should_prune()
+        return False
+
+    begun = time.monotonic()
+    try:
+        of_folds = [(configured(of_fold, settings), its) for of_fold, its in folds]
+        metrics, epochs = run_trial(of_folds, _folder(work, trial), report)
+    except Pruned:
+        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        trial.set_user_attr(REASON, "pruned")
+        study.tell(trial, state=TrialState.PRUNED)
+    except (TrialFailed, InputError) as error:
+        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        fail(study, trial, str(error))
+    else:
+        trial.set_user_attr(EPOCHS, epochs)
+        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        study.tell(trial, metrics)
+
+
+def _together(work: Work, study: optuna.Study, workers: int, console: Console, begun: float) -> None:
+    """Several workers, each a process with its share of the cores; this one looks on.
+
+    A worker that dies leaves its trial to the others.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(torch.get_num_threads() // workers, 1)
+    processes = [
+        context.Process(target=_worker, args=(work, number, threads), name=f"worker-{number}")
+        for number in range(workers)
+    ]
+    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for process in processes:
+            process.start()
+        with Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1):
+            for process in processes:
+                process.join()
+    except KeyboardInterrupt as stop:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        raise Stopped(f"{work.folder}: stopped by a signal. The same command goes on") from stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    finished = sum(trial.state in FINISHED for trial in study.get_trials(deepcopy=False))
+    if finished < work.trials:
+        codes = ", ".join(str(process.exitcode) for process in processes)
+        what = f"{work.folder}: the workers ended (exit codes {codes}) after {finished} of {work.trials} trials"
+        raise RunFailed(f"{what}. The same command goes on")
+
+
+def _worker(work: Work, number: int, threads: int) -> None:
+    _quiet()
+    torch.set_num_threads(threads)
+    with open_inputs(work.config, work.config.train.device) as inputs:
+        _work(work, _open(work, inputs), inputs, number)
+
+
+def trial_folders(work: Work, trial: FrozenTrial) -> list[Path]:
+    """The run folders of a trial, one for each fold."""
+    folder = _folder(work, trial)
+    count = work.config.hpo.folds
+    return [folder / f"fold-{number}" for number in range(count)] if count > 1 else [folder]
+
+
+def _folder(work: Work, trial: FrozenTrial | optuna.Trial) -> Path:
+    return work.folder / "trials" / f"{folder_number(trial):04d}"

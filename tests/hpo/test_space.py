@@ -1,0 +1,100 @@
+"""A search space is data: every dimension decides settings that exist, and each of them once."""
+
+import numpy as np
+import optuna
+import pytest
+
+from engine.config import SPACE, Choices, Config, Range, Simplex, load_config
+from hpo.space import check_space, configured, suggest
+from loaders.errors import InputError
+
+
+def drawn(space, count=200, horizons=2):
+    """Settings of as many trials of a random search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = []
+    for _ in range(count):
+        trial = study.ask()
+        found.append(suggest(trial, space, horizons))
+        study.tell(trial, 0.0)
+    return found
+
+
+def test_numbers_choices_and_their_types():
+    space = {
+        "train.epochs": Range(low=2, high=4),
+        "train.learning_rate": Range(low=1e-4, high=1e-2, log=True),
+        "model.size": Choices(choices=("tiny", "small")),
+    }
+    found = drawn(space)
+    assert {each["train.epochs"] for each in found} == {2, 3, 4}
+    assert {each["model.size"] for each in found} == {"tiny", "small"}
+    rates = np.log10([each["train.learning_rate"] for each in found])
+    assert rates.min() > -4
+    assert rates.max() < -2
+    assert np.median(rates) == pytest.approx(-3, abs=0.25)
+
+
+def test_a_simplex_is_uniform_and_sums_to_one():
+    space = {
+        "objective": Simplex(simplex=("rank_ic", "ic", "huber")),
+        "objective.horizon_weights": Simplex(simplex="horizons"),
+    }
+    found = drawn(space, 2000)
+    weights = np.array([[each[f"objective.{term}"] for term in ("rank_ic", "ic", "huber")] for each in found])
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+    # Of a flat Dirichlet distribution: each mean 1/3, P(weight > 1/2) = 1/4.
+    np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=0.02)
+    np.testing.assert_allclose((weights > 0.5).mean(0), 0.25, atol=0.03)
+    of_horizons = np.array([each["objective.horizon_weights"] for each in found])
+    assert of_horizons.shape == (2000, 2)
+    np.testing.assert_allclose(of_horizons.sum(1), 1, atol=1e-12)
+
+
+def test_the_default_space_makes_valid_configurations():
+    check_space(SPACE)
+    for settings in drawn(SPACE, 50):
+        config = configured(Config(), settings)
+        assert config.train.learning_rate == settings["train.learning_rate"]
+        assert config.objective.pairwise == settings["objective.pairwise"]
+        assert config.objective.horizon_weights == settings["objective.horizon_weights"]
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({}, "empty"),
+        ({"train.speed": Range(low=0.1, high=1)}, "train.speed"),
+        ({"speed": Range(low=0.1, high=1)}, "speed"),
+        ({"hpo.seed": Range(low=1, high=2)}, "hpo.seed"),
+        ({"objective": Simplex(simplex=("rank_ic", "rank_oc"))}, "objective.rank_oc"),
+        ({"objective": Simplex(simplex=("ic", "huber")), "objective.ic": Range(low=0.1, high=1)}, "decided twice"),
+    ],
+)
+def test_dimensions_that_decide_nothing_or_twice_are_refused(space, words):
+    with pytest.raises(InputError, match=r"hpo\.space") as error:
+        check_space(space)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "words"),
+    [
+        ("{low = 2, high = 2}", "empty"),
+        ("{low = 0, high = 1, log = true}", "logarithmic"),
+        ('{choices = ["a"]}', "at least 2"),
+        ("{lowest = 1}", "hpo.space"),
+    ],
+)
+def test_ranges_that_hold_nothing_are_refused(tmp_path, dimension, words):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[hpo.space]\n"train.learning_rate" = {dimension}\n')
+    with pytest.raises(InputError) as error:
+        load_config(path, [])
+    assert words in str(error.value)
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    with pytest.raises(InputError, match="spans"):
+        configured(Config(), {"data.context": 4})
