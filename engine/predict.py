@@ -18,10 +18,10 @@ from engine.config import Config, config_hash, load_config
 from engine.distributed import ALONE, World
 from engine.model.atft import ATFT
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.scores import Scores, scores_of
+from engine.scores import Scores, present_rows, scores_of
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
-from loaders.plan import scoring_blocks
+from loaders.plan import Block, scoring_blocks
 from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
 
@@ -42,18 +42,26 @@ def make_split(config: Config, panel: Panel) -> Split:
 
 @torch.no_grad()
 def score_part(
-    model: Ensemble, source: Source, part: Days, config: Config, world: World = ALONE
+    model: Ensemble, source: Source, part: Days, config: Config, world: World = ALONE, judged: bool = False
 ) -> npt.NDArray[np.float32]:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
 
-    Each rank scores a stretch of the part's days, and all of them get all scores. Raises RankLost.
+    Each rank scores a stretch of the part's days, and all of them get all scores.
+
+    Args:
+        judged: only what figures are made of is needed. A code without a sample in a block's days is then left out and
+            its rows are NaN, unless codes see one another: in the model, or in the average of several.
+
+    Raises RankLost.
     """
     was_training = model.training
     model.eval()
     data = config.data
-    blocks = world.stretch(list(scoring_blocks(source.panel, part, data.scoring_days)))
+    panel = source.panel
+    some = judged and _apart(model) and len(model.members) == 1
+    blocks = list(scoring_blocks(panel, part, data.scoring_days, panel.samples if some else panel.present))
     values, here = [], []
-    loading = source.load(part, blocks, data.scoring_days, data.context)
+    loading = source.load(part, world.stretch(blocks), data.scoring_days, data.context)
     with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
         for batch in loader:
             present = batch.presence > 0
@@ -65,7 +73,27 @@ def score_part(
     model.train(was_training)
     # Selected at the end: the device is waited for once, not block by block.
     none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
-    return world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
+    found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
+    return _among_present(found, panel, part, blocks, data.scoring_days) if some else found
+
+
+def _among_present(
+    found: npt.NDArray[np.float32], panel: Panel, part: Days, blocks: list[Block], days: int
+) -> npt.NDArray[np.float32]:
+    """Scores of the blocks' codes in their places among all present rows [N, H], NaN elsewhere."""
+    _, day, code = present_rows(panel, part)
+    scored = np.zeros(len(day), bool)
+    for block in blocks:
+        here = slice(*np.searchsorted(day, [block.day, block.day + days]))
+        scored[here] = np.isin(code[here], block.codes)
+    every = np.full((len(day), found.shape[1]), np.nan, np.float32)
+    every[scored] = found
+    return every
+
+
+def _apart(model: Ensemble) -> bool:
+    """Whether no code sees another one."""
+    return model.first.market is None or "market" in model.first.off
 
 
 class _InPieces(nn.Module):
@@ -93,8 +121,7 @@ class _InPieces(nn.Module):
 @contextmanager
 def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
     """The same model; on a CPU its members take codes in pieces, where they may."""
-    apart = model.first.market is None or "market" in model.first.off
-    if not apart or next(model.parameters()).device.type != "cpu":
+    if not _apart(model) or next(model.parameters()).device.type != "cpu":
         yield model
         return
     codes, cores = max(PIECE // days, 1), torch.get_num_threads()

@@ -388,7 +388,7 @@ def validate(t: Training, stages: Stages) -> None:
 
 def _figures(t: Training, model: Ensemble, part: Days, samples: PartSamples) -> dict[str, Figures]:
     """Figures per horizon of a part that the ranks score together."""
-    return figures_of_part(samples, score_part(model, t.inputs.source, part, t.config, t.world))
+    return figures_of_part(samples, score_part(model, t.inputs.source, part, t.config, t.world, judged=True))
 
 
 def _counted(horizons: list[int], phase: Phase) -> list[int]:

@@ -18,6 +18,7 @@ import numpy as np
 from loaders.errors import InputError
 from loaders.order import below, mix, permutation
 from loaders.panel import Int, Panel
+from loaders.rows import RowSet
 from loaders.split import Days
 
 
@@ -126,10 +127,10 @@ def most_codes(blocks: Sequence[Block]) -> int:
     return max((len(block.codes) for block in blocks), default=0)
 
 
-def scoring_blocks(panel: Panel, part: Days, days: int) -> Iterator[Block]:
-    """Blocks that cover every present row of a part, in the order of days, each with all codes of its days."""
+def scoring_blocks(panel: Panel, part: Days, days: int, rows: RowSet) -> Iterator[Block]:
+    """Blocks that cover every row of a set in a part, in the order of days, each with all codes that have one there."""
     for day in range(part.start, part.stop, days):
-        codes = panel.codes_with(panel.present, day, min(day + days, part.stop))
+        codes = panel.codes_with(rows, day, min(day + days, part.stop))
         if len(codes):
             yield Block(day, codes)
 

@@ -6,8 +6,10 @@ import torch
 
 from engine import predict
 from engine.config import load_config
+from engine.evaluate import figures_of_part, part_samples
 from engine.model.ensemble import build_ensemble
 from engine.predict import score_part
+from engine.scores import present_rows
 from loaders.source import open_source
 from loaders.split import Days
 from tests.panels import write_panel
@@ -54,3 +56,27 @@ def test_pieces_have_the_scores_of_whole_blocks(panel, monkeypatch, settings, by
     assert fewer == (7 if apart else codes)
     assert whole.std() > 0.01
     np.testing.assert_allclose(pieces, whole, atol=1e-5)  # a product's sums may be ordered by its shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "fewer"),
+    [([], True), (["train.seeds=2"], False), (["model.market_tokens=2"], False)],
+)
+def test_for_figures_only_codes_with_samples_are_scored(panel, settings, fewer):
+    """Codes without a target on the part's one day: their scores are left out, all others are what they are."""
+    config = load_config(None, ["data.scoring_days=32", *settings])
+    model = build_ensemble(config, len(panel.manifest.features), 2).eval()
+    part = Days(30, 31)
+    _, _, code = present_rows(panel, part)
+    with open_source(panel, torch.device("cpu")) as source:
+        every = score_part(model, source, part, config)
+        some = score_part(model, source, part, config, judged=True)
+    sampled = panel.count(panel.samples, slice(None), 30, 31) > 0
+    assert not sampled[code].all()
+    scored = np.isfinite(some).all(1)
+    np.testing.assert_array_equal(scored, sampled[code] if fewer else True)
+    np.testing.assert_allclose(some[scored], every[scored], atol=1e-5)
+    samples = part_samples(panel, part)
+    expected, found = (figures_of_part(samples, scores) for scores in (every, some))
+    assert found["1"]["samples"] > 30
+    assert found["1"] == pytest.approx(expected["1"], nan_ok=True, abs=1e-6)
