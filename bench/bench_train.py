@@ -43,7 +43,8 @@ from loaders.split import Days
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FEATURES = 59
-DAYS, CODES = 32, 512  # of a block by default
+DAYS, CODES = 32, 64  # of a block by default
+TEMPORAL = "temporal"  # the model `tiny` without its static branch, which windows do not compute more often than blocks
 ROUNDS = 5
 PEER_ROUNDS = 3  # a step of a rival takes seconds
 PRODUCT, PRODUCTS = 1024, 4  # the limit: products of square matrices of that side, in a round
@@ -65,25 +66,31 @@ def cases(*given: tuple[Any, ...], default: int) -> list[Any]:
 STEPS = cases(
     ("tiny", "L20"), ("tiny", "L60"), ("small", "L20"), ("small", "L60"), ("base", "L20"), ("base", "L60"), default=5
 )  # fmt: skip
-SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128) for codes in (128, 256, 512)]
+SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128) for codes in (64, 128, 256, 512)]
 DEFAULT = [
-    ("window", "tiny", "L20", "D16", "S128"),
-    ("window", "tiny", "L20", "D32", "S512"),
+    ("window", "tiny", "L20", "D32", "S64"),
     ("window", "tiny", "L20", "D128", "S128"),
-    ("window", "tiny", "L60", "D32", "S512"),
-    ("window", "small", "L20", "D32", "S512"),
-    ("tft", "tiny", "L20", "D32", "S512"),
+    ("window", TEMPORAL, "L20", "D32", "S64"),
+    ("window", TEMPORAL, "L20", "D128", "S128"),
+    ("window", "tiny", "L60", "D32", "S64"),
+    ("window", TEMPORAL, "L60", "D128", "S128"),
+    ("window", "small", "L20", "D32", "S64"),
+    ("tft", "tiny", "L20", "D32", "S64"),
 ]
 MORE = [
-    *(("window", "tiny", context, *shape) for context in ("L20", "L60") for shape in SHAPES),
-    *(("window", size, context, "D32", "S512") for size in ("small", "base") for context in ("L20", "L60")),
-    *(("tft", size, context, "D32", "S512") for size in ("tiny", "small") for context in ("L20", "L60")),
-    ("tft", "base", "L20", "D32", "S512"),  # with L=60 it takes twice 7 GB
+    *(
+        ("window", size, context, *shape)
+        for size in ("tiny", TEMPORAL)
+        for context in ("L20", "L60")
+        for shape in SHAPES
+    ),
+    *(("window", size, context, "D32", "S64") for size in ("small", "base") for context in ("L20", "L60")),
+    *(("tft", size, context, "D32", "S64") for size in ("tiny", "small", "base") for context in ("L20", "L60")),
 ]
 RIVALS = cases(*DEFAULT, *(case for case in MORE if case not in DEFAULT), default=len(DEFAULT))
 SCALES = cases(
-    ("F32", "L20", "S512"), ("F64", "L20", "S512"), ("F128", "L20", "S512"), ("F64", "L60", "S512"),
-    ("F64", "L20", "S128"), ("F64", "L20", "S256"), ("F64", "L20", "S1024"), default=7,
+    ("F32", "L20", "S64"), ("F64", "L20", "S64"), ("F128", "L20", "S64"), ("F64", "L60", "S64"), ("F64", "L20", "S32"),
+    ("F64", "L20", "S128"), ("F64", "L20", "S512"), default=7,
 )  # fmt: skip
 
 
@@ -271,9 +278,12 @@ def products() -> Callable[[], Any]:
     return lambda: [a @ b for _ in range(PRODUCTS)]
 
 
-def work_of(size: str, context: str, days: str = "D32", codes: str = "S512", features: int = FEATURES) -> Training:
+def work_of(
+    size: str, context: str, days: str = f"D{DAYS}", codes: str = f"S{CODES}", features: int = FEATURES
+) -> Training:
     """The default configuration but for these."""
-    settings = [f"model.size={size}", f"data.context={number(context)}"]
+    of_size = ["model.size=tiny", "model.static=false"] if size == TEMPORAL else [f"model.size={size}"]
+    settings = [*of_size, f"data.context={number(context)}"]
     settings += [f"data.block_days={number(days)}", f"data.block_codes={number(codes)}"]
     return training(features, DEVICE, *settings)
 

@@ -1,7 +1,7 @@
 """Everything that wants a GPU, in one call: python -m bench.gpu [--cache CACHE] [--work FOLDER].
 
-Kernel and loader tests on the device, the ladder of locks, every tier and the ranking kernels as benchmarks (kept under
-bench/history/), and a training on each tier. Goes on after a step that fails and tells all of them at the end; exit
+Kernel and loader tests on the device, the ladder of locks, every tier, the ranking kernels and the training step as
+benchmarks (kept under bench/history/), and a training on each tier. Goes on after a step that fails and tells all of them at the end; exit
 code 1 where one did. Needs the dependencies of the package, pytest, hypothesis, psutil and pytest-benchmark; DALI and
 the rivals where they are installed.
 """
@@ -28,8 +28,8 @@ def steps(cache: Path, simulated: bool, work: Path) -> dict[str, list[str]]:
     found = {
         "tests": [*pytest, "tests/kernels", *(f"tests/loaders/test_{name}.py" for name in TESTS)],
         "benchmarks": [
-            *pytest, "bench/bench_lock.py", "bench/bench_loader.py", "bench/bench_kernels.py", "--benchmark-only",
-            "--history", "-k", "lock or upload or tier or first_block or bench_kernels",
+            *pytest, *(f"bench/bench_{name}.py" for name in ("lock", "loader", "kernels", "train")), "--benchmark-only",
+            "--history", "-k", "lock or upload or tier or first_block or bench_kernels or bench_train",
         ],
     }  # fmt: skip
     if simulated:
