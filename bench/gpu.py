@@ -1,9 +1,9 @@
 """Everything that wants a GPU, in one call: python -m bench.gpu [--cache CACHE] [--work FOLDER].
 
 Kernel and loader tests on the device, the ladder of locks, every tier, the ranking kernels and the training step as
-benchmarks (kept under bench/history/), and a training on each tier. Goes on after a step that fails and tells all of them at the end; exit
-code 1 where one did. Needs the dependencies of the package, pytest, hypothesis, psutil and pytest-benchmark; DALI and
-the rivals where they are installed.
+benchmarks (kept under bench/history/), and a training on each tier. Goes on after a step that fails and tells all of
+them at the end; exit code 1 where one did. Needs the dependencies of the package, pytest, hypothesis, psutil and
+pytest-benchmark; DALI and the rivals where they are installed.
 """
 
 import argparse
