@@ -28,7 +28,7 @@ class Data(Section):
     horizons: tuple[int, ...] | None = None  # run's config.toml records them
     context: Annotated[int, Field(ge=1, le=512)] = 20  # L, days a score may look back on, its own included
     block_days: Positive = 32  # D, scored days of a training block
-    block_codes: Annotated[int, Field(ge=20)] = 512  # S, the most codes of a training block
+    block_codes: Annotated[int, Field(ge=20)] = 64  # S, the most codes of a training block
     scoring_days: Positive = 64  # scored days of a block when validating and predicting
     tier: Literal["auto", "resident", "mapped", "ring", "host", "dali"] = (
         "auto"  # where blocks form, see docs/loader.md
@@ -67,9 +67,10 @@ class ModelConfig(Section):
     selection: bool = True  # variable selection; off: a plain linear layer
     bins: Annotated[int, Field(ge=1, le=64)] = 8  # pieces of each feature's piecewise-linear embedding (1: linear)
     residual: bool = True  # gated residual blocks after selection and attention
-    normalisation: bool = True  # adaptive normalisation over trailing spans
+    normalisation: bool = False  # adaptive normalisation over trailing spans
     attention: bool = False  # banded causal attention
-    convolution: bool = True  # banded causal convolution
+    convolution: bool = False  # banded causal convolution
+    recurrence: bool = True  # banded gated recurrence
     static: bool = True  # a branch for the scored day's features beside the temporal one
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
@@ -77,7 +78,7 @@ class ModelConfig(Section):
     feature_noise: Weight = 0.0  # deviation of what is added to each feature in training
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
-    dropout: Share = 0.2
+    dropout: Share = 0.3
 
 
 class ObjectiveConfig(Section):
@@ -117,7 +118,7 @@ class ObjectiveConfig(Section):
 
 class TrainConfig(Section):
     epochs: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     weight_decay: Weight = 0.01
     warmup: Share = 0.05  # fraction of a phase's steps with a rising learning rate
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient

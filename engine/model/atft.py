@@ -1,7 +1,7 @@
 """ATFT, the Adaptive Temporal Fusion Transformer, causal and banded: one pass over D + L - 1 days scores D days.
 
     temporal  features of all days -> embedding with variable selection -> gated residual -> adaptive normalisation ->
-              banded attention and/or convolution + gated residual, per layer
+              banded recurrence, convolution and/or attention + gated residual, per layer
     static    features of the scored day alone -> piecewise-linear embedding with variable selection -> gated residuals
     both      added -> market tokens -> heads per horizon (a score and quantiles)
 
@@ -12,7 +12,7 @@ windows.
 S codes, D scored days, L context, F features, H horizons, Q quantile levels
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from engine.config import ModelConfig, Part
 from engine.model.embedding import Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, GatedResidual, Noise
-from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
+from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,12 @@ class ATFT(nn.Module):
         if config.normalisation:
             self.norm = AdaptiveNorm(size.width, config.spans)
             budget -= max(config.spans) - 1
-        parts = [kind for kind, on in _TEMPORAL.items() if getattr(config, on)] * size.layers
+        parts = [kind for kind in _KINDS if getattr(config, kind)] * size.layers
         self.layers = nn.ModuleList()
         for i, kind in enumerate(parts):
             reach = budget // (len(parts) - i)
             budget -= reach
-            heads = size.heads if kind is BandedAttention else size.kernels
-            layer = kind(size.width, heads, reach + 1, config.dropout)
+            layer = _KINDS[kind](size, reach + 1, config.dropout)
             self.layers.append(nn.ModuleList([layer, _residual(config, size.width)]))
         self.unused = budget  # days of the context that no part looks back on, 0 with any layer on
         self.widen = nn.Linear(size.width, width) if config.static else nn.Identity()
@@ -126,7 +125,11 @@ class ATFT(nn.Module):
         return out[..., 0], out[..., 1:]
 
 
-_TEMPORAL = {BandedAttention: "attention", BandedConvolution: "convolution"}
+_KINDS: dict[str, Callable[[Size, int, float], nn.Module]] = {  # of temporal layers, by the setting that turns them on
+    "attention": lambda size, window, dropout: BandedAttention(size.width, size.heads, window, dropout),
+    "convolution": lambda size, window, dropout: BandedConvolution(size.width, size.kernels, window, dropout),
+    "recurrence": lambda size, window, dropout: BandedRecurrence(size.width, window, dropout),
+}
 
 
 def _residual(config: ModelConfig, width: int) -> nn.Module:

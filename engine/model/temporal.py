@@ -1,4 +1,4 @@
-"""What looks back: adaptive normalisation, banded attention, banded convolution.
+"""What looks back: adaptive normalisation, banded attention, banded convolution, banded recurrence.
 
 S codes, T days, d width. Each takes [S, T, d] and gives the days that it can see in full: fewer by what it looks back.
 """
@@ -111,3 +111,59 @@ class BandedConvolution(nn.Module):
         columns = inner.permute(2, 1, 0, 3).flatten(2)
         mixed = torch.bmm(band, columns).unflatten(2, (codes, -1)).permute(2, 1, 0, 3).flatten(2)
         return self.norm(now + self.dropout(self.out(mixed * torch.sigmoid(self.gate(now)))))
+
+
+class BandedRecurrence(nn.Module):
+    """A gated linear recurrence that starts from nothing `window` days ago, its end gated by the day itself.
+
+    [S, T, d] -> [S, T - window + 1, d]. state_t = (1 - f_t) state_(t-1) + f_t tanh(a_t), with f_t a sigmoid: a GRU
+    whose gates see the day and not the state (Martin and Cundy 2018, "Parallelizing Linear Recurrent Neural Nets
+    Over Sequence Length"), which lets every day have a window of its own. An absent day leaves the state as it is.
+    Channels begin with memories of different length.
+    """
+
+    def __init__(self, width: int, window: int, dropout: float) -> None:
+        super().__init__()
+        self.window = window
+        self.inner = nn.Linear(width, width)
+        self.forget = nn.Linear(width, width)
+        self.gate = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        with torch.no_grad():
+            self.forget.bias.copy_(torch.linspace(0.5, -2.5, width))
+        self.dropout = CodeDropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        now = x[:, self.window - 1 :]
+        # In float32: what a bfloat16 rounds off a decay adds up over the days.
+        forget = torch.sigmoid(self.forget(x).float()) * present[..., None]
+        state = windowed(1 - forget, forget * torch.tanh(self.inner(x).float()), self.window)
+        return self.norm(now + self.dropout(self.out(state * torch.sigmoid(self.gate(now)))))
+
+
+def windowed(decay: Tensor, added: Tensor, window: int) -> Tensor:
+    """state_t = decay_t state_(t-1) + added_t over the `window` days that end on each day, from 0 before them.
+
+    Both [S, T, d]; gives [S, T - window + 1, d], in 2 log2(window) products. Days in a row do to a state what one day
+    does, decay it and add something. So the effect of 2 n days is that of n days after that of the n before, and the
+    window is put together of stretches of 1, 2, 4, ... days, as its binary digits say.
+    """
+    effect, needed = (decay, added), []
+    for digit in range(window.bit_length()):
+        days = 1 << digit
+        if window & days:
+            needed.append((effect, days))
+        if 2 * days <= window:
+            effect = _after(effect, days, effect, days)
+    whole, covered = needed[0]
+    for effect, days in needed[1:]:
+        whole, covered = _after(whole, covered, effect, days), covered + days
+    return whole[1]
+
+
+def _after(late: tuple[Tensor, Tensor], days: int, early: tuple[Tensor, Tensor], before: int) -> tuple[Tensor, Tensor]:
+    """The effect of `days` after that of the `before` days ahead; arrays begin with the first day that has them."""
+    decay, added = (array[:, before:] for array in late)
+    decay_before, added_before = (array[:, : array.shape[1] - days] for array in early)
+    return decay * decay_before, torch.addcmul(added, decay, added_before)

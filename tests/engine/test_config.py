@@ -35,7 +35,7 @@ def test_settings_win_over_the_file(tmp_path):
         (["train.epochs"], "--set"),
         (["split.valid_start=2013-01-01"], "split.test_start"),
         (["split.folds=2", "split.fold=2"], "split.fold"),
-        (["model.spans=[5, 30]"], "model.spans"),
+        (["model.normalisation=true", "model.spans=[5, 30]"], "model.spans"),
         (["objective.rank_ic=0", "objective.ic=0", "objective.sharpe=0", "objective.quantile=0"], "objective"),
         (["model.quantiles=[]"], "model.quantiles"),
     ],

@@ -9,14 +9,16 @@ from engine.model.atft import build_model
 from engine.model.embedding import Basis, Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, Noise
-from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution
+from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence, windowed
 from loaders.gather import gather
 from loaders.plan import Block
 from loaders.split import Days
 from tests.panels import write_panel
 
 L, D, F, H = 12, 9, 5, 2
-WHOLE = {"attention": True, "gaussian": True, "market_tokens": 3}  # what is off by default
+WHOLE = {  # what is off by default
+    "normalisation": True, "attention": True, "convolution": True, "gaussian": True, "market_tokens": 3,
+}  # fmt: skip
 every_kind = pytest.mark.parametrize(
     ("size", "switches"),
     [("tiny", {}), ("small", {}), ("base", {}), ("tiny", WHOLE), ("base", WHOLE), ("tiny", {"static": False})],
@@ -90,7 +92,7 @@ def test_a_score_depends_on_each_of_its_days_and_no_other(size, switches):
     target = D - 1
     for lag in range(D + L - 1):
         moved = x.clone()
-        moved[:, L - 1 + target - lag] += 1.0
+        moved[:, L - 1 + target - lag] += 10.0  # far: float32 is to show what six layers in a row leave of it
         after, _ = net(moved, present)
         changed = (after[:, target] != before[:, target]).any(-1)
         assert bool(changed.all()) if lag < L else not bool(changed.any())
@@ -140,7 +142,8 @@ def test_absent_days_hold_nothing(size, switches):
 @pytest.mark.parametrize(
     "switch",
     [
-        "selection", "residual", "normalisation", "attention", "convolution", "static", "market_tokens", "gaussian",
+        "selection", "residual", "normalisation", "attention", "convolution", "recurrence", "static", "market_tokens",
+        "gaussian",
     ],
 )  # fmt: skip
 @torch.no_grad()
@@ -247,6 +250,45 @@ def test_banded_convolution_is_the_loop_over_lags():
                     weight = layer.kernel[channel // (width // heads), lag]
                     mixed[channel] += weight * inner[code, day - lag, channel] * present[code, day - lag]
             expected = layer.norm(x[code, day] + layer.out(mixed * gate[code, day]))
+            torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 8, 13, 20])
+def test_windowed_states_and_their_gradients_are_those_of_the_loop(window):
+    random = torch.Generator().manual_seed(window)
+    decay, added = (torch.rand(3, 20, 4, generator=random, dtype=torch.float64).requires_grad_() for _ in range(2))
+    states = []
+    for day in range(window - 1, 20):
+        state = torch.zeros(3, 4, dtype=torch.float64)
+        for earlier in range(day - window + 1, day + 1):
+            state = decay[:, earlier] * state + added[:, earlier]
+        states.append(state)
+    expected, found = torch.stack(states, 1), windowed(decay, added, window)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(expected.shape, generator=random, dtype=torch.float64)
+    of_found, of_expected = (
+        torch.autograd.grad((x * weight).sum(), (decay, added), allow_unused=True) for x in (found, expected)
+    )
+    for ours, theirs in zip(of_found, of_expected, strict=True):
+        # The decay of a window's first day meets a state of 0; torch says None where it never enters.
+        torch.testing.assert_close(ours if ours is not None else torch.zeros_like(decay), theirs)
+
+
+@torch.no_grad()
+def test_banded_recurrence_is_the_loop_over_days():
+    width, window = 8, 5
+    _, present = block(codes=3)
+    x = torch.randn(3, D + L - 1, width)
+    layer = BandedRecurrence(width, window, 0.0)
+    out = layer(x, present)
+    forget, new, gate = torch.sigmoid(layer.forget(x)), torch.tanh(layer.inner(x)), torch.sigmoid(layer.gate(x))
+    for code in range(3):
+        for day in range(window - 1, D + L - 1):
+            state = torch.zeros(width)
+            for earlier in range(day - window + 1, day + 1):
+                if present[code, earlier] > 0:
+                    state = (1 - forget[code, earlier]) * state + forget[code, earlier] * new[code, earlier]
+            expected = layer.norm(x[code, day] + layer.out(state * gate[code, day]))
             torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
 
 

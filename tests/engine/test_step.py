@@ -127,7 +127,9 @@ def test_the_average_follows_the_weights():
 )
 def test_frozen_parts_stay_and_all_others_move(tmp_path, part, prefixes):
     path = tmp_path / "c.toml"
-    path.write_text(f'[model]\nmarket_tokens = 2\n[[phases]]\nname = "a"\nepochs = 1\nfrozen = ["{part}"]\n')
+    path.write_text(
+        f'[model]\nmarket_tokens = 2\nnormalisation = true\n[[phases]]\nname = "a"\nepochs = 1\nfrozen = ["{part}"]\n'
+    )
     config = load_config(path, SETTINGS)
     before = build_model(config.model, F, H, L, seed=0).state_dict()
     (after,), _, _ = weights_after(config, [block(0), block(1)])

@@ -97,4 +97,4 @@ def test_ranges_that_hold_nothing_are_refused(tmp_path, dimension, words):
 
 def test_settings_that_do_not_go_together_are_refused():
     with pytest.raises(InputError, match="spans"):
-        configured(Config(), {"data.context": 4})
+        configured(Config(), {"data.context": 4, "model.normalisation": True})
