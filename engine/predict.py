@@ -19,6 +19,7 @@ from engine.distributed import ALONE, World
 from engine.model.atft import ATFT
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.scores import Scores, present_rows, scores_of
+from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, scoring_blocks
@@ -49,8 +50,8 @@ def score_part(
     Each rank scores a stretch of the part's days, and all of them get all scores.
 
     Args:
-        judged: only what figures are made of is needed. A code without a sample in a block's days is then left out and
-            its rows are NaN, unless codes see one another: in the model, or in the average of several.
+        judged: only what figures are made of is needed: rows of the universe. A code that has none in a block's days is
+            then left out and its rows are NaN, unless the model's codes see one another.
 
     Raises RankLost.
     """
@@ -58,15 +59,15 @@ def score_part(
     model.eval()
     data = config.data
     panel = source.panel
-    some = judged and _apart(model) and len(model.members) == 1
-    blocks = list(scoring_blocks(panel, part, data.scoring_days, panel.samples if some else panel.present))
+    some = judged and _apart(model)
+    blocks = (_blocks_of_universe if some else scoring_blocks)(panel, part, data.scoring_days)
     values, here = [], []
     loading = source.load(part, world.stretch(blocks), data.scoring_days, data.context)
     with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
         for batch in loader:
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
-                scores, _ = pieces(batch.x, present.float())
+                scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float())
             days = slice(0, part.stop - batch.block.day)
             values.append(scores[:, days].float().transpose(0, 1).flatten(0, 1))
             here.append(present[:, data.context - 1 :][:, days].T.flatten())
@@ -75,6 +76,16 @@ def score_part(
     none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
     found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
     return _among_present(found, panel, part, blocks, data.scoring_days) if some else found
+
+
+def _blocks_of_universe(panel: Panel, part: Days, days: int) -> list[Block]:
+    """`scoring_blocks` without the codes that are context alone on a block's days."""
+    rows, day, code = present_rows(panel, part)
+    universe = panel.presence[rows] == SCORED
+    day, code = day[universe], code[universe]
+    starts = range(part.start, part.stop, days)
+    found = ((start, np.unique(code[slice(*np.searchsorted(day, [start, start + days]))])) for start in starts)
+    return [Block(start, codes) for start, codes in found if len(codes)]
 
 
 def _among_present(

@@ -9,7 +9,7 @@ The plan is a pure function of (seed, epoch), and block number i of an epoch is 
 resume is (seed, epoch, position), whatever the number of threads, the tier or the number of ranks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -18,7 +18,6 @@ import numpy as np
 from loaders.errors import InputError
 from loaders.order import below, mix, permutation
 from loaders.panel import Int, Panel
-from loaders.rows import RowSet
 from loaders.split import Days
 
 
@@ -127,12 +126,11 @@ def most_codes(blocks: Sequence[Block]) -> int:
     return max((len(block.codes) for block in blocks), default=0)
 
 
-def scoring_blocks(panel: Panel, part: Days, days: int, rows: RowSet) -> Iterator[Block]:
-    """Blocks that cover every row of a set in a part, in the order of days, each with all codes that have one there."""
-    for day in range(part.start, part.stop, days):
-        codes = panel.codes_with(rows, day, min(day + days, part.stop))
-        if len(codes):
-            yield Block(day, codes)
+def scoring_blocks(panel: Panel, part: Days, days: int) -> list[Block]:
+    """Blocks that cover every present row of a part, in the order of days, each with all codes of its days."""
+    starts = range(part.start, part.stop, days)
+    found = ((day, panel.codes_with(panel.present, day, min(day + days, part.stop))) for day in starts)
+    return [Block(day, codes) for day, codes in found if len(codes)]
 
 
 def count_samples(panel: Panel, part: Days, block: Block, days: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.config import Config, Part
 from engine.model.atft import ATFT, build_model
-from kernels.rank_terms import standardise
+from kernels.rank_terms import EPSILON, masked_mean
 
 
 class Ensemble(nn.Module):
@@ -34,19 +34,25 @@ class Ensemble(nn.Module):
         for member in self.members:
             member.bypass(parts)  # type: ignore[operator]
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q]; see ATFT.forward.
 
-        Of several members: the mean of their scores in deviations from the day's mean, so each has the same say in the
-        order. x must then hold all codes of its days.
+        Of several members: the mean of their scores in deviations from the day's mean over the rows that are `scored`
+        [S, D + L - 1] (float 0/1), so each has the same say in the order. x must then hold all of those on its days.
         """
         scores, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
         if len(scores) == 1:
             return scores[0], quantiles[0]
         days = scores[0].shape[1]
-        valid = present[:, -days:].T[:, None]
-        of_days = torch.stack([standardise(score.float().permute(1, 2, 0), valid) for score in scores])
+        among = scored[:, -days:].T[:, None]
+        of_days = torch.stack([_deviations(score.float().permute(1, 2, 0), among) for score in scores])
         return of_days.mean(0).permute(2, 0, 1), torch.stack(quantiles).mean(0)
+
+
+def _deviations(value: Tensor, among: Tensor) -> Tensor:
+    """Values [..., S] less their mean, over their standard deviation, both of the entries of `among` (float 0/1)."""
+    centred = value - masked_mean(value, among)
+    return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
 
 
 def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:

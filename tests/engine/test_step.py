@@ -200,11 +200,13 @@ def test_an_ensemble_scores_the_mean_of_its_members_in_deviations():
     present = (presence > 0).float()
     with make_learner(config, F, H, CPU) as learner:
         ensemble = learner.ensemble.eval()
-        scores, quantiles = ensemble(x, present)
+        scored = present.clone()
+        scored[:7] = 0
+        scores, quantiles = ensemble(x, present, scored)
         each = [member(x, present)[0].double().numpy() for member in ensemble.members]
         torch.testing.assert_close(quantiles, torch.stack([m(x, present)[1] for m in ensemble.members]).mean(0))
     for day in range(D):
-        there = presence[:, L - 1 + day].numpy() > 0
+        among = scored[:, L - 1 + day].numpy() > 0
         for h in range(H):
-            z = [(s[there, day, h] - s[there, day, h].mean()) / s[there, day, h].std() for s in each]
-            np.testing.assert_allclose(scores[there, day, h], np.mean(z, 0), atol=1e-4)
+            z = [(s[:, day, h] - s[among, day, h].mean()) / s[among, day, h].std() for s in each]
+            np.testing.assert_allclose(scores[:, day, h], np.mean(z, 0), atol=1e-4)

@@ -93,7 +93,7 @@ def test_blocks_are_even_groups_of_codes_that_have_a_sample(panel):
 def test_scoring_sees_every_present_row_once_and_never_chunks_a_day(panel):
     present = rows_by_loop(panel, PART, lambda row: panel.presence[row] > 0)
     for days in (1, 8, 200):
-        blocks = list(scoring_blocks(panel, PART, days, panel.present))
+        blocks = scoring_blocks(panel, PART, days)
         counts = visits(blocks, PART, days)
         assert all(counts[row] == 1 for row in present)
         starts = [block.day for block in blocks]

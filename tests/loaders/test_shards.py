@@ -66,7 +66,7 @@ def test_the_same_blocks_as_one_cache(whole, joined):
         np.testing.assert_array_equal(a.presence, b.presence)
         np.testing.assert_array_equal(a.y, b.y)
         assert count_samples(joined, PART, block, 8) == b.samples
-    of_panels = (scoring_blocks(panel, PART, 20, panel.present) for panel in (joined, whole))
+    of_panels = (scoring_blocks(panel, PART, 20) for panel in (joined, whole))
     for a, b in zip(*of_panels, strict=True):
         np.testing.assert_array_equal(a.codes, b.codes)
 
