@@ -225,12 +225,13 @@ def predict_command(
     out: Annotated[Path, typer.Option(help="Parquet file to write: date, code, score per horizon.")],
     arrow: Annotated[str | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
     split: Annotated[SplitName, typer.Option(help="Which part of it.")] = "test",
+    member: Annotated[int | None, typer.Option(min=0, help="Of a run of several models, this one alone.")] = None,
 ) -> None:
     """Score a part of a cache with a run's best checkpoint."""
     from engine.predict import predict_run
     from engine.scores import write_scores
 
-    scores = predict_run(run, arrow, split)
+    scores = predict_run(run, arrow, split, member)
     write_scores(out, scores)
     console.print(f"{out}: {len(scores.code):,} rows")
 

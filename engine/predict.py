@@ -193,9 +193,20 @@ def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, Ensemble, str
     return config, panel, model, state.run_id
 
 
-def predict_run(run: Path, arrow: str | None, split_name: str) -> Scores:
-    """Scores of a run's best checkpoint on one part (train, valid or test) of its own or another cache."""
+def predict_run(run: Path, arrow: str | None, split_name: str, member: int | None = None) -> Scores:
+    """Scores of a run's best checkpoint on one part (train, valid or test) of its own or another cache.
+
+    Args:
+        member: of a run of several models, this one alone; the first is 0.
+
+    Raises InputError where `load_run` does, and for a member that the run does not have.
+    """
     config, panel, model, run_id = load_run(run, arrow)
+    if member is not None:
+        if member >= len(model.members):
+            what = f"the run has {len(model.members)} models, and so no number {member}"
+            raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
+        model = Ensemble([model.members[member]])  # type: ignore[list-item]
     device = resolve_device(config.train.device)
     part = make_split(config, panel).part(split_name)
     with open_source(panel, device, config.data.tier, config.data.device_share) as source:

@@ -20,8 +20,9 @@ from rich.console import Console
 import engine.trainer
 from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from engine.config import load_config
+from engine.model.ensemble import Ensemble
 from engine.phases import learning_rate
-from engine.predict import load_run, make_split, score_part
+from engine.predict import load_run, make_split, predict_run, score_part
 from engine.trainer import RunFailed, resumed_config, train
 from loaders.errors import InputError
 from loaders.gather import gather
@@ -383,3 +384,16 @@ def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
         scores = score_part(model, source, make_split(config, panel).test, config)
     assert np.isfinite(scores).all()
     assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
+    config, panel, ensemble, _ = load_run(phased, None)
+    part = make_split(config, panel).test
+    each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
+    with open_source(panel, torch.device("cpu")) as source:
+        for member, values in zip(ensemble.members, each, strict=True):
+            expected = score_part(Ensemble([member]), source, part, config)
+            np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
+    assert not np.array_equal(each[0][1], each[1][1])
+    with pytest.raises(InputError, match="--member"):
+        predict_run(phased, None, "test", 2)
