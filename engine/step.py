@@ -127,6 +127,8 @@ def learn(
     if learner.compiled or x.is_cuda:
         torch.manual_seed(mix(seed, step, 4) >> 1)
 
+    due = last or (step + 1) % learner.accumulate == 0
+
     def train(k: int) -> tuple[Tensor, bool]:
         if not (learner.compiled or x.is_cuda):
             _draw_from(members[k], mix(seed + k, step, 4) >> 1)
@@ -136,18 +138,18 @@ def learn(
         else:
             loss, values, stopped = found[0], torch.cat([found[0].detach()[None], found[1]]), stop
         (loss / learner.accumulate).backward()
+        if due:
+            learner.world.add_gradients(members[k])
+            torch.nn.utils.clip_grad_norm_(members[k].parameters(), learner.clip)
         return values, stopped
 
     if learner.threads is None:
         found = [train(k) for k in range(len(members))]
     else:
         found = list(learner.threads.map(train, range(len(members))))
-    if last or (step + 1) % learner.accumulate == 0:
+    if due:
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
-        for member in members:
-            learner.world.add_gradients(member)
-            torch.nn.utils.clip_grad_norm_(member.parameters(), learner.clip)
         learner.optimizer.step()
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.average is not None:
