@@ -2,16 +2,18 @@
 
 On CUDA forward and objective are compiled into one graph of static shapes, and replayed as CUDA graphs; the model runs
 in bfloat16, the objective in float32, and nothing in a step waits for the device. On a CPU nothing is compiled by
-default, and several models train side by side: each on a thread of its own, where torch's operators keep to one
-thread, since they are too small to be shared well.
+default, and threads work side by side: each on a model of its own or on a part of the block's codes, while torch's
+operators keep to one thread, since they are too small to be shared well.
 
 K models (members), S codes, T days read, D days scored, F features, H horizons
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +23,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from engine.config import Config
 from engine.distributed import ALONE, World, pooled
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.model.residual import CodeDropout, Noise
+from engine.model.residual import WHOLE, CodeDropout, Noise, Share
 from engine.objective import Objective
 from engine.phases import Phase
 from kernels.rank_terms import SHARPE
 from loaders.order import mix
 
+LEAST_CODES = 16  # of a block's codes that a thread is given
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, present, y, rotations -> loss, terms, ...
 
 
@@ -44,7 +47,8 @@ class Learner:
     compiled: bool
     bfloat16: bool
     world: World
-    threads: ThreadPoolExecutor | None  # one for each member
+    replicas: list[list[nn.Module]]  # [members][parts]: the member, and others on its weights for parts of a block
+    threads: ThreadPoolExecutor | None  # one for each replica
 
     @property
     def scoring(self) -> Ensemble:
@@ -62,13 +66,18 @@ def make_learner(
     average = build_ensemble(config, features, horizons).to(device).requires_grad_(False) if train.ema else None
     optimizer = torch.optim.AdamW(ensemble.parameters(), lr=0.0, weight_decay=train.weight_decay, fused=True)
     compiled = device.type == "cuda" if train.compile == "auto" else train.compile == "on"
+    parts = 1
     # Ranks share the cores already, and meet in one order.
-    side_by_side = device.type == "cpu" and train.seeds > 1 and not compiled and world.size == 1
-    threads = ThreadPoolExecutor(train.seeds, "member", _one_thread) if side_by_side else None
+    side_by_side = device.type == "cpu" and not compiled and world.size == 1
+    if side_by_side and not config.model.market_tokens:
+        parts = max(min(torch.get_num_threads() // train.seeds, config.data.block_codes // LEAST_CODES), 1)
+    replicas = [[member, *(_replica(member) for _ in range(1, parts))] for member in ensemble.members]
+    workers = train.seeds * parts if side_by_side else 1
+    threads = ThreadPoolExecutor(workers, "replica", _one_thread) if workers > 1 else None
     try:
         yield Learner(
             ensemble, average, optimizer, train.ema, train.clip, train.accumulate,
-            config.data.block_codes if compiled else 0, compiled, device.type == "cuda", world, threads,
+            config.data.block_codes if compiled else 0, compiled, device.type == "cuda", world, replicas, threads,
         )  # fmt: skip
     finally:
         if threads is not None:
@@ -81,8 +90,12 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
     learner.ensemble.bypass(phase.off)
     if learner.average is not None:
         learner.average.bypass(phase.off)
-    for member in learner.ensemble.members:
-        member.freeze(phase.frozen)  # type: ignore[operator]
+    for member, *others in learner.replicas:
+        for replica in (member, *others):
+            replica.freeze(phase.frozen)  # type: ignore[operator]
+            replica.bypass(phase.off)  # type: ignore[operator]
+        for replica in others:
+            replica.train()
         of_block = objective if learner.world.size == 1 else objective.of_rank
         losses = _losses(member, of_block, learner.bfloat16)
         if learner.compiled:
@@ -110,6 +123,7 @@ def learn(
     Gives the mean over members of the block's loss and terms, [1 + 8] float32, and whether any rank had `stop` set.
 
     Args:
+        losses: what `losses_of` gave for the objective.
         x: [S, T, F] float32, presence: [S, T] uint8, y: [S, D, H] float32, NaN = no target.
         rotations: [K] for `pairwise`, see `draw_rotations`.
         seed, step: dropout draws from them alone, so that a resumed run needs no stored generator.
@@ -123,48 +137,118 @@ def learn(
         x, presence = F.pad(x, (0, 0, 0, 0, 0, more)), F.pad(presence, (0, 0, 0, more))
         y = F.pad(y, (0, 0, 0, 0, 0, more), value=torch.nan)
     present = (presence > 0).float()
-    members = list(learner.ensemble.members)
-    if learner.compiled or x.is_cuda:
-        torch.manual_seed(mix(seed, step, 4) >> 1)
-
-    due = last or (step + 1) % learner.accumulate == 0
-
-    def train(k: int) -> tuple[Tensor, bool]:
-        if not (learner.compiled or x.is_cuda):
-            _draw_from(members[k], mix(seed + k, step, 4) >> 1)
-        found = losses[k](x, present, y, rotations)
-        if learner.world.size > 1:
-            loss, values, stopped = pooled(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
-        else:
-            loss, values, stopped = found[0], torch.cat([found[0].detach()[None], found[1]]), stop
-        (loss / learner.accumulate).backward()
-        if due:
-            learner.world.add_gradients(members[k])
-            torch.nn.utils.clip_grad_norm_(members[k].parameters(), learner.clip)
-        return values, stopped
-
     if learner.threads is None:
-        found = [train(k) for k in range(len(members))]
+        block = (objective, x, present, y, rotations)
+        told = [_whole(learner, k, one, *block, seed, step, stop) for k, one in enumerate(losses)]
+        values, stopped = torch.stack([one for one, _ in told]).mean(0), told[0][1]
     else:
-        found = list(learner.threads.map(train, range(len(members))))
-    if due:
+        values = _side_by_side(learner, learner.threads, objective, x, present, y, rotations, seed, step)
+        stopped = stop
+    if last or (step + 1) % learner.accumulate == 0:
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
+        for member in learner.ensemble.members:
+            learner.world.add_gradients(member)
+        each = map if learner.threads is None else learner.threads.map
+        list(each(partial(_clip, norm=learner.clip), learner.ensemble.members))
         learner.optimizer.step()
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.average is not None:
             ours = [list(ensemble.parameters()) for ensemble in (learner.average, learner.ensemble)]
             get_ema_multi_avg_fn(learner.decay)(*ours, None)
-    return torch.stack([values for values, _ in found]).mean(0), found[0][1]
+    return values, stopped
+
+
+def _whole(
+    learner: Learner, k: int, losses: Losses, objective: Objective, x: Tensor, present: Tensor, y: Tensor,
+    rotations: Tensor, seed: int, step: int, stop: bool,
+) -> tuple[Tensor, bool]:  # fmt: skip
+    """A member's gradients on a block; its loss and terms, and whether any rank was told to stop."""
+    drawn_from = mix(seed + k, step, 4) >> 1
+    if learner.compiled or x.is_cuda:
+        torch.manual_seed(drawn_from)
+    else:
+        _draw_from(learner.ensemble.members[k], drawn_from, WHOLE)
+    found = losses(x, present, y, rotations)
+    if learner.world.size > 1:
+        loss, values, stop = pooled(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
+    else:
+        loss, values = found[0], torch.cat([found[0].detach()[None], found[1]])
+    (loss / learner.accumulate).backward()
+    return values, stop
+
+
+def _side_by_side(
+    learner: Learner, threads: ThreadPoolExecutor, objective: Objective, x: Tensor, present: Tensor, y: Tensor,
+    rotations: Tensor, seed: int, step: int,
+) -> Tensor:  # fmt: skip
+    """All members' gradients on a block, whose codes each member's replicas share; the mean loss and terms.
+
+    The replicas' forwards, the members' objectives, the replicas' backwards: one after the other, each on all threads.
+    Every replica has gradients of its own, which are added up at the end.
+    """
+    replicas = learner.replicas
+    parts = len(replicas[0])
+    borders = [len(x) * part // parts for part in range(parts + 1)]
+    of_part = [slice(*borders[part : part + 2]) for part in range(parts)]
+    each = [(k, part) for k in range(len(replicas)) for part in range(parts)]
+
+    def forward(at: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        k, part = at
+        share = Share(of_part[part].start, of_part[part].stop, len(x)) if parts > 1 else WHOLE
+        _draw_from(replicas[k][part], mix(seed + k, step, 4) >> 1, share)
+        return replicas[k][part](x[of_part[part]], present[of_part[part]])
+
+    outputs = list(threads.map(forward, each))
+
+    def judge(k: int) -> tuple[Tensor, Tensor, Tensor]:
+        mine = outputs[k * parts : (k + 1) * parts]
+        scores, quantiles = (torch.cat(pieces).detach().requires_grad_() for pieces in zip(*mine, strict=True))
+        loss, terms = objective(scores, quantiles, y, rotations)
+        by_scores, by_quantiles = torch.autograd.grad(loss / learner.accumulate, (scores, quantiles))
+        return torch.cat([loss.detach()[None], terms]), by_scores, by_quantiles
+
+    judged = list(threads.map(judge, range(len(replicas))))
+
+    def backward(at: tuple[int, int]) -> None:
+        k, part = at
+        _, by_scores, by_quantiles = judged[k]
+        torch.autograd.backward(outputs[k * parts + part], (by_scores[of_part[part]], by_quantiles[of_part[part]]))
+
+    list(threads.map(backward, each))
+    list(threads.map(_add_up, replicas))
+    return torch.stack([values for values, _, _ in judged]).mean(0)
+
+
+def _add_up(replicas: list[nn.Module]) -> None:
+    """Move the gradients of all replicas to the first, the member."""
+    member, *others = replicas
+    for other in others:
+        for weight, shared in zip(member.parameters(), other.parameters(), strict=True):
+            if shared.grad is not None:
+                weight.grad = shared.grad if weight.grad is None else weight.grad.add_(shared.grad)
+                shared.grad = None
+
+
+def _clip(member: nn.Module, norm: float) -> None:
+    torch.nn.utils.clip_grad_norm_(member.parameters(), norm)
 
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _draw_from(member: nn.Module, seed: int) -> None:
-    """Let a member's dropout and noise draw from a generator of its own, which other members' threads do not touch."""
+def _draw_from(member: nn.Module, seed: int, share: Share) -> None:
+    """Let a member's dropout and noise draw from a generator of its own, which other threads do not touch."""
     generator = torch.Generator().manual_seed(seed)
     for module in member.modules():
         if isinstance(module, CodeDropout | Noise):
-            module.generator = generator
+            module.generator, module.share = generator, share
+
+
+def _replica(member: nn.Module) -> nn.Module:
+    """A second module on the same weights, with gradients of its own."""
+    other = copy.deepcopy(member)
+    for weight, shared in zip(member.parameters(), other.parameters(), strict=True):
+        shared.data = weight.data
+    return other

@@ -3,9 +3,31 @@
 S codes, T days, d width
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which codes of a block a model is given. Random numbers are drawn for all, so that they do not depend on it."""
+
+    begin: int = 0
+    end: int = 0
+    codes: int = 0  # of the block; 0: the model is given all
+
+    def all(self, x: Tensor) -> int:
+        """Codes of the block of which x [codes of the share, ...] is the share."""
+        return self.codes or len(x)
+
+    def of(self, drawn: Tensor) -> Tensor:
+        """What belongs to the share, of numbers drawn for all codes."""
+        return drawn[self.begin : self.end] if self.codes else drawn
+
+
+WHOLE = Share()
 
 
 class CodeDropout(nn.Module):
@@ -19,11 +41,13 @@ class CodeDropout(nn.Module):
         super().__init__()
         self.rate = rate
         self.generator: torch.Generator | None = None
+        self.share = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device, generator=self.generator) >= self.rate
+        drawn = torch.rand(self.share.all(x), 1, x.shape[2], device=x.device, generator=self.generator)
+        kept = self.share.of(drawn) >= self.rate
         return x * (kept.to(x.dtype) / (1 - self.rate))
 
 
@@ -34,11 +58,14 @@ class Noise(nn.Module):
         super().__init__()
         self.deviation = deviation
         self.generator: torch.Generator | None = None
+        self.share = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.deviation == 0:
             return x
-        return x + self.deviation * torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=self.generator)
+        shape = (self.share.all(x), *x.shape[1:])
+        drawn = torch.randn(shape, device=x.device, dtype=x.dtype, generator=self.generator)
+        return x + self.deviation * self.share.of(drawn)
 
 
 class GatedResidual(nn.Module):

@@ -1,6 +1,7 @@
 """A step is what plain torch would do: members, averages, accumulation, frozen parts, padding, compilation."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,42 @@ def test_members_trained_together_are_those_trained_alone():
         # Products are added up in another order by two threads; other dropout would move weights by the rate, 1e-2.
         same(found, expected[0], rtol=0, atol=2e-4)
     torch.testing.assert_close(told, torch.stack([each[1] for each in alone]).mean(0), equal_nan=True)
+
+
+@pytest.mark.parametrize(("threads", "seeds"), [(2, 1), (3, 1), (4, 2)])
+def test_parts_of_a_block_on_threads_of_their_own_make_the_step_of_the_whole(threads, seeds):
+    """Dropout, noise, clipping and accumulation included; a block whose codes do not divide evenly as well."""
+    settings = [f"train.seeds={seeds}", "model.feature_noise=0.1", "train.accumulate=2"]
+    blocks, cores = [block(0), block(1, codes=31), block(2)], torch.get_num_threads()
+    found = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        try:
+            with make_learner(configured(*settings), F, H, CPU) as learner:
+                assert len(learner.replicas[0]) == (1 if count == 1 else threads // seeds)
+            found.append(weights_after(configured(*settings), blocks))
+        finally:
+            torch.set_num_threads(cores)
+    (whole, told, _), (parts, told_by_parts, _) = found
+    torch.testing.assert_close(told_by_parts, told, equal_nan=True, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(parts, whole, strict=True):
+        same(ours, theirs, rtol=0, atol=5e-4)  # other dropout would move weights by the rate, 1e-2
+
+
+def test_replicas_are_frozen_and_bypassed_like_their_members():
+    config = configured("model.normalisation=true")
+    cores = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with make_learner(config, F, H, CPU) as learner:
+            phase = replace(phases_of(config)[0], frozen=("static",), off=("normalisation",))
+            losses_of(learner, phase, make_objective(config, H, CPU))
+            for replica in learner.replicas[0]:
+                assert replica.off == {"normalisation"}
+                assert {p.requires_grad for p in replica.static.parameters()} == {False}
+                assert {p.requires_grad for p in replica.heads.parameters()} == {True}
+    finally:
+        torch.set_num_threads(cores)
 
 
 def test_accumulated_blocks_make_one_step_of_their_mean_gradient():
