@@ -22,7 +22,8 @@ train: install
 	$(BIN)/python examples/compare_with_oracle.py $(RUN) $(CACHE)
 
 test: install
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/kernels --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests --ignore tests/kernels
 
 bench: install
 	$(BIN)/pytest bench --benchmark-only

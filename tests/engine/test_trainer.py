@@ -189,7 +189,8 @@ def test_validation_covers_every_present_row_without_dropout(cache, whole):
 
     for day in range(part.start, part.stop):
         batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
-        alone, _ = model(torch.from_numpy(batch.x), (torch.from_numpy(batch.presence) > 0).float())
+        seen = (torch.from_numpy(batch.presence) > 0).float()
+        alone, _ = model(torch.from_numpy(batch.x), seen, seen)
         present = batch.presence[:, -1] > 0
         np.testing.assert_allclose(scores[row : row + present.sum()], alone[:, 0].numpy()[present], atol=1e-5)
         row += int(present.sum())

@@ -91,11 +91,12 @@ def test_the_study_goes_on_and_refuses_another_search(cache, finished, tmp_path)
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
     real, parts = engine.trainer.score_part, []
-    monkeypatch.setattr(
-        engine.trainer,
-        "score_part",
-        lambda model, source, part, *more: parts.append(part) or real(model, source, part, *more),
-    )
+
+    def score_part(model, source, part, *more, **options):
+        parts.append(part)
+        return real(model, source, part, *more, **options)
+
+    monkeypatch.setattr(engine.trainer, "score_part", score_part)
     run_study(work(cache, tmp_path / "out", 1, settings=["train.epochs=2"]), 1, QUIET)
     panel = hpo.study.open_inputs
     with panel(load_config(None, SMALL, str(cache)), "cpu") as inputs:
