@@ -11,7 +11,7 @@ import torch
 
 from engine.config import Config
 from engine.evaluate import PartSamples, part_samples
-from engine.predict import check_agreement, make_split, resolve_device
+from engine.predict import check_agreement, gathering, make_split, resolve_device
 from loaders.cache.checking import Check, checked
 from loaders.panel import Panel, open_panel
 from loaders.source import Source, open_source
@@ -42,7 +42,8 @@ def open_inputs(config: Config, device: str) -> Iterator[Inputs]:
     panel = open_panel(config.data.arrow, config.data.store)
     resolve(config, panel)
     split, on = make_split(config, panel), resolve_device(device)
-    with open_source(panel, on, config.data.tier, config.data.device_share) as source, checked(panel) as check:
+    opened = open_source(panel, on, config.data.tier, config.data.device_share, threads=gathering(on))
+    with opened as source, checked(panel) as check:
         yield Inputs(panel, split, source, on, check, part_samples(panel, split.valid))
 
 

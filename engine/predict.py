@@ -143,6 +143,11 @@ def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
         torch.set_num_threads(cores)  # which threads begun from now on take over
 
 
+def gathering(device: torch.device) -> int | None:
+    """Threads that form blocks: one beside a model that computes on the same cores, else all (None)."""
+    return 1 if device.type == "cpu" else None
+
+
 def resolve_device(name: str) -> torch.device:
     """The torch device of `train.device`; "auto" is CUDA where there is one. Raises InputError for an absent device."""
     if name == "auto":
@@ -209,6 +214,6 @@ def predict_run(run: Path, arrow: str | None, split_name: str, member: int | Non
         model = Ensemble([model.members[member]])  # type: ignore[list-item]
     device = resolve_device(config.train.device)
     part = make_split(config, panel).part(split_name)
-    with open_source(panel, device, config.data.tier, config.data.device_share) as source:
+    with open_source(panel, device, config.data.tier, config.data.device_share, threads=gathering(device)) as source:
         values = score_part(model.to(device), source, part, config)
     return scores_of(panel, part, values, split=split_name, run_id=run_id)

@@ -13,7 +13,7 @@ let the interpreter go share one panel.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol
 
@@ -66,6 +66,7 @@ def open_source(
     share: float = SHARE,
     driver: Driver | None = None,
     sharing: Sharing | None = None,
+    threads: int | None = None,
 ) -> Iterator[Source]:
     """Make a panel ready; what that takes (device memory, locks) is released when the `with` ends.
 
@@ -74,6 +75,8 @@ def open_source(
         share: of the device's free memory that a resident panel may take.
         driver: that locks host memory; None: the machine's own.
         sharing: see `loaders.lock.locked`.
+        threads: the most that gather; None: one for each usable core. A consumer that keeps all cores busy wants 1:
+            threads of a gather go on spinning for a while after it, where they take the consumer's place.
 
     Raises InputError where a tier that was asked for cannot be had, with its reason, and in a process that was forked
     after the engine had been loaded: threads and locks do not survive a fork.
@@ -82,7 +85,7 @@ def open_source(
         what = "this process was forked from one that had loaded the engine, whose threads did not come along"
         raise InputError("loader", what, "Start it with the method spawn or forkserver, or as a command of its own")
     with ExitStack() as stack:
-        yield _choose(panel, device, tier, share, driver, sharing, stack)
+        yield _choose(panel, device, tier, share, driver, sharing, threads, stack)
 
 
 def probe(panel: Panel, device: torch.device) -> str:
@@ -96,12 +99,14 @@ def probe(panel: Panel, device: torch.device) -> str:
 
 def _choose(
     panel: Panel, device: torch.device, tier: Tier, share: float, driver: Driver | None, sharing: Sharing | None,
-    stack: ExitStack,
+    threads: int | None, stack: ExitStack,
 ) -> Source:  # fmt: skip
     cpu = device.type == "cpu"
     if tier == "host" and not cpu:
         raise InputError("data.tier", f"host delivers to the CPU, not to {device}", "Use auto or ring")
     cores = node_cores(None if cpu else pci_address(device))
+    if threads is not None and threads < cores.threads:
+        cores = replace(cores, threads=threads, reason=f"asked for; {cores.reason}")
     cold, memory = read_ahead(panel)
     reading = f"{cores}; read-ahead {'on' if cold else 'off'}, {memory}"
     host = partial(prefetched, panel, device=device, cores=cores, pool=Pool(locked=not cpu))
