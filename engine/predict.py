@@ -21,7 +21,7 @@ from engine.model.ensemble import Ensemble, build_ensemble
 from engine.scores import Scores, present_rows, scores_of
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
-from loaders.panel import Panel, open_panel
+from loaders.panel import Int, Panel, open_panel
 from loaders.plan import Block, scoring_blocks
 from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
@@ -59,8 +59,11 @@ def score_part(
     model.eval()
     data = config.data
     panel = source.panel
-    some = judged and _apart(model)
-    blocks = (_blocks_of_universe if some else scoring_blocks)(panel, part, data.scoring_days)
+    rows = present_rows(panel, part) if judged and _apart(model) else None
+    if rows is None:
+        blocks = scoring_blocks(panel, part, data.scoring_days)
+    else:
+        blocks = _blocks_of_universe(panel, part, data.scoring_days, *rows)
     values, here = [], []
     loading = source.load(part, world.stretch(blocks), data.scoring_days, data.context)
     with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
@@ -75,12 +78,11 @@ def score_part(
     # Selected at the end: the device is waited for once, not block by block.
     none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
     found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
-    return _among_present(found, panel, part, blocks, data.scoring_days) if some else found
+    return found if rows is None else _among_present(found, blocks, data.scoring_days, *rows[1:])
 
 
-def _blocks_of_universe(panel: Panel, part: Days, days: int) -> list[Block]:
-    """`scoring_blocks` without the codes that are context alone on a block's days."""
-    rows, day, code = present_rows(panel, part)
+def _blocks_of_universe(panel: Panel, part: Days, days: int, rows: Int, day: Int, code: Int) -> list[Block]:
+    """`scoring_blocks` without the codes that are context alone on a block's days; of what `present_rows` gives."""
     universe = panel.presence[rows] == SCORED
     day, code = day[universe], code[universe]
     starts = range(part.start, part.stop, days)
@@ -89,10 +91,9 @@ def _blocks_of_universe(panel: Panel, part: Days, days: int) -> list[Block]:
 
 
 def _among_present(
-    found: npt.NDArray[np.float32], panel: Panel, part: Days, blocks: list[Block], days: int
+    found: npt.NDArray[np.float32], blocks: list[Block], days: int, day: Int, code: Int
 ) -> npt.NDArray[np.float32]:
     """Scores of the blocks' codes in their places among all present rows [N, H], NaN elsewhere."""
-    _, day, code = present_rows(panel, part)
     scored = np.zeros(len(day), bool)
     for block in blocks:
         here = slice(*np.searchsorted(day, [block.day, block.day + days]))

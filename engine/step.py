@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from engine.config import Config
 from engine.distributed import ALONE, World, pooled
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.model.residual import WHOLE, CodeDropout, Noise, Share
+from engine.model.residual import WHOLE, CodeDropout, CodeShare, Noise
 from engine.objective import Objective
 from engine.phases import Phase
 from kernels.rank_terms import SHARPE
@@ -195,7 +195,7 @@ def _side_by_side(
 
     def forward(at: tuple[int, int]) -> tuple[Tensor, Tensor]:
         k, part = at
-        share = Share(of_part[part].start, of_part[part].stop, len(x)) if parts > 1 else WHOLE
+        share = CodeShare(of_part[part].start, of_part[part].stop, len(x)) if parts > 1 else WHOLE
         _draw_from(replicas[k][part], mix(seed + k, step, 4) >> 1, share)
         return replicas[k][part](x[of_part[part]], present[of_part[part]])
 
@@ -238,7 +238,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _draw_from(member: nn.Module, seed: int, share: Share) -> None:
+def _draw_from(member: nn.Module, seed: int, share: CodeShare) -> None:
     """Let a member's dropout and noise draw from a generator of its own, which other threads do not touch."""
     generator = torch.Generator().manual_seed(seed)
     for module in member.modules():

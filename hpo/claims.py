@@ -26,7 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from engine.trainer import RunFailed
 
-REASON, OWNER, RETRY_OF, FOLDER = "reason", "owner", "retry_of", "folder"  # attributes of trials
+REASON, OWNER, RETRY_OF, FOLDER = "reason", "owner", "retry_of", "folder"  # attributes of trials, like the next
+SETTINGS, EPOCHS, SECONDS = "settings", "epochs", "seconds"
 SURPLUS = "another worker had taken the last place"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 UNCLAIMED_S = 10.0  # after which a running trial without an owner is taken for one whose worker died at once

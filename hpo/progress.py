@@ -7,9 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from hpo.claims import FINISHED, REASON, SURPLUS
-
-EPOCHS, SECONDS = "epochs", "seconds"  # attributes of trials
+from hpo.claims import EPOCHS, FINISHED, REASON, SECONDS, SURPLUS
 
 
 def status(study: optuna.Study, wanted: int, begun: float) -> Table:

@@ -16,12 +16,11 @@ from rich.table import Table
 
 from engine.checkpoint import write_atomically
 from engine.config import Config, to_toml
-from hpo.claims import REASON
-from hpo.progress import EPOCHS, SECONDS, best_trials
+from hpo.claims import EPOCHS, REASON, SECONDS, SETTINGS
+from hpo.progress import best_trials
 from hpo.space import configured
 
 BEST, TRIALS, REPORT = "best.toml", "trials.parquet", "report.html"
-SETTINGS = "settings"
 log = logging.getLogger(__name__)
 
 

@@ -19,14 +19,15 @@ from rich.live import Live
 from engine.config import Config, config_hash
 from engine.inputs import Inputs, open_inputs, resolve
 from engine.trainer import RunFailed, Stopped
-from hpo.claims import FINISHED, REASON, claim, fail, folder_number, heartbeat
-from hpo.progress import EPOCHS, SECONDS, status
-from hpo.results import SETTINGS, write_results
+from hpo.claims import EPOCHS, FINISHED, REASON, SECONDS, SETTINGS, claim, fail, folder_number, heartbeat
+from hpo.progress import status
+from hpo.results import write_results
 from hpo.space import check_space, configured, suggest
 from hpo.storage import open_storage
 from hpo.trial import Pruned, TrialFailed, fold_inputs, run_trial
 from loaders.errors import InputError
 from loaders.order import mix
+from loaders.panel import open_panel
 
 ASKED = "asked"  # attribute of the study
 WAIT_S = 0.5  # between two looks at what the other workers do
@@ -46,7 +47,7 @@ class Work:
 def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """Run trials until as many as are wanted are complete or pruned, then write the study's results.
 
-    A study that exists is gone on with. Each worker but the first is a process of its own.
+    A study that exists is gone on with. One worker is this process, several are processes of their own.
 
     Raises InputError for a space, cache or storage that will not do, or a study of another search; RunFailed where too
     many trials failed; Stopped after a signal: the same command goes on.
@@ -54,14 +55,13 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     _quiet()
     check_space(work.config.hpo.space)
     work.folder.mkdir(parents=True, exist_ok=True)
-    with open_inputs(work.config, work.config.train.device) as inputs:
-        study = _open(work, inputs)
-        begun = time.monotonic()
-        if workers == 1:
-            with Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1):
-                _work(work, study, inputs, 0)
-        else:
-            _together(work, study, workers, console, begun)
+    study, begun = _open(work), time.monotonic()
+    if workers == 1:
+        live = Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1)
+        with open_inputs(work.config, work.config.train.device) as inputs, live:
+            _work(work, study, inputs, 0)
+    else:
+        _together(work, study, workers, console, begun)
     write_results(study, work.config, work.folder)
     return study
 
@@ -72,16 +72,16 @@ def _quiet() -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 
-def _open(work: Work, inputs: Inputs) -> optuna.Study:
+def _open(work: Work) -> optuna.Study:
     """The study, made or found; refused where it searches something else."""
-    hpo = work.config.hpo
+    hpo, panel = work.config.hpo, open_panel(work.config.data.arrow, work.config.data.store)
     storage = open_storage(work.storage, work.folder)
     study = optuna.create_study(
         storage=storage, study_name=work.name, directions=["maximize"] * len(hpo.metrics), load_if_exists=True,
         pruner=_pruner(work.config),
     )  # fmt: skip
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
-    asked = [inputs.panel.manifest.cache_id, config_hash(resolve(work.config, inputs.panel)), searched]
+    asked = [panel.manifest.cache_id, config_hash(resolve(work.config, panel)), searched]
     if study.user_attrs.get(ASKED, asked) != asked:
         what = f"the study {work.name!r} was begun with another cache, configuration or space"
         raise InputError(str(work.folder), what, "Give the command it began with, or another --study and --out")
@@ -194,7 +194,7 @@ def _worker(work: Work, number: int, threads: int) -> None:
     _quiet()
     torch.set_num_threads(threads)
     with open_inputs(work.config, work.config.train.device) as inputs:
-        _work(work, _open(work, inputs), inputs, number)
+        _work(work, _open(work), inputs, number)
 
 
 def trial_folders(work: Work, trial: FrozenTrial) -> list[Path]:

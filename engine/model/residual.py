@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Share:
+class CodeShare:
     """Which codes of a block a model is given. Random numbers are drawn for all, so that they do not depend on it."""
 
     begin: int = 0
@@ -27,7 +27,7 @@ class Share:
         return drawn[self.begin : self.end] if self.codes else drawn
 
 
-WHOLE = Share()
+WHOLE = CodeShare()
 
 
 class CodeDropout(nn.Module):
