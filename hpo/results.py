@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+import warnings
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,12 @@ def _report(study: optuna.Study, config: Config) -> str:
         of: dict[str, Any] = {"target": lambda trial, i=i: trial.values[i], "target_name": metric}
         axes: dict[str, Any] = {"history": plots.plot_optimization_history(study, **of)}
         if len(complete) > 2:
+            # It asks what makes a target low, and every metric is better high.
+            of["target"] = lambda trial, i=i: -trial.values[i]
             evaluator = PedAnovaImportanceEvaluator()
-            axes["importance of parameters"] = plots.plot_param_importances(study, evaluator=evaluator, **of)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes", UserWarning)
+                axes["importance of parameters"] = plots.plot_param_importances(study, evaluator=evaluator, **of)
         for heading, axis in axes.items():
             picture = io.BytesIO()
             axis.figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")

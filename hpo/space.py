@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna import Trial
 
-from engine.config import Choices, Config, Dimension, Simplex, Space
+from engine.config import Choices, Config, Dimension, Range, Simplex, Space
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
@@ -46,6 +46,44 @@ def suggest(trial: Trial, space: Space, horizons: int) -> Settings:
         else:
             settings[name] = trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
     return settings
+
+
+def parameters_of(config: Config, horizons: int) -> dict[str, Any] | None:
+    """The parameters for which `suggest` gives the configuration's own settings, weights on a simplex scaled to sum 1.
+
+    None where these lie outside the space.
+    """
+    given = config.model_dump()
+    parameters: dict[str, Any] = {}
+    for name, dimension in config.hpo.space.items():
+        section, _, field = name.partition(".")
+        if isinstance(dimension, Simplex):
+            weights = _weights_of(given, name, dimension, horizons)
+            if not sum(weights.values()):
+                return None
+            # So that the variates' mean is 1, as of those that are drawn.
+            scale = min(len(weights), -math.log(SMALLEST)) / sum(weights.values())
+            parameters |= {f"{name}.{part}": math.exp(-scale * weight) for part, weight in weights.items()}
+            continue
+        value = given[section][field]
+        inside = value in dimension.choices if isinstance(dimension, Choices) else _inside(value, dimension)
+        if not inside:
+            return None
+        parameters[name] = value
+    return parameters
+
+
+def _inside(value: Any, dimension: Range) -> bool:
+    return isinstance(value, int | float) and dimension.low <= value <= dimension.high
+
+
+def _weights_of(given: dict[str, Any], name: str, dimension: Simplex, horizons: int) -> dict[str, float]:
+    """The configuration's weights of a simplex' parts, not scaled."""
+    section, _, field = name.partition(".")
+    if dimension.simplex == "horizons":
+        values = given[section][field] or [1.0] * horizons
+        return {str(i): weight for i, weight in enumerate(values)}
+    return {part: given[section][part] for part in dimension.simplex}
 
 
 def configured(config: Config, settings: Settings) -> Config:

@@ -4,7 +4,9 @@ The loop is ask, train, tell (`_work`); samplers, pruners and storages are Optun
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from engine.trainer import RunFailed, Stopped
 from hpo.claims import EPOCHS, FINISHED, REASON, SECONDS, SETTINGS, claim, fail, folder_number, heartbeat
 from hpo.progress import status
 from hpo.results import write_results
-from hpo.space import check_space, configured, suggest
+from hpo.space import check_space, configured, parameters_of, suggest
 from hpo.storage import open_storage
 from hpo.trial import Pruned, TrialFailed, fold_inputs, run_trial
 from loaders.errors import InputError
@@ -56,6 +58,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     check_space(work.config.hpo.space)
     work.folder.mkdir(parents=True, exist_ok=True)
     study, begun = _open(work), time.monotonic()
+    _begin(work, study)
     if workers == 1:
         live = Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1)
         with open_inputs(work.config, work.config.train.device) as inputs, live:
@@ -89,6 +92,14 @@ def _open(work: Work) -> optuna.Study:
     return study
 
 
+def _begin(work: Work, study: optuna.Study) -> None:
+    """Let the first trial be the command's own configuration, which the others have to beat."""
+    panel = open_panel(work.config.data.arrow, work.config.data.store)
+    own = parameters_of(work.config, len(panel.manifest.horizons))
+    if own is not None and not study.get_trials(deepcopy=False):
+        study.enqueue_trial(own)
+
+
 def _pruner(config: Config) -> optuna.pruners.BasePruner:
     return {
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
@@ -109,13 +120,17 @@ def _sampler(config: Config, begun: int, worker: int) -> optuna.samplers.BaseSam
 
 
 def _work(work: Work, study: optuna.Study, inputs: Inputs, worker: int) -> None:
-    """Trials, one after the other, until enough are finished."""
+    """Trials, one after the other, until enough are finished.
+
+    Raises InputError where the cache's rows have changed on disk.
+    """
     study.sampler = _sampler(work.config, len(study.get_trials(deepcopy=False)), worker)
     folds = fold_inputs(work.config, inputs)
     while True:
+        inputs.check.so_far()  # here: what fails one trial would fail all
         trial, done = claim(study, work.trials, work.folder)
         if done:
-            return
+            return inputs.check.to_the_end()
         if trial is None:
             time.sleep(WAIT_S)
             continue
@@ -191,10 +206,19 @@ def _together(work: Work, study: optuna.Study, workers: int, console: Console, b
 
 
 def _worker(work: Work, number: int, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _quiet()
     torch.set_num_threads(threads)
     with open_inputs(work.config, work.config.train.device) as inputs:
         _work(work, _open(work), inputs, number)
+
+
+def _end_with_parent() -> None:
+    """Stop this process, as by a signal to it, once the one that started it is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def trial_folders(work: Work, trial: FrozenTrial) -> list[Path]:

@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from engine.config import SPACE, Choices, Config, Range, Simplex, load_config
-from hpo.space import check_space, configured, suggest
+from hpo.space import check_space, configured, parameters_of, suggest
 from loaders.errors import InputError
 
 
@@ -50,6 +50,33 @@ def test_a_simplex_is_uniform_and_sums_to_one():
     of_horizons = np.array([each["objective.horizon_weights"] for each in found])
     assert of_horizons.shape == (2000, 2)
     np.testing.assert_allclose(of_horizons.sum(1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("horizons", [1, 2, 20])
+def test_a_configuration_is_found_in_its_space(horizons):
+    config = load_config(None, ["objective.sharpe=0.2", "train.learning_rate=3e-3"])
+    parameters = parameters_of(config, horizons)
+    settings = suggest(optuna.trial.FixedTrial(parameters), SPACE, horizons)
+    assert settings["train.learning_rate"] == 3e-3
+    assert settings["model.dropout"] == config.model.dropout
+    assert settings["objective.horizon_weights"] == pytest.approx([1 / horizons] * horizons)
+    given = {term: getattr(config.objective, term) for term in SPACE["objective"].simplex}
+    found = {term: settings[f"objective.{term}"] for term in given}
+    assert found == pytest.approx({term: weight / sum(given.values()) for term, weight in given.items()})
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        '[train]\nlearning_rate = 0.1',
+        '[model]\ndropout = 0.9',
+        '[hpo.space]\n"model.size" = { choices = ["small", "base"] }',
+        '[hpo.space]\nobjective = { simplex = ["sharpe", "huber"] }',
+    ],
+)  # fmt: skip
+def test_a_configuration_outside_its_space_is_not_found(tmp_path, outside):
+    (tmp_path / "study.toml").write_text(outside)
+    assert parameters_of(load_config(tmp_path / "study.toml", []), 2) is None
 
 
 def test_the_default_space_makes_valid_configurations():

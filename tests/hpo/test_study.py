@@ -81,6 +81,25 @@ def test_the_best_configuration_trains_to_the_trials_figure(finished, tmp_path):
     assert sum(figures["rank_ic"] for figures in valid.values()) / len(valid) == study.best_value
 
 
+def test_the_first_trial_is_the_commands_own_configuration(finished):
+    own, settings = load_config(None, SMALL), finished[1].trials[0].user_attrs["settings"]
+    assert settings["train.learning_rate"] == own.train.learning_rate
+    assert settings["objective.rank_ic"] / settings["objective.ic"] == pytest.approx(5 / 3)
+    assert settings["objective.sharpe"] == pytest.approx(0)
+
+
+def test_an_altered_cache_ends_the_study(cache, tmp_path):
+    altered = shutil.copytree(cache, tmp_path / "cache")
+    file = next(altered.glob("*.arrow"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(hpo.trial.InputError, match="checksum"):
+        run_study(work(altered, tmp_path / "out", 4), 1, QUIET)
+    trials = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path / "out")).get_trials()
+    assert len([trial for trial in trials if trial.state == TrialState.FAIL]) <= 1
+
+
 def test_the_study_goes_on_and_refuses_another_search(cache, finished, tmp_path):
     before = shutil.copytree(finished[0], tmp_path / "out")
     study = run_study(work(cache, before, 7), 1, QUIET)
@@ -196,6 +215,21 @@ def two_workers_one_killed(cache, folder, *more):
 def test_of_two_workers_one_killed_the_other_finishes_the_study(cache, tmp_path):
     two_workers_one_killed(cache, tmp_path / "out")
     assert counted(tmp_path / "out") == 5
+
+
+def test_workers_end_with_the_process_that_started_them(cache, tmp_path):
+    folder = tmp_path / "out"
+    started = command(cache, folder, 500, "--workers", "2")
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(folder.glob("trials/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    gone, left = psutil.wait_procs(workers, timeout=60)
+    assert gone
+    assert not left
 
 
 @pytest.fixture(scope="module")
