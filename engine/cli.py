@@ -299,6 +299,7 @@ def hpo_command(
     folder = Path("hpo") / study if out is None else out
     work = Work(load_config(config, settings or [], arrow), trials, folder, study, storage)
     result = run_study(work, workers, console)
+    console.line()
     console.print(summary(result))
     best = best_trial(result)
     if best is None:

@@ -13,13 +13,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
@@ -41,8 +42,13 @@ def turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(study: optuna.Study, wanted: int, folder: Path) -> tuple[optuna.Trial | None, bool]:
+def claim(
+    study: optuna.Study, wanted: int, folder: Path, sampler: Callable[[int], BaseSampler]
+) -> tuple[optuna.Trial | None, bool]:
     """A trial for this worker, or None while the others may finish what is wanted; and whether all is done.
+
+    Args:
+        sampler: for the trial of that number, so that no two workers draw alike, and a study begun again goes on.
 
     Raises RunFailed where more trials have failed by themselves than are wanted.
     """
@@ -59,6 +65,7 @@ def claim(study: optuna.Study, wanted: int, folder: Path) -> tuple[optuna.Trial 
             )
         if finished + sum(trial.state == TrialState.RUNNING for trial in every) >= wanted:
             return None, False
+        study.sampler = sampler(len(every))
         trial = study.ask()
         trial.set_user_attr(OWNER, _me())
     if _too_many(study, trial, wanted):

@@ -108,7 +108,7 @@ def _keys(name: str, dimension: Dimension) -> list[str]:
 def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> Settings:
     """Uniform over the simplex where the parameters are uniform: exponential variates, divided by their sum."""
     parts = [str(i) for i in range(horizons)] if dimension.simplex == "horizons" else list(dimension.simplex)
-    drawn = [-math.log(trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0)) for part in parts]
+    drawn = [abs(math.log(trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0))) for part in parts]
     total = sum(drawn) or 1.0
     weights = [value / total for value in drawn]
     if dimension.simplex == "horizons":

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -62,7 +63,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     if workers == 1:
         live = Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1)
         with open_inputs(work.config, work.config.train.device) as inputs, live:
-            _work(work, study, inputs, 0)
+            _work(work, study, inputs)
     else:
         _together(work, study, workers, console, begun)
     write_results(study, work.config, work.folder)
@@ -109,9 +110,9 @@ def _pruner(config: Config) -> optuna.pruners.BasePruner:
     }[config.hpo.pruner]()
 
 
-def _sampler(config: Config, begun: int, worker: int) -> optuna.samplers.BaseSampler:
-    """Seeded by how far the study is as well: begun again, a sampler would repeat its draws."""
-    seed = mix(config.hpo.seed, begun, worker) % 2**32
+def _sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
+    """For the trial of that number."""
+    seed = mix(config.hpo.seed, number) % 2**32
     return {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
@@ -119,16 +120,15 @@ def _sampler(config: Config, begun: int, worker: int) -> optuna.samplers.BaseSam
     }[config.hpo.sampler]()
 
 
-def _work(work: Work, study: optuna.Study, inputs: Inputs, worker: int) -> None:
+def _work(work: Work, study: optuna.Study, inputs: Inputs) -> None:
     """Trials, one after the other, until enough are finished.
 
     Raises InputError where the cache's rows have changed on disk.
     """
-    study.sampler = _sampler(work.config, len(study.get_trials(deepcopy=False)), worker)
-    folds = fold_inputs(work.config, inputs)
+    sampler, folds = partial(_sampler, work.config), fold_inputs(work.config, inputs)
     while True:
         inputs.check.so_far()  # here: what fails one trial would fail all
-        trial, done = claim(study, work.trials, work.folder)
+        trial, done = claim(study, work.trials, work.folder, sampler)
         if done:
             return inputs.check.to_the_end()
         if trial is None:
@@ -180,8 +180,7 @@ def _together(work: Work, study: optuna.Study, workers: int, console: Console, b
     context = multiprocessing.get_context("spawn")
     threads = max(torch.get_num_threads() // workers, 1)
     processes = [
-        context.Process(target=_worker, args=(work, number, threads), name=f"worker-{number}")
-        for number in range(workers)
+        context.Process(target=_worker, args=(work, threads), name=f"worker-{number}") for number in range(workers)
     ]
     previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -205,12 +204,12 @@ def _together(work: Work, study: optuna.Study, workers: int, console: Console, b
         raise RunFailed(f"{what}. The same command goes on")
 
 
-def _worker(work: Work, number: int, threads: int) -> None:
+def _worker(work: Work, threads: int) -> None:
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _quiet()
     torch.set_num_threads(threads)
     with open_inputs(work.config, work.config.train.device) as inputs:
-        _work(work, _open(work), inputs, number)
+        _work(work, _open(work), inputs)
 
 
 def _end_with_parent() -> None:
