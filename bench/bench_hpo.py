@@ -1,10 +1,12 @@
 """A study beside what it replaces: a `train` command for each trial, and random search for the same time.
 
+Also studies by sampler and pruner, from which the defaults were chosen.
+
 overhead_s           from the end of a trial to the first step of the next, median; overhead_most_s the largest
 epochs_share         of the epochs that as many whole trainings would take
 ratio                wall time of as many `train` commands over the study's (timed on SEPARATE of them)
 best                 validation RankIC of the best trial; peer_best, of a random search without pruning that was
-                     given the study's time
+                     given the study's time. Of several studies the mean, with its standard error best_error
 """
 
 import subprocess
@@ -13,7 +15,7 @@ import time
 from collections.abc import Iterator
 from itertools import count, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import optuna
@@ -29,6 +31,7 @@ from hpo.study import Work, run_study
 QUIET = Console(quiet=True)
 SEPARATE = 2  # commands that are timed
 EPOCHS = 4
+STUDIES = 5  # of each method of search
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,28 @@ def test_study(benchmark: BenchmarkFixture, folder: Path, trials: int, monkeypat
         epochs_share=epochs / (trials * EPOCHS),
         best=study.best_value,
         peer_best=rival,
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+@pytest.mark.parametrize("pruner", ["halving", "median", "none"])
+def test_search(benchmark: BenchmarkFixture, folder: Path, sampler: str, pruner: str) -> None:
+    """Studies of 20 trials from different seeds, by sampler and pruner."""
+    fresh = (folder / f"search{i}" for i in count() if not (folder / f"search{i}").exists())
+    method = [f"hpo.sampler={sampler}", f"hpo.pruner={pruner}"]
+
+    def search() -> list[optuna.Study]:
+        works = [_work(folder / "cache", next(fresh), 20, *method, f"hpo.seed={seed}") for seed in range(STUDIES)]
+        return [run_study(work, 1, QUIET) for work in works]
+
+    studies = benchmark.pedantic(search)
+    if benchmark.stats is None:
+        return
+    epochs = sum(trial.user_attrs["epochs"] for study in studies for trial in study.get_trials())
+    values = [study.best_value for study in studies]
+    benchmark.extra_info.update(
+        epochs_share=epochs / (STUDIES * 20 * EPOCHS), best=mean(values), best_error=stdev(values) / STUDIES**0.5
     )
 
 

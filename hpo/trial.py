@@ -67,7 +67,9 @@ def run_trial(
                     for line in range(told, len(t.state.history)):
                         here = _metrics(t, config, line)
                         means = [sum(column) / len(column) for column in zip(*finished, here, strict=True)]
-                        if report(number, epochs + line + 1, means):
+                        prune = report(number, epochs + line + 1, means)
+                        over = t.state.finished and (number, line) == (len(folds) - 1, len(t.state.history) - 1)
+                        if prune and not over:
                             raise Pruned
                     told = len(t.state.history)
                     if t.state.finished:

@@ -141,6 +141,17 @@ def test_a_trial_without_a_figure_fails_with_its_reason_and_the_study_goes_on(ca
     assert table[1]["value"] is None
 
 
+@pytest.mark.parametrize(("epochs", "state"), [(2, "COMPLETE"), (3, "PRUNED")])
+def test_a_trial_that_has_no_epoch_left_is_not_pruned(cache, tmp_path, monkeypatch, epochs, state):
+    class AfterTwo(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.last_step == 2
+
+    monkeypatch.setattr(hpo.study, "_pruner", lambda config: AfterTwo())
+    study = run_study(work(cache, tmp_path / "out", 1, settings=[f"train.epochs={epochs}"]), 1, QUIET)
+    assert [trial.state.name for trial in study.get_trials()] == [state]
+
+
 def test_folds_count_by_their_mean(cache, tmp_path):
     settings = ["hpo.folds=2", "train.epochs=1", "split.valid_fraction=0.15", "split.test_fraction=0.15"]
     study = run_study(work(cache, tmp_path / "out", 1, settings=settings), 1, QUIET)
