@@ -117,12 +117,13 @@ class ObjectiveConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Positive = 8
+    epochs: Positive = 16
+    half_life: Weight = 756.0  # days; of blocks that lie so far before training's end half are in an epoch, 0: all are
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     weight_decay: Weight = 0.01
     warmup: Share = 0.05  # fraction of a phase's steps with a rising learning rate
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
-    patience: Positive = 4  # epochs without a better validation RankIC before the phase ends
+    patience: Positive = 6  # epochs without a better validation RankIC before the phase ends
     blocks: Annotated[int, Field(ge=0)] = 0  # of an epoch that are trained on, 0: all
     seeds: Positive = 1  # models trained together on the same blocks, from seed on; their scores are averaged
     ema: Share = 0.0  # decay per step of the moving average of the weights that is validated and kept, 0: none
@@ -209,6 +210,7 @@ SPACE: Space = {
     "objective.tau": Range(low=0.02, high=0.5, log=True),
     "train.learning_rate": Range(low=5e-4, high=8e-3, log=True),
     "train.weight_decay": Range(low=1e-3, high=1.0, log=True),
+    "train.half_life": Range(low=250.0, high=4000.0, log=True),
     "model.dropout": Range(low=0.0, high=0.5),
 }
 

@@ -125,8 +125,9 @@ def started(
     panel, device = inputs.panel, inputs.device
     config = resolve(config, panel)
     world.days(config.data.block_days)
-    plan = Plan(panel, inputs.split.train, config.data.block_days, config.data.block_codes, config.train.seed)
-    torch.use_deterministic_algorithms(config.train.deterministic)
+    data, train = config.data, config.train
+    plan = Plan(panel, inputs.split.train, data.block_days, data.block_codes, train.seed, train.half_life)
+    torch.use_deterministic_algorithms(train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
     phases = phases_of(config)
     for phase in phases:

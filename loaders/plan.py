@@ -3,7 +3,7 @@
 A block is D consecutive days times up to S codes. The days of the part are cut into stretches of D at a random phase
 (so that borders move from epoch to epoch); in each stretch the codes that have a sample there are dealt into random
 groups of equal size, at most S; all blocks are then shuffled. Every training sample is in exactly one block, and so
-once in every epoch.
+once in every epoch; with a half-life, older blocks are left out at random, more of them the older they are.
 
 The plan is a pure function of (seed, epoch), and block number i of an epoch is dealt when it is asked for: the state to
 resume is (seed, epoch, position), whatever the number of threads, the tier or the number of ranks.
@@ -16,7 +16,7 @@ from typing import overload
 import numpy as np
 
 from loaders.errors import InputError
-from loaders.order import below, mix, permutation
+from loaders.order import below, mix, permutation, random_bits
 from loaders.panel import Int, Panel
 from loaders.split import Days
 
@@ -91,6 +91,7 @@ class Plan:
     Args:
         days: D, scored days of a block.
         codes: S, the most codes of a block.
+        half_life: in days: of blocks that end as many before the part's end, half are in an epoch, and so on; 0: all.
     """
 
     panel: Panel
@@ -98,6 +99,7 @@ class Plan:
     days: int
     codes: int
     seed: int
+    half_life: float = 0.0
 
     def __post_init__(self) -> None:
         if not len(self.panel.codes_with(self.panel.samples, self.part.start, self.part.stop)):
@@ -116,6 +118,10 @@ class Plan:
         days, starts, eligibles = zip(*stretches, strict=True)
         groups = np.array([-(-len(eligible) // self.codes) for eligible in eligibles])
         order = permutation(mix(self.seed, epoch, 2), int(groups.sum()))
+        if self.half_life:
+            age = np.maximum(self.part.stop - (np.repeat(days, groups) + self.days), 0)
+            drawn = random_bits(mix(self.seed, epoch, 5), len(age)) / 2.0**64
+            order = order[(drawn < 0.5 ** (age / self.half_life))[order]]
         return Epoch((self.seed, epoch), np.array(days), np.array(starts), eligibles, groups, order)
 
 

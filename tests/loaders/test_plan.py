@@ -123,6 +123,22 @@ def test_blocks_are_those_of_the_definition(panel):
         assert found == [expected[i] for i in order]
 
 
+def test_of_older_blocks_fewer_are_in_an_epoch(panel):
+    whole, halved = Plan(panel, PART, 4, 3, seed=3), Plan(panel, PART, 4, 3, seed=3, half_life=20)
+    seen = Counter()
+    for epoch in range(400):
+        blocks = list(halved.epoch(epoch))
+        names = [(block.day, tuple(block.codes)) for block in whole.epoch(epoch)]
+        kept = [(block.day, tuple(block.codes)) for block in blocks]
+        assert [name for name in names if name in set(kept)] == kept  # the same blocks in the same order, but for some
+        seen += visits(blocks, PART, 4)
+    for days in (0, 20, 40):
+        last = PART.stop - 1 - days
+        of_day = [seen[code, day] / 400 for code, day in rows_by_loop(panel, Days(last, last + 1), is_sample(panel))]
+        # A block's age is that of its last day, at most 3 days later: weights lie up to 2^(3/20) higher.
+        assert 0.5 ** (days / 20) - 0.02 < np.mean(of_day) < 0.5 ** (max(days - 3, 0) / 20) + 0.02
+
+
 def test_golden_order():
     """Frozen: an epoch must never change with a version of anything, or a resumed run trains on other blocks."""
     whole = SimpleNamespace(samples=None, codes_with=lambda rows, start, stop: np.arange(45))
