@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model.residual import CodeDropout
+from kernels.pieces import pieces, weighted_pieces
 
 
 class Basis(nn.Module):
@@ -37,14 +38,17 @@ class Basis(nn.Module):
         self.register_buffer("high", high, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bins == 1:
-            columns = x[..., None]
-        else:
-            columns = torch.minimum(torch.maximum(x[..., None] - self.edges, self.low), self.high)
+        columns = x[..., None] if self.bins == 1 else pieces(x, self.edges, self.low, self.high)
         if not self.gaussian:
             return columns
         normal = math.sqrt(2) * torch.erfinv((x / self.RANGE).clamp(-0.998, 0.998))
         return torch.cat([columns, normal[..., None]], -1)
+
+    def weighted(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The columns, each times its feature's weight [..., F]."""
+        if self.gaussian or self.bins == 1:
+            return weight[..., None] * self(x)
+        return weighted_pieces(x, weight, self.edges, self.low, self.high)
 
 
 class Embedding(nn.Module):
@@ -82,8 +86,7 @@ class Embedding(nn.Module):
         return torch.softmax(self.query(x), -1) * x.shape[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = self.basis(x)
         if self.query is None or self.intercept is None:
-            return self.slope(columns.flatten(-2))
+            return self.slope(self.basis(x).flatten(-2))
         weight = self.weights(x)
-        return self.slope((weight[..., None] * columns).flatten(-2)) + self.intercept(weight)
+        return self.slope(self.basis.weighted(x, weight).flatten(-2)) + self.intercept(weight)

@@ -164,14 +164,16 @@ def test_resuming_a_finished_run_keeps_its_figures(whole):
     assert (figures(whole), splits(whole)) == before
 
 
-def test_every_sample_is_trained_on_once_an_epoch(cache, whole):
+def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp_path):
     panel = open_panel(cache)
-    part = make_split(load_config(whole / "config.toml", []), panel).train
+    config = load_config(None, [*SETTINGS, "train.half_life=0"], str(cache))
+    run = train(config, tmp_path / "run", False, QUIET)
+    part = make_split(config, panel).train
     rows = np.concatenate(
         [np.arange(r.start, r.stop) for r in (panel.rows_of(s, part.start, part.stop) for s in range(60))]
     )
     expected = ((panel.presence[rows] == 2) & np.isfinite(panel.targets[rows]).any(1)).sum()
-    state, _ = load_checkpoint(whole / "checkpoints" / LAST)
+    state, _ = load_checkpoint(run / "checkpoints" / LAST)
     assert state.samples == 3 * expected
 
 
