@@ -210,7 +210,6 @@ SPACE: Space = {
     "objective.tau": Range(low=0.02, high=0.5, log=True),
     "train.learning_rate": Range(low=5e-4, high=8e-3, log=True),
     "train.weight_decay": Range(low=1e-3, high=1.0, log=True),
-    "train.half_life": Range(low=250.0, high=4000.0, log=True),
     "model.dropout": Range(low=0.0, high=0.5),
 }
 

@@ -103,7 +103,7 @@ def _begin(work: Work, study: optuna.Study) -> None:
 
 def _pruner(config: Config) -> optuna.pruners.BasePruner:
     return {
-        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
         "wilcoxon": optuna.pruners.WilcoxonPruner,
         "none": optuna.pruners.NopPruner,
@@ -114,7 +114,7 @@ def _sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
     """For the trial of that number."""
     seed = mix(config.hpo.seed, number) % 2**32
     return {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "qmc": lambda: optuna.samplers.QMCSampler(seed=config.hpo.seed),
     }[config.hpo.sampler]()
