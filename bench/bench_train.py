@@ -66,14 +66,16 @@ def cases(*given: tuple[Any, ...], default: int) -> list[Any]:
 STEPS = cases(
     ("tiny", "L20"), ("tiny", "L60"), ("small", "L20"), ("small", "L60"), ("base", "L20"), ("base", "L60"), default=5
 )  # fmt: skip
-SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128) for codes in (64, 128, 256, 512)]
+SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128, 256) for codes in (64, 128, 256, 512)]
 DEFAULT = [
     ("window", "tiny", "L20", "D32", "S64"),
     ("window", "tiny", "L20", "D128", "S128"),
     ("window", TEMPORAL, "L20", "D32", "S64"),
     ("window", TEMPORAL, "L20", "D128", "S128"),
     ("window", "tiny", "L60", "D32", "S64"),
+    ("window", "tiny", "L60", "D256", "S128"),
     ("window", TEMPORAL, "L60", "D128", "S128"),
+    ("window", TEMPORAL, "L60", "D256", "S128"),
     ("window", "small", "L20", "D32", "S64"),
     ("tft", "tiny", "L20", "D32", "S64"),
 ]
