@@ -74,6 +74,7 @@ class ModelConfig(Section):
     static: bool = True  # a branch for the scored day's features beside the temporal one
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
+    categories: dict[str, Annotated[int, Field(ge=2)]] = {}  # features that are ids from 0 on, as of a sector: how many
     feature_dropout: Share = 0.0  # share of a code's features that a block does not see
     feature_noise: Weight = 0.0  # deviation of what is added to each feature in training
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
@@ -293,7 +294,7 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     # 2013-01-01 is a date in TOML; settings hold dates as text.
-    return value if isinstance(value, bool | int | float | str | list) else text
+    return value if isinstance(value, bool | int | float | str | list | dict) else text
 
 
 def to_toml(config: Config) -> str:
@@ -313,7 +314,7 @@ def to_toml(config: Config) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from engine.config import Config
 from engine.evaluate import PartSamples, part_samples
-from engine.predict import check_agreement, gathering, make_split, resolve_device
+from engine.predict import check_agreement, check_categories, gathering, make_split, resolve_device
 from loaders.cache.checking import Check, checked
 from loaders.panel import Panel, open_panel
 from loaders.source import Source, open_source
@@ -37,10 +37,12 @@ def open_inputs(config: Config, device: str) -> Iterator[Inputs]:
     Args:
         device: as train.device, or of this rank.
 
-    Raises InputError for a cache that cannot be read or is not the one expected, an empty part, an absent device.
+    Raises InputError for a cache that cannot be read or is not the one expected, ids out of range, an empty part, an
+    absent device.
     """
     panel = open_panel(config.data.arrow, config.data.store)
     resolve(config, panel)
+    check_categories(config, panel)
     split, on = make_split(config, panel), resolve_device(device)
     opened = open_source(panel, on, config.data.tier, config.data.device_share, threads=gathering(on))
     with opened as source, checked(panel) as check:

@@ -176,6 +176,23 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
         raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
 
 
+def check_categories(config: Config, panel: Panel) -> None:
+    """Raise InputError for a feature of model.categories that the cache lacks, or whose values are not such ids."""
+    names, where = panel.manifest.features, "model.categories"
+    for name, count in config.model.categories.items():
+        if name not in names:
+            raise InputError(where, f"no feature {name!r} in {panel.folder}", "`cache inspect` lists the features")
+        for code in range(len(panel.offset)):
+            rows = panel.rows_of(code, 0, len(panel.calendar))
+            values = panel.features[rows, names.index(name)].astype(np.float32)
+            wrong = ~((values >= 0) & (values < count) & (values == np.floor(values)))
+            if wrong.any():
+                day = int(np.argmax(wrong))
+                of = f"{panel.manifest.codes[code]} on {panel.calendar[panel.first[code] + day]}"
+                what = f"{name} of {of} is {values[day]:g}, not one of 0..{count - 1}, in {panel.folder}"
+                raise InputError(where, what, "Number the ids from 0 on, or say that there are more")
+
+
 def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, Ensemble, str]:
     """Configuration, panel, best model (on the CPU) and run id of a run folder.
 
@@ -193,6 +210,7 @@ def load_run(run: Path, arrow: str | None) -> tuple[Config, Panel, Ensemble, str
         )
     panel = open_panel(config.data.arrow, config.data.store)
     check_agreement(state.features, state.horizons, panel, str(run))
+    check_categories(config, panel)
     model = build_ensemble(config, len(state.features), len(state.horizons))
     restore_model(model, tensors, path)
     model.bypass(state.off)

@@ -3,7 +3,7 @@
     temporal  features of all days -> embedding with variable selection -> gated residual -> adaptive normalisation ->
               banded recurrence, convolution and/or attention + gated residual, per layer
     static    features of the scored day alone -> piecewise-linear embedding with variable selection -> gated residuals
-    both      added -> market tokens -> heads per horizon (a score and quantiles)
+    both      added, and a vector for each id -> market tokens -> heads per horizon (a score and quantiles)
 
 Receptive fields add up: the normalisation looks back max(spans) - 1 days and each layer its window - 1, and all of them
 share one budget, L - 1 days. Each part gives exactly the days it can see in full, so a block's scores are those of its
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig, Part
-from engine.model.embedding import Embedding
+from engine.model.embedding import Categories, Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, GatedResidual, Noise
 from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence
@@ -42,9 +42,12 @@ class ATFT(nn.Module):
 
     Args:
         features: F, horizons: H, context: L.
+        categories: of each feature that is an id, its place among F -> how many ids there are.
     """
 
-    def __init__(self, config: ModelConfig, features: int, horizons: int, context: int) -> None:
+    def __init__(
+        self, config: ModelConfig, features: int, horizons: int, context: int, categories: dict[int, int]
+    ) -> None:
         super().__init__()
         size = SIZES[config.size]
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
@@ -59,6 +62,7 @@ class ATFT(nn.Module):
                 ),
                 nn.LayerNorm(width), _residual(config, width), _residual(config, width),
             )  # fmt: skip
+        self.categories = Categories(features, categories, width) if categories else None
         bins, gaussian = (1, False) if config.static else (config.bins, config.gaussian)
         self.embed = Embedding(
             features, size.width, config.dropout, bins=bins, gaussian=gaussian, selection=config.selection
@@ -93,7 +97,7 @@ class ATFT(nn.Module):
             "embedding": (self.embed, self.residual),
             "normalisation": (self.norm,),
             "temporal": (self.layers, self.widen),
-            "static": (self.static,),
+            "static": (self.static, self.categories),
             "market": (self.market,),
             "heads": (self.finish, self.heads),
         }
@@ -105,6 +109,10 @@ class ATFT(nn.Module):
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
         x, present = x[:, self.unused :], present[:, self.unused :]
+        days = x.shape[1] - (self.context - 1 - self.unused)
+        ids = None
+        if self.categories is not None:
+            ids, x = self.categories(x[:, -days:]), self.categories.others(x)
         x = self.disturb(x)
         hidden = self.residual(self.embed(x)) * present[..., None]
         seen = present
@@ -115,10 +123,11 @@ class ATFT(nn.Module):
             look_back, residual = layer[0], layer[1]  # type: ignore[index]
             hidden = residual(look_back(hidden, seen))
             seen = seen[:, -hidden.shape[1] :]
-        days = x.shape[1] - (self.context - 1 - self.unused)
         hidden, seen = self.widen(hidden[:, -days:]), seen[:, -days:]
         if self.static is not None and "static" not in self.off:
             hidden = hidden + self.static(x[:, -days:])
+        if ids is not None and "static" not in self.off:
+            hidden = hidden + ids
         if self.market is not None and "market" not in self.off:
             hidden = self.market(hidden, seen)
         out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))
@@ -136,8 +145,10 @@ def _residual(config: ModelConfig, width: int) -> nn.Module:
     return GatedResidual(width, config.dropout) if config.residual else nn.Identity()
 
 
-def build_model(config: ModelConfig, features: int, horizons: int, context: int, seed: int) -> ATFT:
+def build_model(
+    config: ModelConfig, features: int, horizons: int, context: int, seed: int, categories: dict[int, int] | None = None
+) -> ATFT:
     """A freshly initialised model; the same weights for the same arguments on one version of torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ATFT(config, features, horizons, context)
+        return ATFT(config, features, horizons, context, categories or {})

@@ -90,3 +90,28 @@ class Embedding(nn.Module):
             return self.slope(self.basis(x).flatten(-2))
         weight = self.weights(x)
         return self.slope(self.basis.weighted(x, weight).flatten(-2)) + self.intercept(weight)
+
+
+class Categories(nn.Module):
+    """[S, T, F] -> [S, T, d]: the sum of a learned vector for each feature that is an id, such as a sector's.
+
+    Args:
+        counts: place of the feature among F -> how many ids it has, from 0 on.
+    """
+
+    def __init__(self, features: int, counts: dict[int, int], width: int) -> None:
+        super().__init__()
+        self.places = tuple(counts)
+        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in counts.values())
+        numeric = torch.ones(features)
+        numeric[list(counts)] = 0
+        self.numeric: Tensor
+        self.register_buffer("numeric", numeric, persistent=False)
+
+    def others(self, x: Tensor) -> Tensor:
+        """x with 0 for the ids: as numbers they mean nothing."""
+        return x * self.numeric
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = [table(x[..., i].long()) for i, table in zip(self.places, self.tables, strict=True)]
+        return torch.stack(vectors).sum(0)

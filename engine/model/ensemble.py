@@ -56,7 +56,8 @@ def _deviations(value: Tensor, among: Tensor) -> Tensor:
 
 
 def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
-    """train.seeds freshly initialised members, from train.seed on."""
-    context = config.data.context
+    """train.seeds freshly initialised members, from train.seed on; data.features must be known for model.categories."""
+    context, names = config.data.context, config.data.features or ()
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
-    return Ensemble([build_model(config.model, features, horizons, context, seed) for seed in seeds])
+    ids = {names.index(name): count for name, count in config.model.categories.items()}
+    return Ensemble([build_model(config.model, features, horizons, context, seed, ids) for seed in seeds])
