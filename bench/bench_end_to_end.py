@@ -2,7 +2,7 @@
 
 `epoch` times one epoch by the engine's own trainer, from opening the cache to the finished run folder. `fit` times a
 training beside a rival's fit on the same cache and the same split, once each, and tells the test RankIC of both: a
-faster fit that forecasts worse is no better.
+faster fit that forecasts worse is no better. `ranks` times an epoch by one process and by two, of one thread each.
 
     samples_per_s        training samples of all epochs over the whole time
     loop_samples_per_s   over the time of the training loop alone, as the run's summary has it
@@ -14,6 +14,9 @@ faster fit that forecasts worse is no better.
 """
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -98,6 +101,25 @@ def test_fit(benchmark: BenchmarkFixture, folder: Path, size: str, context: int,
             **{f"{whose}rank_ic_h{h}": by[h]["rank_ic"] for whose, by in figures.items() for h in by},
             **{f"oracle_rank_ic_h{h}": figure for h, figure in oracle.items()},
         )
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="one GPU is one rank")
+@pytest.mark.parametrize("folder", MARKETS, indirect=True)
+@pytest.mark.parametrize("ranks", [1, 2], ids="R{}".format)
+def test_ranks(benchmark: BenchmarkFixture, folder: Path, ranks: int) -> None:
+    """One epoch by as many ranks of one thread each, started by torchrun; the start counts as well."""
+    fresh = new_folders(folder)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*launch, "-m", "engine", "train", "--arrow", str(folder / "cache"), "--set", "train.epochs=1", "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def epoch(run: Path) -> Path:
+        subprocess.run([*command, str(run)], check=True, capture_output=True, env=environment)
+        return run
+
+    run = benchmark.pedantic(epoch, setup=lambda: ((next(fresh),), {}), rounds=ROUNDS)
+    if benchmark.stats is not None:
+        tell(benchmark, run, median(benchmark.stats.stats.data))
 
 
 def new_folders(folder: Path) -> Iterator[Path]:
