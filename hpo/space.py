@@ -13,6 +13,7 @@ from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
 SMALLEST = 1e-6  # of what a weight on a simplex is drawn from: a logarithm is taken
+OUT = 0.5  # above it, a setting on a simplex is left out
 
 
 def check_space(space: Space) -> None:
@@ -62,8 +63,10 @@ def parameters_of(config: Config, horizons: int) -> dict[str, Any] | None:
             if not sum(weights.values()):
                 return None
             # So that the variates' mean is 1, as of those that are drawn.
-            scale = min(len(weights), -math.log(SMALLEST)) / sum(weights.values())
-            parameters |= {f"{name}.{part}": math.exp(-scale * weight) for part, weight in weights.items()}
+            scale = min(len(weights), math.log(OUT / SMALLEST)) / sum(weights.values())
+            most = 1.0 if dimension.simplex == "horizons" else OUT
+            for part, weight in weights.items():
+                parameters[f"{name}.{part}"] = most * math.exp(-scale * weight) if weight else 1.0
             continue
         value = given[section][field]
         inside = value in dimension.choices if isinstance(dimension, Choices) else _inside(value, dimension)
@@ -106,11 +109,19 @@ def _keys(name: str, dimension: Dimension) -> list[str]:
 
 
 def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> Settings:
-    """Uniform over the simplex where the parameters are uniform: exponential variates, divided by their sum."""
-    parts = [str(i) for i in range(horizons)] if dimension.simplex == "horizons" else list(dimension.simplex)
-    drawn = [abs(math.log(trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0))) for part in parts]
-    total = sum(drawn) or 1.0
-    weights = [value / total for value in drawn]
-    if dimension.simplex == "horizons":
+    """Weights that sum to 1, uniform over the simplex: exponential variates, divided by their sum.
+
+    Every setting is left out by an even chance, and those that are left are uniform over theirs: nearly all of a
+    simplex of many terms has some of each, and what a bad term costs would hide what the others earn. No horizon is
+    left out.
+    """
+    of_horizons = dimension.simplex == "horizons"
+    parts = [str(i) for i in range(horizons)] if of_horizons else list(dimension.simplex)
+    drawn = [trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0) for part in parts]
+    most = 1.0 if of_horizons or min(drawn) >= OUT else OUT
+    shares = [max(math.log(most / value), 0.0) for value in drawn]
+    total = sum(shares) or 1.0
+    weights = [share / total for share in shares]
+    if of_horizons:
         return {name: tuple(weights)}
     return {f"{name}.{part}": weight for part, weight in zip(parts, weights, strict=True)}

@@ -37,19 +37,25 @@ def test_numbers_choices_and_their_types():
 
 
 def test_a_simplex_is_uniform_and_sums_to_one():
-    space = {
-        "objective": Simplex(simplex=("rank_ic", "ic", "huber")),
-        "objective.horizon_weights": Simplex(simplex="horizons"),
-    }
-    found = drawn(space, 2000)
-    weights = np.array([[each[f"objective.{term}"] for term in ("rank_ic", "ic", "huber")] for each in found])
+    found = drawn({"objective.horizon_weights": Simplex(simplex="horizons")}, 2000, horizons=3)
+    weights = np.array([each["objective.horizon_weights"] for each in found])
+    assert weights.shape == (2000, 3)
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
     # Of a flat Dirichlet distribution: each mean 1/3, P(weight > 1/2) = 1/4.
     np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=0.02)
     np.testing.assert_allclose((weights > 0.5).mean(0), 0.25, atol=0.03)
-    of_horizons = np.array([each["objective.horizon_weights"] for each in found])
-    assert of_horizons.shape == (2000, 2)
-    np.testing.assert_allclose(of_horizons.sum(1), 1, atol=1e-12)
+
+
+def test_a_term_is_in_or_out_by_an_even_chance():
+    terms = ("rank_ic", "ic", "huber")
+    found = drawn({"objective": Simplex(simplex=terms)}, 4000)
+    weights = np.array([[each[f"objective.{term}"] for term in terms] for each in found])
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+    left = (weights > 0).sum(1)
+    # Of three fair coins; none in, which means all, in an eighth.
+    np.testing.assert_allclose([(left == n).mean() for n in (1, 2, 3)], [3 / 8, 3 / 8, 2 / 8], atol=0.03)
+    two = weights[left == 2]
+    np.testing.assert_allclose(np.sort(two, 1).mean(0), [0, 0.25, 0.75], atol=0.02)  # uniform on 0..1
 
 
 @pytest.mark.parametrize("horizons", [1, 2, 20])
