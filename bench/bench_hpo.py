@@ -1,6 +1,6 @@
 """A study beside what it replaces: a `train` command for each trial, and random search for the same time.
 
-Also studies by sampler and pruner, from which the defaults were chosen.
+Also studies by sampler and pruner, one beside the other.
 
 overhead_s           from the end of a trial to the first step of the next, median; overhead_most_s the largest
 epochs_share         of the epochs that as many whole trainings would take

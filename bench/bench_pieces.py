@@ -20,16 +20,18 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.bench_kernels import copier, timed
+from bench.bench_kernels import DEVICE, copier, timed
 from engine.model.embedding import Basis
 from kernels.pieces import pieces, weighted_pieces
 
 CPU = torch.device("cpu")
 DAYS, FEATURES, BINS = 32, 59, 8
 ROUNDS = 30
+BASIS = Basis(BINS, gaussian=False)
 Columns = Callable[..., Tensor]
 
 
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the walk, and its limit, are the CPU's")
 @pytest.mark.parametrize("codes", [pytest.param(codes, id=f"S{codes}") for codes in (64, 512)])
 def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
     """Columns of a block of 32 days, and the gradient by the weights."""
@@ -70,9 +72,6 @@ def fresh(codes: int) -> Iterator[tuple[Tensor, ...]]:
     while True:
         x, weight = (torch.randn(shape, generator=generator) for _ in range(2))
         yield x, weight.requires_grad_(), torch.randn(*shape, BINS, generator=generator)
-
-
-BASIS = Basis(BINS, gaussian=False)
 
 
 def by_torch(x: Tensor, weight: Tensor, *bounds: Tensor) -> Tensor:

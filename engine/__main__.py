@@ -1,4 +1,4 @@
-"""`python -m engine` is `atft-engine`."""
+"""`python -m engine` is `atft-engine` without `hpo`, which stands above it: what torchrun starts."""
 
 from engine.cli import main
 

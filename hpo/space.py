@@ -59,34 +59,27 @@ def parameters_of(config: Config, horizons: int) -> dict[str, Any] | None:
     for name, dimension in config.hpo.space.items():
         section, _, field = name.partition(".")
         if isinstance(dimension, Simplex):
-            weights = _weights_of(given, name, dimension, horizons)
-            if not sum(weights.values()):
+            parts, most = _parts(dimension, horizons)
+            of_horizons = dimension.simplex == "horizons"
+            weights = (given[section][field] or [1.0] * horizons) if of_horizons else [given[name][p] for p in parts]
+            total = sum(weights)
+            if not total or len(weights) != len(parts):
                 return None
             # So that the variates' mean is 1, as of those that are drawn.
-            scale = min(len(weights), math.log(OUT / SMALLEST)) / sum(weights.values())
-            most = 1.0 if dimension.simplex == "horizons" else OUT
-            for part, weight in weights.items():
+            scale = min(len(parts), math.log(OUT / SMALLEST)) / total
+            for part, weight in zip(parts, weights, strict=True):
                 parameters[f"{name}.{part}"] = most * math.exp(-scale * weight) if weight else 1.0
-            continue
-        value = given[section][field]
-        inside = value in dimension.choices if isinstance(dimension, Choices) else _inside(value, dimension)
-        if not inside:
+        elif _holds(dimension, given[section][field]):
+            parameters[name] = given[section][field]
+        else:
             return None
-        parameters[name] = value
     return parameters
 
 
-def _inside(value: Any, dimension: Range) -> bool:
+def _holds(dimension: Range | Choices, value: Any) -> bool:
+    if isinstance(dimension, Choices):
+        return value in dimension.choices
     return isinstance(value, int | float) and dimension.low <= value <= dimension.high
-
-
-def _weights_of(given: dict[str, Any], name: str, dimension: Simplex, horizons: int) -> dict[str, float]:
-    """The configuration's weights of a simplex' parts, not scaled."""
-    section, _, field = name.partition(".")
-    if dimension.simplex == "horizons":
-        values = given[section][field] or [1.0] * horizons
-        return {str(i): weight for i, weight in enumerate(values)}
-    return {part: given[section][part] for part in dimension.simplex}
 
 
 def configured(config: Config, settings: Settings) -> Config:
@@ -115,13 +108,19 @@ def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> S
     simplex of many terms has some of each, and what a bad term costs would hide what the others earn. No horizon is
     left out.
     """
-    of_horizons = dimension.simplex == "horizons"
-    parts = [str(i) for i in range(horizons)] if of_horizons else list(dimension.simplex)
+    parts, most = _parts(dimension, horizons)
     drawn = [trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0) for part in parts]
-    most = 1.0 if of_horizons or min(drawn) >= OUT else OUT
+    most = 1.0 if min(drawn) >= most else most  # all out: all in
     shares = [max(math.log(most / value), 0.0) for value in drawn]
     total = sum(shares) or 1.0
     weights = [share / total for share in shares]
-    if of_horizons:
+    if dimension.simplex == "horizons":
         return {name: tuple(weights)}
     return {f"{name}.{part}": weight for part, weight in zip(parts, weights, strict=True)}
+
+
+def _parts(dimension: Simplex, horizons: int) -> tuple[list[str], float]:
+    """What a simplex weighs, and the parameter from which on it is left out."""
+    if dimension.simplex == "horizons":
+        return [str(i) for i in range(horizons)], 1.0
+    return list(dimension.simplex), OUT

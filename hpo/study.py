@@ -59,7 +59,6 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     check_space(work.config.hpo.space)
     work.folder.mkdir(parents=True, exist_ok=True)
     study, begun = _open(work), time.monotonic()
-    _begin(work, study)
     if workers == 1:
         live = Live(console=console, get_renderable=lambda: status(study, work.trials, begun), refresh_per_second=1)
         with open_inputs(work.config, work.config.train.device) as inputs, live:
@@ -77,7 +76,10 @@ def _quiet() -> None:
 
 
 def _open(work: Work) -> optuna.Study:
-    """The study, made or found; refused where it searches something else."""
+    """The study, made or found; refused where it searches something else.
+
+    Its first trial is the command's own configuration, where the space holds it: what the others have to beat.
+    """
     hpo, panel = work.config.hpo, open_panel(work.config.data.arrow, work.config.data.store)
     storage = open_storage(work.storage, work.folder)
     study = optuna.create_study(
@@ -90,15 +92,10 @@ def _open(work: Work) -> optuna.Study:
         what = f"the study {work.name!r} was begun with another cache, configuration or space"
         raise InputError(str(work.folder), what, "Give the command it began with, or another --study and --out")
     study.set_user_attr(ASKED, asked)
-    return study
-
-
-def _begin(work: Work, study: optuna.Study) -> None:
-    """Let the first trial be the command's own configuration, which the others have to beat."""
-    panel = open_panel(work.config.data.arrow, work.config.data.store)
     own = parameters_of(work.config, len(panel.manifest.horizons))
     if own is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(own)
+    return study
 
 
 def _pruner(config: Config) -> optuna.pruners.BasePruner:
@@ -130,7 +127,8 @@ def _work(work: Work, study: optuna.Study, inputs: Inputs) -> None:
         inputs.check.so_far()  # here: what fails one trial would fail all
         trial, done = claim(study, work.trials, work.folder, sampler)
         if done:
-            return inputs.check.to_the_end()
+            inputs.check.to_the_end()
+            return
         if trial is None:
             time.sleep(WAIT_S)
             continue

@@ -68,8 +68,8 @@ def run_trial(
                         here = _metrics(t, config, line)
                         means = [sum(column) / len(column) for column in zip(*finished, here, strict=True)]
                         prune = report(number, epochs + line + 1, means)
-                        over = t.state.finished and (number, line) == (len(folds) - 1, len(t.state.history) - 1)
-                        if prune and not over:
+                        last = t.state.finished and line + 1 == len(t.state.history) and number + 1 == len(folds)
+                        if prune and not last:  # after the last there is nothing to save
                             raise Pruned
                     told = len(t.state.history)
                     if t.state.finished:

@@ -2,8 +2,8 @@
 
     out[..., f, b] = weight[..., f] * min(max(x[..., f] - edges[b], low[b]), high[b])
 
-Torch writes an array of all columns four times for the values and twice more for the gradient; here each is written
-once. On CUDA and in what is compiled torch's own operators are used, which compiling joins in the same way.
+Torch writes an array of all columns four times for the values and once more for the gradient; here the values alone are
+written, once. On CUDA and in what is compiled torch's own operators are used, which compiling joins in the same way.
 
 F features, B columns of a feature
 """
@@ -37,15 +37,14 @@ def weighted_pieces(x: Tensor, weight: Tensor, edges: Tensor, low: Tensor, high:
 
 class _Weighted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *bounds: Tensor) -> Tensor:
         from kernels.cpu.pieces import columns
 
-        ctx.save_for_backward(*inputs)
-        return columns(*inputs)
+        ctx.save_for_backward(x, *bounds)
+        return columns(x, weight, *bounds)
 
     @staticmethod
     def backward(ctx: Any, by_columns: Tensor) -> tuple[Tensor | None, ...]:
         from kernels.cpu.pieces import by_weight
 
-        x, _, *pieces = ctx.saved_tensors
-        return None, by_weight(by_columns, x, *pieces), None, None, None
+        return None, by_weight(by_columns, *ctx.saved_tensors), None, None, None

@@ -110,10 +110,8 @@ class ATFT(nn.Module):
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
         x, present = x[:, self.unused :], present[:, self.unused :]
         days = x.shape[1] - (self.context - 1 - self.unused)
-        ids = None
-        if self.categories is not None:
-            ids, x = self.categories(x[:, -days:]), self.categories.others(x)
-        x = self.disturb(x)
+        scored = x[:, -days:]
+        x = self.disturb(x if self.categories is None else self.categories.others(x))
         hidden = self.residual(self.embed(x)) * present[..., None]
         seen = present
         if self.norm is not None and "normalisation" not in self.off:
@@ -126,8 +124,8 @@ class ATFT(nn.Module):
         hidden, seen = self.widen(hidden[:, -days:]), seen[:, -days:]
         if self.static is not None and "static" not in self.off:
             hidden = hidden + self.static(x[:, -days:])
-        if ids is not None and "static" not in self.off:
-            hidden = hidden + ids
+        if self.categories is not None and "static" not in self.off:
+            hidden = hidden + self.categories(scored)
         if self.market is not None and "market" not in self.off:
             hidden = self.market(hidden, seen)
         out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))

@@ -32,6 +32,13 @@ def _flat(values: Tensor):  # type: ignore[no-untyped-def]
     return values.detach().reshape(-1).numpy()
 
 
+@compiled
+def _held(value, low, high):  # type: ignore[no-untyped-def]
+    """The value within low..high; asked in this order, a NaN stays one."""
+    value = low if value < low else value
+    return high if value > high else value
+
+
 @cache
 def _walks(bins: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """The two loops, compiled for this number of columns, which is what makes them vectorise."""
@@ -40,21 +47,14 @@ def _walks(bins: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def fill(x, weight, edges, low, high, out):  # type: ignore[no-untyped-def]
         for i in range(len(x)):
             for b in range(bins):
-                passed = x[i] - edges[b]
-                # In this order a NaN stays one.
-                passed = low[b] if passed < low[b] else passed
-                passed = high[b] if passed > high[b] else passed
-                out[i * bins + b] = weight[i] * passed
+                out[i * bins + b] = weight[i] * _held(x[i] - edges[b], low[b], high[b])
 
     @compiled
     def add_up(by_columns, x, edges, low, high, out):  # type: ignore[no-untyped-def]
         for i in range(len(x)):
             total = 0 * x[i]
             for b in range(bins):
-                passed = x[i] - edges[b]
-                passed = low[b] if passed < low[b] else passed
-                passed = high[b] if passed > high[b] else passed
-                total += by_columns[i * bins + b] * passed
+                total += by_columns[i * bins + b] * _held(x[i] - edges[b], low[b], high[b])
             out[i] = total
 
     return fill, add_up

@@ -19,9 +19,9 @@ from rich.console import Console
 
 import engine.trainer
 import hpo.trial
-from engine.cli import main
 from engine.config import load_config
 from engine.trainer import train
+from hpo.cli import main
 from hpo.storage import open_storage
 from hpo.study import Work, run_study
 from tests.panels import write_panel
@@ -45,7 +45,7 @@ def work(cache, folder, trials=4, storage=None, settings=()):
 def command(cache, folder, trials, *more):
     settings = [part for setting in SMALL for part in ("--set", setting)]
     return [
-        sys.executable, "-m", "engine", "hpo", "--trials", str(trials), "--arrow", str(cache), "--out", str(folder),
+        sys.executable, "-m", "hpo", "hpo", "--trials", str(trials), "--arrow", str(cache), "--out", str(folder),
         *settings, *more,
     ]  # fmt: skip
 

@@ -1,0 +1,5 @@
+"""`python -m hpo` is `atft-engine`."""
+
+from hpo.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""The whole command line, `atft-engine`: the engine's commands, and `hpo`, which stands on them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli import ConfigFile, Settings, app, console, main
+from loaders.errors import InputError
+
+__all__ = ["main"]
+
+
+@app.command("hpo")
+def hpo_command(
+    trials: Annotated[int, typer.Option(min=1, help="Finished (complete or pruned) trials that are wanted.")],
+    arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    study: Annotated[str, typer.Option(help="The study's name.")] = "study",
+    out: Annotated[Path | None, typer.Option(help="The study's folder (default: hpo/<name>).")] = None,
+    storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a file).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    evaluate_best: Annotated[bool, typer.Option("--evaluate-best", help="Then test the best trial, once.")] = False,
+) -> None:
+    """Search settings by validation; an existing study is gone on with. [hpo] says what is searched and how."""
+    from engine.config import load_config
+    from engine.evaluate import evaluate, metrics_table
+
+    try:
+        from hpo.results import best_trial, summary
+        from hpo.study import Work, run_study, trial_folders
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise InputError("hpo", "optuna is not installed", "pip install 'atft-engine[hpo]'") from error
+
+    folder = Path("hpo") / study if out is None else out
+    work = Work(load_config(config, settings or [], arrow), trials, folder, study, storage)
+    result = run_study(work, workers, console)
+    console.line()  # where the console is no terminal, a live table ends without one
+    console.print(summary(result))
+    best = best_trial(result)
+    if best is None:
+        console.print(f"study: {folder}; no trial is complete")
+        return
+    console.print(f"best: trial {best.number}, {folder / 'best.toml'}")
+    if evaluate_best:
+        for run in trial_folders(work, best):
+            console.print(metrics_table(f"{run} · test", evaluate([run], "test", None, arrow)["splits"]["test"]))
