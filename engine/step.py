@@ -30,6 +30,7 @@ from kernels.rank_terms import SHARPE
 from loaders.order import mix
 
 LEAST_CODES = 16  # of a block's codes that a thread is given
+SHAPES = 64  # of a step that a process may compile: those of its members, phases, and trials of a study
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, present, y, rotations -> loss, terms, ...
 
 
@@ -99,6 +100,8 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
         of_block = objective if learner.world.size == 1 else objective.of_rank
         losses = _losses(member, of_block, learner.bfloat16)
         if learner.compiled:
+            # What was compiled is found again by its shape, whichever model asks: values that differ are tensors.
+            torch._dynamo.config.recompile_limit = SHAPES
             mode = "reduce-overhead" if learner.bfloat16 else None
             losses = torch.compile(losses, fullgraph=True, dynamic=False, mode=mode)
         members.append(losses)

@@ -34,34 +34,40 @@ class CodeDropout(nn.Module):
     """Dropout of whole channels of a code: one draw for all of its days (Gal and Ghahramani 2016), [S, T, d].
 
     What looks back on several days then sees either all of a channel or nothing of it. Draws one number for T entries,
-    from `generator`, or from torch's own.
+    from `generator`, or from torch's own. The rate is a tensor: models of other rates share a compiled step.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.on = rate > 0
+        self.rate: Tensor
+        self.kept: Tensor
+        self.register_buffer("rate", torch.tensor(rate), persistent=False)
+        self.register_buffer("kept", torch.tensor(1 - rate), persistent=False)
         self.generator: torch.Generator | None = None
         self.share = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
+        if not self.training or not self.on:
             return x
         drawn = torch.rand(self.share.all(x), 1, x.shape[2], device=x.device, generator=self.generator)
         kept = self.share.of(drawn) >= self.rate
-        return x * (kept.to(x.dtype) / (1 - self.rate))
+        return x * (kept.to(x.dtype) / self.kept)
 
 
 class Noise(nn.Module):
-    """Adds normal noise of a deviation in training; draws from `generator`, or from torch's own."""
+    """Adds normal noise of a deviation, a tensor, in training; draws from `generator`, or from torch's own."""
 
     def __init__(self, deviation: float) -> None:
         super().__init__()
-        self.deviation = deviation
+        self.on = deviation > 0
+        self.deviation: Tensor
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
         self.generator: torch.Generator | None = None
         self.share = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.deviation == 0:
+        if not self.training or not self.on:
             return x
         shape = (self.share.all(x), *x.shape[1:])
         drawn = torch.randn(shape, device=x.device, dtype=x.dtype, generator=self.generator)

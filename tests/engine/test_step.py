@@ -192,12 +192,31 @@ def test_a_compiled_step_is_the_eager_one(tmp_path):
     settings = ["model.dropout=0"]
     (expected,), expected_told, _ = weights_after(configured(*settings), [block(0), block(1, codes=30)])
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = configured(*settings, "train.compile=on")
     (found,), told, _ = weights_after(compiled, [block(0), block(1, codes=30)])
     # Blocks of other sizes are padded to the same static shape: one graph serves all.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     torch.testing.assert_close(told, expected_told, equal_nan=True, rtol=1e-4, atol=1e-5)
     same(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_trainings_of_other_settings_share_a_compiled_step():
+    """What a study searches by default: each trial is a model of its own, and only the first one compiles."""
+    terms = [f"objective.{term}=0.1" for term in ("rank_ic", "ic", "sharpe", "spearman", "huber")]
+    trials = [
+        ["model.dropout=0.3"],
+        ["model.dropout=0.1", "train.seed=5", *terms, "objective.tau=0.3", "objective.horizon_weights=[0.7, 0.3]"],
+        ["model.dropout=1e-9", "train.weight_decay=0.5", "objective.sharpe=0.2"],  # so that eager drops nothing too
+    ]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for number, settings in enumerate(trials):
+        found, told, _ = weights_after(configured(*settings, "train.compile=on"), [block(0)], rate=0.01 / (1 + number))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    expected, expected_told, _ = weights_after(configured(*settings), [block(0)], rate=0.01 / (1 + number))
+    torch.testing.assert_close(told, expected_told, equal_nan=True, rtol=1e-4, atol=1e-5)
+    same(found[0], expected[0], rtol=1e-2, atol=1e-4)
 
 
 def test_dropout_is_a_function_of_seed_and_step():
