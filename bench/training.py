@@ -18,7 +18,7 @@ from engine.config import Config, load_config
 from engine.model.atft import ATFT, build_model
 from engine.objective import draw_rotations, make_objective
 from engine.phases import phases_of
-from engine.step import learn, losses_of, make_learner
+from engine.step import Lesson, learn, losses_of, make_learner
 from loaders.cache.format import SCORED
 
 HORIZONS = 2
@@ -104,9 +104,8 @@ def our_step(work: Training) -> Iterator[Step]:
         def step(block: Arrays) -> Tensor:
             number = next(steps)
             rotations = draw_rotations(objective, work.codes, seed, number, work.device)
-            told, _ = learn(
-                learner, losses, objective, block.x, block.presence, block.y, rotations, seed, number, RATE, last=True
-            )
+            lesson = Lesson(block.x, block.presence, block.y, rotations, RATE, kept=0.0, last=True)
+            told, _ = learn(learner, losses, objective, [lesson], seed, number)
             return told[0]
 
         yield step

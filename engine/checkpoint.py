@@ -64,15 +64,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(
-    path: Path, state: State, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer,
+    path: Path, state: State, model: nn.Module, average: nn.Module | None, optimizers: list[torch.optim.Optimizer],
     running: Tensor,
 ) -> None:  # fmt: skip
-    """Write model, the average of its weights if any, optimizer and the epoch's sums of loss terms, with the state."""
+    """Write model, the average of its weights if any, optimizers and the epoch's sums of loss terms, with the state."""
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {AVERAGE + name: tensor for name, tensor in average.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
+    for first, optimizer in zip(_firsts(optimizers), optimizers, strict=True):
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{first + index}.{name}": tensor for name, tensor in slots.items()}
     tensors["running"] = running
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, {"state": json.dumps(asdict(state))}))
@@ -101,11 +102,20 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path, pref
         raise InputError(str(path), what, "Use the release and the configuration it was trained with") from error
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load the optimizer's slots of a checkpoint."""
-    slots: dict[int, dict[str, Tensor]] = {}
+def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Load the optimizers' slots of a checkpoint."""
+    every: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+            every.setdefault(int(index), {})[slot] = tensor
+    for first, optimizer in zip(_firsts(optimizers), optimizers, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        mine = {index: every[first + index] for index in groups[0]["params"] if first + index in every}
+        optimizer.load_state_dict({"state": mine, "param_groups": groups})
+
+
+def _firsts(optimizers: list[torch.optim.Optimizer]) -> list[int]:
+    """The number of each one's first weight: those of all members are counted on."""
+    counts = [len(optimizer.param_groups[0]["params"]) for optimizer in optimizers]
+    return [sum(counts[:k]) for k in range(len(counts))]

@@ -126,8 +126,9 @@ class TrainConfig(Section):
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
     patience: Positive = 6  # epochs without a better validation RankIC before the phase ends
     blocks: Annotated[int, Field(ge=0)] = 0  # of an epoch that are trained on, 0: all
-    seeds: Positive = 1  # models trained together on the same blocks, from seed on; their scores are averaged
+    seeds: Positive = 1  # models trained together, of this seed and the next ones; their scores are averaged
     ema: Share = 0.0  # decay per step of the moving average of the weights that is validated and kept, 0: none
+    swa: Share = 0.0  # last part of a phase, over whose steps the weights that are kept are averaged alike, 0: none
     accumulate: Positive = 1  # blocks whose gradients make one step of the optimizer
     compile: Literal["auto", "on", "off"] = "auto"  # the step, by torch.compile; auto: on CUDA
     deterministic: bool = False  # on CUDA: only algorithms that repeat to the bit, some of them slower
@@ -241,6 +242,8 @@ class Config(Section):
             raise ValueError("every weight of [objective] is 0: there is nothing to train on")
         if self.objective.horizon_weights and not any(self.objective.horizon_weights):
             raise ValueError("every one of objective.horizon_weights is 0: there is nothing to train on")
+        if self.train.ema and self.train.swa:
+            raise ValueError("train.ema and train.swa are two averages of the weights: set one of them to 0")
         if self.objective.quantile > 0 and not self.model.quantiles:
             raise ValueError("objective.quantile needs at least one level in model.quantiles")
         if self.model.normalisation and (not self.model.spans or max(self.model.spans) > self.data.context):

@@ -120,12 +120,13 @@ def _judged(t: Training, first: _Epoch, second: _Epoch) -> list[Item]:
 def _gradients(t: Training) -> tuple[list[str], list[str]]:
     """Names of matrices that never had a gradient, and of those that had one which is not finite.
 
-    The optimizer's mean square of the gradients remembers all of them. Biases are left out: of some, such as those in
+    The optimizers' mean square of the gradients remembers all of them. Biases are left out: of some, such as those in
     front of a softmax, the gradient is zero by right.
     """
     without, broken = [], []
+    moments = {weight: slots for optimizer in t.learner.optimizers for weight, slots in optimizer.state.items()}
     for name, weight in t.learner.ensemble.named_parameters():
-        square = t.learner.optimizer.state.get(weight, {}).get("exp_avg_sq")
+        square = moments.get(weight, {}).get("exp_avg_sq")
         if square is None or weight.dim() < 2:  # frozen or bypassed
             continue
         if not torch.isfinite(square).all():
@@ -142,7 +143,7 @@ def _memory(device: torch.device) -> int:
 
 
 def _projected(t: Training, config: Config, epoch: _Epoch) -> list[Item]:
-    of_block, every = epoch.train_s / epoch.blocks, len(t.plan.epoch(0))
+    of_block, every = epoch.train_s / epoch.blocks, max(len(plan.epoch(0)) for plan in t.plans)
     split = t.inputs.split
     seconds = epoch.validation_s * (1 + len(split.test) / len(split.valid))  # the best model at the end
     for phase in phases_of(config):

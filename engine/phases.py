@@ -43,6 +43,18 @@ def phases_of(config: Config) -> list[Phase]:
     ]
 
 
+def averaging(ema: float, swa: float, progress: float, steps: int) -> float:
+    """What a step leaves of the average of the weights; the step's own weights make up the rest.
+
+    With `ema`, always as much. With `swa` (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better
+    Generalization"), nothing before the last `swa` of a phase of so many steps, and n / (n + 1) after n steps of it.
+    """
+    if not swa:
+        return ema
+    n = max(progress - (1 - swa), 0.0) * steps
+    return n / (n + 1)
+
+
 def learning_rate(peak: float, warmup: float, progress: float) -> float:
     """Linear warm-up to `peak`, then a cosine to 0; `progress` runs from 0 to 1 over the phase."""
     if progress < warmup:

@@ -1,4 +1,4 @@
-"""The training step: forward, objective, backward and optimizer, for one model or several on the same blocks.
+"""The training step: forward, objective, backward and optimizer, for one model or several, each on a block of its own.
 
 On CUDA forward and objective are compiled into one graph of static shapes, and replayed as CUDA graphs; the model runs
 in bfloat16, the objective in float32, and nothing in a step waits for the device. On a CPU nothing is compiled by
@@ -9,11 +9,10 @@ K models (members), S codes, T days read, D days scored, F features, H horizons
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +34,25 @@ Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, pr
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a member is given at a step: a block, or this rank's days of it."""
+
+    x: Tensor  # [S, T, F] float32
+    presence: Tensor  # [S, T] uint8
+    y: Tensor  # [S, D, H] float32, NaN = no target
+    rotations: Tensor  # [R] for `pairwise`, see `draw_rotations`
+    rate: float  # of learning
+    kept: float  # of the average of the weights, where there is one
+    last: bool  # no block follows, so the optimizer steps even if fewer than `accumulate` came
+
+
+@dataclass(frozen=True)
 class Learner:
     """What learns, and how it takes a step."""
 
     ensemble: Ensemble
-    average: Ensemble | None  # moving average of its weights; None: off
-    optimizer: torch.optim.Optimizer
-    decay: float  # of the average, per step
+    average: Ensemble | None  # average of its weights; None: off
+    optimizers: list[torch.optim.Optimizer]  # of each member
     clip: float  # largest norm of a member's gradient
     accumulate: int  # blocks whose gradients make one step
     padded: int  # codes that every block is padded to, 0: as it comes
@@ -64,8 +75,13 @@ def make_learner(
     """A freshly initialised learner on a device; its threads end with the `with`."""
     train = config.train
     ensemble = build_ensemble(config, features, horizons).to(device)
-    average = build_ensemble(config, features, horizons).to(device).requires_grad_(False) if train.ema else None
-    optimizer = torch.optim.AdamW(ensemble.parameters(), lr=0.0, weight_decay=train.weight_decay, fused=True)
+    average = None
+    if train.ema or train.swa:
+        average = build_ensemble(config, features, horizons).to(device).requires_grad_(False)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(member.parameters(), lr=0.0, weight_decay=train.weight_decay, fused=True)
+        for member in ensemble.members
+    ]
     compiled = device.type == "cuda" if train.compile == "auto" else train.compile == "on"
     parts = 1
     # Ranks share the cores already, and meet in one order.
@@ -77,7 +93,7 @@ def make_learner(
     threads = ThreadPoolExecutor(workers, "replica", _one_thread) if workers > 1 else None
     try:
         yield Learner(
-            ensemble, average, optimizer, train.ema, train.clip, train.accumulate,
+            ensemble, average, optimizers, train.clip, train.accumulate,
             config.data.block_codes if compiled else 0, compiled, device.type == "cuda", world, replicas, threads,
         )  # fmt: skip
     finally:
@@ -118,61 +134,61 @@ def _losses(member: nn.Module, objective: Callable[..., tuple[Tensor, ...]], bfl
 
 
 def learn(
-    learner: Learner, losses: list[Losses], objective: Objective, x: Tensor, presence: Tensor, y: Tensor,
-    rotations: Tensor, seed: int, step: int, rate: float, last: bool, stop: bool = False,
+    learner: Learner, losses: list[Losses], objective: Objective, lessons: Sequence[Lesson | None], seed: int,
+    step: int, stop: bool = False,
 ) -> tuple[Tensor, bool]:  # fmt: skip
-    """Train every member on a block, or on this rank's days of it.
+    """Train every member on its lesson; one without has learned all of its epoch.
 
-    Gives the mean over members of the block's loss and terms, [1 + 8] float32, and whether any rank had `stop` set.
+    Gives the mean over members of the blocks' losses and terms, [1 + 8] float32, and whether any rank had `stop` set.
 
     Args:
         losses: what `losses_of` gave for the objective.
-        x: [S, T, F] float32, presence: [S, T] uint8, y: [S, D, H] float32, NaN = no target.
-        rotations: [K] for `pairwise`, see `draw_rotations`.
-        seed, step: dropout draws from them alone, so that a resumed run needs no stored generator.
-        rate: the learning rate.
-        last: no block follows, so the optimizer steps even if fewer than `accumulate` came.
+        lessons: one for each member, at least one of them not None.
+        seed, step: dropout of member k draws from seed + k and step alone, so that a resumed run needs no stored
+            generator.
 
     Raises RankLost where another rank does not answer.
     """
-    more = max(learner.padded - len(x), 0)
-    if more:
-        x, presence = F.pad(x, (0, 0, 0, 0, 0, more)), F.pad(presence, (0, 0, 0, more))
-        y = F.pad(y, (0, 0, 0, 0, 0, more), value=torch.nan)
-    present = (presence > 0).float()
+    given = {k: _padded(lesson, learner.padded) for k, lesson in enumerate(lessons) if lesson is not None}
     if learner.threads is None:
-        block = (objective, x, present, y, rotations)
-        told = [_whole(learner, k, one, *block, seed, step, stop) for k, one in enumerate(losses)]
-        values, stopped = torch.stack([one for one, _ in told]).mean(0), told[0][1]
+        told = [
+            _whole(learner, k, losses[k], objective, lesson, mix(seed + k, step, 4) >> 1, stop)
+            for k, lesson in given.items()
+        ]
+        values, stopped = torch.stack([one for one, _ in told]).mean(0), any(stopped for _, stopped in told)
     else:
-        values = _side_by_side(learner, learner.threads, objective, x, present, y, rotations, seed, step)
+        values = _side_by_side(learner, learner.threads, objective, given, seed, step)
         stopped = stop
-    if last or (step + 1) % learner.accumulate == 0:
-        for group in learner.optimizer.param_groups:
-            group["lr"] = rate
-        for member in learner.ensemble.members:
-            learner.world.add_gradients(member)
-        each = map if learner.threads is None else learner.threads.map
-        list(each(partial(_clip, norm=learner.clip), learner.ensemble.members))
-        learner.optimizer.step()
-        learner.optimizer.zero_grad(set_to_none=True)
-        if learner.average is not None:
-            ours = [list(ensemble.parameters()) for ensemble in (learner.average, learner.ensemble)]
-            get_ema_multi_avg_fn(learner.decay)(*ours, None)
+    due = [k for k, lesson in given.items() if lesson.last or (step + 1) % learner.accumulate == 0]
+    for k in due:
+        learner.world.add_gradients(learner.ensemble.members[k])
+    each = map if learner.threads is None else learner.threads.map
+    list(each(lambda k: _optimize(learner, k, given[k]), due))
     return values, stopped
 
 
+def _padded(lesson: Lesson, codes: int) -> Lesson:
+    """The lesson with that many codes or more, absent ones at the end."""
+    more = max(codes - len(lesson.x), 0)
+    if not more:
+        return lesson
+    return replace(
+        lesson,
+        x=F.pad(lesson.x, (0, 0, 0, 0, 0, more)),
+        presence=F.pad(lesson.presence, (0, 0, 0, more)),
+        y=F.pad(lesson.y, (0, 0, 0, 0, 0, more), value=torch.nan),
+    )
+
+
 def _whole(
-    learner: Learner, k: int, losses: Losses, objective: Objective, x: Tensor, present: Tensor, y: Tensor,
-    rotations: Tensor, seed: int, step: int, stop: bool,
-) -> tuple[Tensor, bool]:  # fmt: skip
+    learner: Learner, k: int, losses: Losses, objective: Objective, lesson: Lesson, drawn_from: int, stop: bool
+) -> tuple[Tensor, bool]:
     """A member's gradients on a block; its loss and terms, and whether any rank was told to stop."""
-    drawn_from = mix(seed + k, step, 4) >> 1
-    if learner.compiled or x.is_cuda:
+    if learner.compiled or lesson.x.is_cuda:
         torch.manual_seed(drawn_from)
     else:
         _draw_from(learner.ensemble.members[k], drawn_from, WHOLE)
-    found = losses(x, present, y, rotations)
+    found = losses(lesson.x, (lesson.presence > 0).float(), lesson.y, lesson.rotations)
     if learner.world.size > 1:
         loss, values, stop = pooled(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
     else:
@@ -182,45 +198,47 @@ def _whole(
 
 
 def _side_by_side(
-    learner: Learner, threads: ThreadPoolExecutor, objective: Objective, x: Tensor, present: Tensor, y: Tensor,
-    rotations: Tensor, seed: int, step: int,
+    learner: Learner, threads: ThreadPoolExecutor, objective: Objective, lessons: dict[int, Lesson], seed: int,
+    step: int,
 ) -> Tensor:  # fmt: skip
-    """All members' gradients on a block, whose codes each member's replicas share; the mean loss and terms.
+    """All members' gradients on their blocks, whose codes each member's replicas share; the mean loss and terms.
 
     The replicas' forwards, the members' objectives, the replicas' backwards: one after the other, each on all threads.
     Every replica has gradients of its own, which are added up at the end.
     """
-    replicas = learner.replicas
-    parts = len(replicas[0])
-    borders = [len(x) * part // parts for part in range(parts + 1)]
-    of_part = [slice(*borders[part : part + 2]) for part in range(parts)]
-    each = [(k, part) for k in range(len(replicas)) for part in range(parts)]
+    parts = len(learner.replicas[0])
+    shares = [(k, part) for k in lessons for part in range(parts)]
 
-    def forward(at: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        k, part = at
-        share = CodeShare(of_part[part].start, of_part[part].stop, len(x)) if parts > 1 else WHOLE
-        _draw_from(replicas[k][part], mix(seed + k, step, 4) >> 1, share)
-        return replicas[k][part](x[of_part[part]], present[of_part[part]])
+    def of_part(k: int, part: int) -> slice:
+        codes = len(lessons[k].x)
+        return slice(codes * part // parts, codes * (part + 1) // parts)
 
-    outputs = list(threads.map(forward, each))
+    def forward(share: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        k, part = share
+        lesson, codes, replica = lessons[k], of_part(k, part), learner.replicas[k][part]
+        drawn = CodeShare(codes.start, codes.stop, len(lesson.x)) if parts > 1 else WHOLE
+        _draw_from(replica, mix(seed + k, step, 4) >> 1, drawn)
+        return replica(lesson.x[codes], (lesson.presence[codes] > 0).float())
+
+    outputs = dict(zip(shares, threads.map(forward, shares), strict=True))
 
     def judge(k: int) -> tuple[Tensor, Tensor, Tensor]:
-        mine = outputs[k * parts : (k + 1) * parts]
+        mine = [outputs[k, part] for part in range(parts)]
         scores, quantiles = (torch.cat(pieces).detach().requires_grad_() for pieces in zip(*mine, strict=True))
-        loss, terms = objective(scores, quantiles, y, rotations)
+        loss, terms = objective(scores, quantiles, lessons[k].y, lessons[k].rotations)
         by_scores, by_quantiles = torch.autograd.grad(loss / learner.accumulate, (scores, quantiles))
         return torch.cat([loss.detach()[None], terms]), by_scores, by_quantiles
 
-    judged = list(threads.map(judge, range(len(replicas))))
+    judged = dict(zip(lessons, threads.map(judge, lessons), strict=True))
 
-    def backward(at: tuple[int, int]) -> None:
-        k, part = at
-        _, by_scores, by_quantiles = judged[k]
-        torch.autograd.backward(outputs[k * parts + part], (by_scores[of_part[part]], by_quantiles[of_part[part]]))
+    def backward(share: tuple[int, int]) -> None:
+        _, by_scores, by_quantiles = judged[share[0]]
+        codes = of_part(*share)
+        torch.autograd.backward(outputs[share], (by_scores[codes], by_quantiles[codes]))
 
-    list(threads.map(backward, each))
-    list(threads.map(_add_up, replicas))
-    return torch.stack([values for values, _, _ in judged]).mean(0)
+    list(threads.map(backward, shares))
+    list(threads.map(_add_up, [learner.replicas[k] for k in lessons]))
+    return torch.stack([values for values, _, _ in judged.values()]).mean(0)
 
 
 def _add_up(replicas: list[nn.Module]) -> None:
@@ -233,8 +251,16 @@ def _add_up(replicas: list[nn.Module]) -> None:
                 shared.grad = None
 
 
-def _clip(member: nn.Module, norm: float) -> None:
-    torch.nn.utils.clip_grad_norm_(member.parameters(), norm)
+def _optimize(learner: Learner, k: int, lesson: Lesson) -> None:
+    """A member's step down its gradients, and of the average after it."""
+    member, optimizer = learner.ensemble.members[k], learner.optimizers[k]
+    torch.nn.utils.clip_grad_norm_(member.parameters(), learner.clip)
+    optimizer.param_groups[0]["lr"] = lesson.rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if learner.average is not None:
+        ours = [list(module.parameters()) for module in (learner.average.members[k], member)]
+        get_ema_multi_avg_fn(lesson.kept)(*ours, None)
 
 
 def _one_thread() -> None:

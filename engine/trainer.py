@@ -5,10 +5,11 @@ import math
 import secrets
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from engine.checkpoint import (
     State,
     load_checkpoint,
     restore_model,
-    restore_optimizer,
+    restore_optimizers,
     save_checkpoint,
     write_atomically,
 )  # fmt: skip
@@ -32,11 +33,11 @@ from engine.distributed import ALONE, RankLost, World, open_world
 from engine.evaluate import PartSamples, figures_of_part, part_samples
 from engine.inputs import Inputs, open_inputs, resolve
 from engine.metrics import Figures
-from engine.model.ensemble import Ensemble
+from engine.model.ensemble import Ensemble, seeds_of
 from engine.objective import Objective, draw_rotations, make_objective
-from engine.phases import Phase, learning_rate, phases_of
+from engine.phases import Phase, averaging, learning_rate, phases_of
 from engine.predict import score_part
-from engine.step import Learner, learn, losses_of, make_learner
+from engine.step import Learner, Lesson, learn, losses_of, make_learner
 from engine.tracking import (
     device_name,
     finite,
@@ -47,10 +48,10 @@ from engine.tracking import (
     write_metrics,
 )  # fmt: skip
 from kernels.rank_terms import TERMS
-from loaders.delivery import AHEAD, Loaded, Stages
+from loaders.delivery import AHEAD, Delivery, Loaded, Stages, together
 from loaders.errors import InputError
 from loaders.panel import Panel
-from loaders.plan import Block, Plan, count_samples
+from loaders.plan import Block, Epoch, Plan, count_samples
 from loaders.split import Days
 
 
@@ -73,7 +74,7 @@ class Training:
     phases: list[Phase]
     learner: Learner
     running: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
-    plan: Plan
+    plans: list[Plan]  # of each member
     stop: list[int]  # signals received
     console: Console
     writer: Any  # TensorBoard's, of the first rank
@@ -90,9 +91,9 @@ class Training:
             return
         path = self.folder / "checkpoints" / name
         if name == BEST:
-            save_checkpoint(path, self.state, learner.scoring, None, learner.optimizer, self.running)
+            save_checkpoint(path, self.state, learner.scoring, None, learner.optimizers, self.running)
         else:
-            save_checkpoint(path, self.state, learner.ensemble, learner.average, learner.optimizer, self.running)
+            save_checkpoint(path, self.state, learner.ensemble, learner.average, learner.optimizers, self.running)
 
 
 def train(config: Config, run: Path | None, resume: bool, console: Console) -> Path:
@@ -126,7 +127,10 @@ def started(
     config = resolve(config, panel)
     world.days(config.data.block_days)
     data, train = config.data, config.train
-    plan = Plan(panel, inputs.split.train, data.block_days, data.block_codes, train.seed, train.half_life)
+    plans = [
+        Plan(panel, inputs.split.train, data.block_days, data.block_codes, seed, train.half_life)
+        for seed in seeds_of(config)
+    ]
     torch.use_deterministic_algorithms(train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
     phases = phases_of(config)
@@ -152,7 +156,7 @@ def started(
 
             writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
             stack.enter_context(closing(writer))
-        t = Training(config, inputs, run, state, phases, learner, running, plan, stop, console, writer, world)
+        t = Training(config, inputs, run, state, phases, learner, running, plans, stop, console, writer, world)
         if not resume:
             t.save(LAST)
             if world.first:
@@ -210,7 +214,7 @@ def _resumed(run: Path, config: Config, panel: Panel, learner: Learner, running:
     restore_model(learner.ensemble, tensors, path)
     if learner.average is not None:
         restore_model(learner.average, tensors, path, AVERAGE)
-    restore_optimizer(learner.optimizer, tensors)
+    restore_optimizers(learner.optimizers, tensors)
     running.copy_(tensors["running"])
     return state
 
@@ -259,38 +263,35 @@ def train_epoch(t: Training) -> Stages:
     Raises RunFailed for a loss that is not finite, Stopped after a signal, InputError where rows have changed on disk.
     """
     config, state, phase, learner = t.config, t.state, t.phase, t.learner
-    blocks = t.plan.epoch(state.epoch)
-    blocks = blocks.first(phase.blocks or len(blocks))
+    every = [plan.epoch(state.epoch) for plan in t.plans]
+    every = [blocks.first(phase.blocks or len(blocks)) for blocks in every]
+    rounds = max(len(blocks) for blocks in every)
     objective = _objective(config, phase, len(state.horizons), t.inputs.device)
     losses = losses_of(learner, phase, objective)
     state.off = list(phase.off)
     learner.ensemble.train()
-    begin, saved = state.position, time.perf_counter()
+    saved = time.perf_counter()
     display = live(t.console)
     epochs = sum(phase.epochs for phase in t.phases)
-    left, mine = blocks.share(state.position), t.world.days(config.data.block_days)
-    # Of every block, this rank's days.
-    shares = left if t.world.size == 1 else [Block(block.day + mine.start, block.codes) for block in left]
-    loading = t.inputs.source.load(t.plan.part, shares, len(mine), config.data.context)
-    with display.progress, loading as loader:
+    left = [blocks.share(state.position) for blocks in every]
+    with ExitStack() as stack:
+        stack.enter_context(display.progress)
+        loaders = [stack.enter_context(_loading(t, blocks)) for blocks in left]
         begun = time.perf_counter()
-        for batch in loader:
+        for batches in zip_longest(*loaders):
             t.inputs.check.so_far()
             waited = time.perf_counter()
-            progress = (state.phase_epoch + state.position / len(blocks)) / phase.epochs
-            rate = learning_rate(phase.learning_rate, config.train.warmup, progress)
-            rotations = draw_rotations(
-                objective, learner.padded or len(batch.y), config.train.seed, state.step, t.inputs.device
-            )
-            last = state.position + 1 == len(blocks)
-            values, stopped = learn(
-                learner, losses, objective, batch.x, batch.presence, batch.y, rotations, config.train.seed, state.step,
-                rate, last, bool(t.stop),
-            )  # fmt: skip
+            lessons = [
+                None if batch is None else _lesson(t, objective, batch, seed, len(blocks))
+                for batch, seed, blocks in zip(batches, seeds_of(config), every, strict=True)
+            ]
+            values, stopped = learn(learner, losses, objective, lessons, config.train.seed, state.step, bool(t.stop))
             t.running.add_(values)
-            state.rate = rate
-            state.samples += _samples(t, left[state.position - begin], batch)
-            state.rows += batch.presence.numel() * t.world.size
+            state.rate = max(lesson.rate for lesson in lessons if lesson is not None)
+            for batch in batches:
+                if batch is not None:
+                    state.samples += _samples(t, batch)
+                    state.rows += batch.presence.numel() * t.world.size
             state.step += 1
             state.position += 1
             now = time.perf_counter()
@@ -299,9 +300,9 @@ def train_epoch(t: Training) -> Stages:
             if display.due():
                 mean_loss = _finite_loss(t)
                 speed, wait = state.samples / state.seconds["train"], state.seconds["wait"] / state.seconds["train"]
-                display.show(state.epoch, epochs, state.position, len(blocks), speed, wait, mean_loss)
-            # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
-            between = state.step % learner.accumulate == 0 or last
+                display.show(state.epoch, epochs, state.position, rounds, speed, wait, mean_loss)
+            # Between two steps of the optimizers there are gradients, which a checkpoint does not hold.
+            between = state.step % learner.accumulate == 0 or state.position == rounds
             if between and (stopped or now - saved > config.train.checkpoint_seconds):
                 t.save(LAST)
                 saved = time.perf_counter()
@@ -310,14 +311,41 @@ def train_epoch(t: Training) -> Stages:
                 what = f"{t.folder}: stopped by {cause} in epoch {state.epoch + 1}"
                 raise Stopped(f"{what}. Go on with --resume --out {t.folder}")
             begun = time.perf_counter()
-    return loader.stages
+    return together(loader.stages for loader in loaders)
 
 
-def _samples(t: Training, block: Block, batch: Loaded) -> int:
+def _loading(t: Training, blocks: Epoch) -> AbstractContextManager[Delivery]:
+    """A member's blocks that are left of an epoch; of every block this rank's days."""
+    mine = t.world.days(t.config.data.block_days)
+    shares: Sequence[Block] = blocks
+    if t.world.size > 1:
+        shares = [Block(block.day + mine.start, block.codes) for block in blocks]
+    return t.inputs.source.load(t.plans[0].part, shares, len(mine), t.config.data.context)
+
+
+def _lesson(t: Training, objective: Objective, batch: Loaded, seed: int, blocks: int) -> Lesson:
+    """What a member does with its next block, of so many in the epoch."""
+    state, phase, train = t.state, t.phase, t.config.train
+    progress = (state.phase_epoch + state.position / blocks) / phase.epochs
+    codes = t.learner.padded or len(batch.y)
+    return Lesson(
+        batch.x,
+        batch.presence,
+        batch.y,
+        draw_rotations(objective, codes, seed, state.step, t.inputs.device),
+        learning_rate(phase.learning_rate, train.warmup, progress),
+        averaging(train.ema, train.swa, progress, phase.epochs * blocks // train.accumulate),
+        state.position + 1 == blocks,
+    )
+
+
+def _samples(t: Training, batch: Loaded) -> int:
     """Samples of a block, on all ranks."""
     if t.world.size == 1:
         return batch.samples
-    return count_samples(t.inputs.panel, t.plan.part, block, t.plan.days)
+    day = batch.block.day - t.world.days(t.config.data.block_days).start
+    plan = t.plans[0]
+    return count_samples(t.inputs.panel, plan.part, Block(day, batch.block.codes), plan.days)
 
 
 def _objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:

@@ -3,8 +3,8 @@
 S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -49,6 +49,12 @@ class Stages:
         if self.held_back >= self.wait:
             return "consumer"
         return "copy" if self.copy > self.gather else "gather"
+
+
+def together(every: Iterable[Stages]) -> Stages:
+    """What several deliveries spent in all."""
+    spent = [astuple(stages) for stages in every]
+    return Stages(*(sum(column) for column in zip(*spent, strict=True)))
 
 
 class Delivery(Protocol):

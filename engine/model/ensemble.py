@@ -1,4 +1,4 @@
-"""Several models of one kind as one: trained on the same blocks from different beginnings, their scores averaged.
+"""Several models of one kind as one: trained from different beginnings on blocks of their own, their scores averaged.
 
 K members, S codes, D days, H horizons, Q quantile levels
 """
@@ -55,9 +55,13 @@ def _deviations(value: Tensor, among: Tensor) -> Tensor:
     return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
 
 
+def seeds_of(config: Config) -> range:
+    """The seed of each member: of its weights, its blocks and its dropout."""
+    return range(config.train.seed, config.train.seed + config.train.seeds)
+
+
 def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     """train.seeds freshly initialised members, from train.seed on; data.features must be known for model.categories."""
     context, names = config.data.context, config.data.features or ()
-    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     ids = {names.index(name): count for name, count in config.model.categories.items()}
-    return Ensemble([build_model(config.model, features, horizons, context, seed, ids) for seed in seeds])
+    return Ensemble([build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)])

@@ -48,7 +48,7 @@ def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
     real = engine.dry_run._projected
     monkeypatch.setattr(engine.dry_run, "_projected", lambda t, *more: seen.append(t) or real(t, *more))
     items = found(dry_run(config, Console(quiet=True)))
-    blocks, split = len(seen[0].plan.epoch(0)), seen[0].inputs.split
+    blocks, split = len(seen[0].plans[0].epoch(0)), seen[0].inputs.split
     epoch = blocks * 0.5 + 3
     run = 6 * epoch + 3 * (1 + len(split.test) / len(split.valid))
     assert items["an epoch"].found == f"{engine.dry_run._time(epoch)}, {3 / epoch:.0%} of it validation"
@@ -63,7 +63,7 @@ def test_gradients_that_are_zero_or_not_finite_are_named():
     x = torch.ones(2, 3)
     (used(x).sum() + 0 * idle(x).sum() + torch.inf * sick(x).sum()).backward()
     optimizer.step()
-    learner = SimpleNamespace(ensemble=model, optimizer=optimizer)
+    learner = SimpleNamespace(ensemble=model, optimizers=[optimizer])
     without, broken = engine.dry_run._gradients(SimpleNamespace(learner=learner))
     assert (without, broken) == (["idle.weight"], ["sick.weight"])
 

@@ -10,8 +10,8 @@ import torch
 from engine.config import load_config
 from engine.model.atft import build_model
 from engine.objective import make_objective
-from engine.phases import learning_rate, phases_of
-from engine.step import learn, losses_of, make_learner
+from engine.phases import averaging, learning_rate, phases_of
+from engine.step import Lesson, learn, losses_of, make_learner
 from loaders.order import mix
 
 S, D, F, H, L = 40, 6, 5, 2, 8
@@ -34,7 +34,11 @@ def block(seed=0, codes=S):
 
 
 def weights_after(config, blocks, rate=0.01, phase=0):
-    """Members' weights after a step on each block, what `learn` gave for each, and the average's weights."""
+    """Members' weights after a step on each block, what `learn` gave for each, and the average's weights.
+
+    A list in the place of a block holds one for each member, None where it has none.
+    """
+    blocks = [given if isinstance(given, list) else [given] * config.train.seeds for given in blocks]
     with make_learner(config, F, H, CPU) as learner:
         phase = phases_of(config)[phase]
         objective = make_objective(config, H, CPU)
@@ -43,7 +47,8 @@ def weights_after(config, blocks, rate=0.01, phase=0):
         told = []
         for step, given in enumerate(blocks):
             last = step + 1 == len(blocks)
-            values, stopped = learn(learner, losses, objective, *given, NONE, config.train.seed, step, rate, last)
+            lessons = [None if one is None else Lesson(*one, NONE, rate, config.train.ema, last) for one in given]
+            values, stopped = learn(learner, losses, objective, lessons, config.train.seed, step)
             assert not stopped
             told.append(values)
         found = [copy.deepcopy(member.state_dict()) for member in learner.ensemble.members]
@@ -76,14 +81,31 @@ def test_a_step_is_plain_torch():
     same(found, model.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-def test_members_trained_together_are_those_trained_alone():
-    """Dropout included, on a thread each, whatever the others do."""
-    together, told, _ = weights_after(configured("train.seeds=3", "train.seed=4"), [block(0), block(1)])
-    alone = [weights_after(configured(f"train.seed={seed}"), [block(0), block(1)]) for seed in (4, 5, 6)]
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_members_trained_together_are_those_trained_alone(threads, accumulate):
+    """Dropout and average included, each on blocks of its own, whatever the others do and when they end."""
+    settings = ["train.ema=0.5", f"train.accumulate={accumulate}"]
+    of_members = [
+        [block(0), block(1), block(2, codes=31)],
+        [block(3), block(4, codes=33)],
+        [block(5), block(6), block(7)],
+    ]
+    rounds = [[blocks[i] if i < len(blocks) else None for blocks in of_members] for i in range(3)]
+    cores = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, _, average = weights_after(configured("train.seeds=3", "train.seed=4", *settings), rounds)
+        alone = [
+            weights_after(configured(f"train.seed={seed}", *settings), blocks)
+            for seed, blocks in zip((4, 5, 6), of_members, strict=True)
+        ]
+    finally:
+        torch.set_num_threads(cores)
     for found, (expected, _, _) in zip(together, alone, strict=True):
         # Products are added up in another order by two threads; other dropout would move weights by the rate, 1e-2.
         same(found, expected[0], rtol=0, atol=2e-4)
-    torch.testing.assert_close(told, torch.stack([each[1] for each in alone]).mean(0), equal_nan=True)
+    same(average, alone[0][2], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(("threads", "seeds"), [(2, 1), (3, 1), (4, 2)])
@@ -147,6 +169,15 @@ def test_the_average_follows_the_weights():
         (weights,), _, _ = weights_after(configured(), blocks[:steps])
         expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
     same(average, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_plain_average_is_of_the_last_part_of_a_phase():
+    weights, average, steps = torch.randn(40, dtype=torch.float64), 7.0, 40
+    for step, weight in enumerate(weights.tolist()):
+        kept = averaging(0.0, 0.25, step / steps, steps)
+        average = kept * average + (1 - kept) * weight
+        assert average == pytest.approx(weights[min(step, 30) : step + 1].mean().item())
+    assert averaging(0.9, 0.0, 0.1, steps) == 0.9
 
 
 @pytest.mark.parametrize(
