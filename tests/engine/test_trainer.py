@@ -276,7 +276,7 @@ def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="No space left"):
-        save_checkpoint(path, state, model, None, torch.optim.AdamW(model.parameters()), torch.zeros(1))
+        save_checkpoint(path, state, model, None, [torch.optim.AdamW(model.parameters())], torch.zeros(1))
     assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == [LAST]
 
