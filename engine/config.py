@@ -79,11 +79,11 @@ class ModelConfig(Section):
     feature_noise: Weight = 0.0  # deviation of what is added to each feature in training
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
-    dropout: Share = 0.3
+    dropout: Share = 0.2
 
 
 class ObjectiveConfig(Section):
-    rank_ic: Weight = 0.5
+    rank_ic: Weight = 0.7
     ic: Weight = 0.3
     sharpe: Weight = 0.0
     spearman: Weight = 0.0
@@ -91,7 +91,7 @@ class ObjectiveConfig(Section):
     quantile: Weight = 0.1
     pairwise: Weight = 0.0
     listnet: Weight = 0.0
-    tau: Annotated[float, Field(gt=0)] = 0.1  # width of the soft rank's kernel, in standard deviations of the scores
+    tau: Annotated[float, Field(gt=0)] = 0.05  # width of the soft rank's kernel, in standard deviations of the scores
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of listnet's target distribution
     rotations: Positive = 16  # of the cross-section in `pairwise`
     horizon_weights: tuple[Weight, ...] = ()  # of each horizon; empty: all the same
