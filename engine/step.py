@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -150,19 +151,16 @@ def learn(
     Raises RankLost where another rank does not answer.
     """
     given = {k: _padded(lesson, learner.padded) for k, lesson in enumerate(lessons) if lesson is not None}
-    if learner.threads is None:
-        told = [
-            _whole(learner, k, losses[k], objective, lesson, mix(seed + k, step, 4) >> 1, stop)
-            for k, lesson in given.items()
-        ]
+    each = map if learner.threads is None else learner.threads.map
+    if len(learner.replicas[0]) == 1:
+        whole = partial(_whole, learner, losses, objective, given, seed=seed, step=step, stop=stop)
+        told = list(each(whole, given))
         values, stopped = torch.stack([one for one, _ in told]).mean(0), any(stopped for _, stopped in told)
     else:
-        values = _side_by_side(learner, learner.threads, objective, given, seed, step)
-        stopped = stop
+        values, stopped = _in_parts(learner, objective, given, seed, step), stop
     due = [k for k, lesson in given.items() if lesson.last or (step + 1) % learner.accumulate == 0]
     for k in due:
         learner.world.add_gradients(learner.ensemble.members[k])
-    each = map if learner.threads is None else learner.threads.map
     list(each(lambda k: _optimize(learner, k, given[k]), due))
     return values, stopped
 
@@ -181,14 +179,16 @@ def _padded(lesson: Lesson, codes: int) -> Lesson:
 
 
 def _whole(
-    learner: Learner, k: int, losses: Losses, objective: Objective, lesson: Lesson, drawn_from: int, stop: bool
-) -> tuple[Tensor, bool]:
-    """A member's gradients on a block; its loss and terms, and whether any rank was told to stop."""
+    learner: Learner, losses: list[Losses], objective: Objective, lessons: dict[int, Lesson], k: int, seed: int,
+    step: int, stop: bool,
+) -> tuple[Tensor, bool]:  # fmt: skip
+    """A member's gradients on its block; its loss and terms, and whether any rank was told to stop."""
+    lesson, drawn_from = lessons[k], mix(seed + k, step, 4) >> 1
     if learner.compiled or lesson.x.is_cuda:
         torch.manual_seed(drawn_from)
     else:
         _draw_from(learner.ensemble.members[k], drawn_from, WHOLE)
-    found = losses(lesson.x, (lesson.presence > 0).float(), lesson.y, lesson.rotations)
+    found = losses[k](lesson.x, (lesson.presence > 0).float(), lesson.y, lesson.rotations)
     if learner.world.size > 1:
         loss, values, stop = pooled(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
     else:
@@ -197,15 +197,14 @@ def _whole(
     return values, stop
 
 
-def _side_by_side(
-    learner: Learner, threads: ThreadPoolExecutor, objective: Objective, lessons: dict[int, Lesson], seed: int,
-    step: int,
-) -> Tensor:  # fmt: skip
+def _in_parts(learner: Learner, objective: Objective, lessons: dict[int, Lesson], seed: int, step: int) -> Tensor:
     """All members' gradients on their blocks, whose codes each member's replicas share; the mean loss and terms.
 
     The replicas' forwards, the members' objectives, the replicas' backwards: one after the other, each on all threads.
     Every replica has gradients of its own, which are added up at the end.
     """
+    threads = learner.threads
+    assert threads is not None
     parts = len(learner.replicas[0])
     shares = [(k, part) for k in lessons for part in range(parts)]
 
@@ -216,8 +215,7 @@ def _side_by_side(
     def forward(share: tuple[int, int]) -> tuple[Tensor, Tensor]:
         k, part = share
         lesson, codes, replica = lessons[k], of_part(k, part), learner.replicas[k][part]
-        drawn = CodeShare(codes.start, codes.stop, len(lesson.x)) if parts > 1 else WHOLE
-        _draw_from(replica, mix(seed + k, step, 4) >> 1, drawn)
+        _draw_from(replica, mix(seed + k, step, 4) >> 1, CodeShare(codes.start, codes.stop, len(lesson.x)))
         return replica(lesson.x[codes], (lesson.presence[codes] > 0).float())
 
     outputs = dict(zip(shares, threads.map(forward, shares), strict=True))

@@ -84,7 +84,9 @@ def test_the_best_configuration_trains_to_the_trials_figure(finished, tmp_path):
 def test_the_first_trial_is_the_commands_own_configuration(finished):
     own, settings = load_config(None, SMALL), finished[1].trials[0].user_attrs["settings"]
     assert settings["train.learning_rate"] == own.train.learning_rate
-    assert settings["objective.rank_ic"] / settings["objective.ic"] == pytest.approx(own.objective.rank_ic / own.objective.ic)
+    assert settings["objective.rank_ic"] / settings["objective.ic"] == pytest.approx(
+        own.objective.rank_ic / own.objective.ic
+    )
     assert settings["objective.sharpe"] == pytest.approx(0)
 
 
