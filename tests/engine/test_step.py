@@ -95,7 +95,7 @@ def test_members_trained_together_are_those_trained_alone(threads, accumulate):
     cores = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together, _, average = weights_after(configured("train.seeds=3", "train.seed=4", *settings), rounds)
+        together, told, average = weights_after(configured("train.seeds=3", "train.seed=4", *settings), rounds)
         alone = [
             weights_after(configured(f"train.seed={seed}", *settings), blocks)
             for seed, blocks in zip((4, 5, 6), of_members, strict=True)
@@ -106,6 +106,9 @@ def test_members_trained_together_are_those_trained_alone(threads, accumulate):
         # Products are added up in another order by two threads; other dropout would move weights by the rate, 1e-2.
         same(found, expected[0], rtol=0, atol=2e-4)
     same(average, alone[0][2], rtol=0, atol=2e-4)
+    for i, found in enumerate(told):
+        expected = torch.stack([each[1][i] for each in alone if i < len(each[1])]).mean(0)
+        torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("threads", "seeds"), [(2, 1), (3, 1), (4, 2)])
