@@ -38,6 +38,7 @@ def test_settings_win_over_the_file(tmp_path):
         (["model.normalisation=true", "model.spans=[5, 30]"], "model.spans"),
         (["objective.rank_ic=0", "objective.ic=0", "objective.sharpe=0", "objective.quantile=0"], "objective"),
         (["model.quantiles=[]"], "model.quantiles"),
+        (["train.ema=0.9", "train.swa=0.5"], "train.swa"),
     ],
 )
 def test_bad_settings_are_named(settings, named):
