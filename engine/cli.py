@@ -30,7 +30,7 @@ SplitName = Literal["train", "valid", "test"]
 
 def main() -> None:
     """Entry point of the console script: turns the engine's exceptions into one line and an exit code."""
-    from engine.trainer import RunFailed, Stopped
+    from engine.run import RunFailed, Stopped
 
     try:
         app(prog_name="atft-engine")
@@ -171,7 +171,8 @@ def train_command(
     from engine.dry_run import checklist, dry_run
     from engine.evaluate import metrics_table
     from engine.folds import fold_settings, holds_folds, train_folds
-    from engine.trainer import RunFailed, resumed_config, train
+    from engine.run import RunFailed, resumed_config
+    from engine.trainer import train
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     if resume and config is None:

@@ -17,8 +17,9 @@ from engine.config import Config
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.phases import phases_of
+from engine.run import Training, answering, started
 from engine.tracking import throughput
-from engine.trainer import Training, answering, started, train_epoch, validate
+from engine.trainer import train_epoch, validate
 
 BLOCKS = 32  # of an epoch of the rehearsal
 MOST_WAIT = 0.05  # share of the training time, beyond which the loader holds the device up

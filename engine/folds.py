@@ -24,9 +24,10 @@ from engine.config import Config, config_hash, load_config, to_toml
 from engine.evaluate import evaluate_scores
 from engine.inputs import resolve
 from engine.predict import make_split, predict_run
+from engine.run import Stopped
 from engine.scores import Scores, read_scores, write_scores
 from engine.tracking import finite
-from engine.trainer import Stopped, train
+from engine.trainer import train
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.split import Days, Split

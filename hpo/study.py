@@ -21,7 +21,7 @@ from rich.live import Live
 
 from engine.config import Config, config_hash
 from engine.inputs import Inputs, open_inputs, resolve
-from engine.trainer import RunFailed, Stopped
+from engine.run import RunFailed, Stopped
 from hpo.claims import EPOCHS, FINISHED, REASON, SECONDS, SETTINGS, claim, fail, folder_number, heartbeat
 from hpo.progress import status
 from hpo.results import write_results

@@ -15,7 +15,8 @@ from engine.config import Config
 from engine.evaluate import part_samples
 from engine.inputs import Inputs
 from engine.predict import make_split
-from engine.trainer import RunFailed, Training, started, train_epoch, validate
+from engine.run import RunFailed, Training, started
+from engine.trainer import train_epoch, validate
 from loaders.errors import InputError
 
 QUIET = Console(quiet=True)

@@ -15,7 +15,8 @@ from engine.checkpoint import LAST, load_checkpoint
 from engine.config import load_config
 from engine.distributed import ALONE, World, pooled
 from engine.objective import make_objective
-from engine.trainer import resumed_config, train
+from engine.run import resumed_config
+from engine.trainer import train
 from kernels.rank_terms import SHARPE
 from loaders.errors import InputError
 from tests.panels import write_panel

@@ -12,7 +12,7 @@ import engine.dry_run
 from engine.cli import app
 from engine.config import load_config
 from engine.dry_run import checklist, dry_run
-from engine.trainer import RunFailed
+from engine.run import RunFailed
 from loaders.cache.simulate import simulate
 
 SHORT = ["data.context=8", "data.block_days=8", "data.block_codes=30", "model.spans=[3]", "train.learning_rate=0.01"]

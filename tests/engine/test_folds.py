@@ -23,8 +23,8 @@ from engine.config import load_config
 from engine.evaluate import evaluate
 from engine.folds import fold_settings, train_folds
 from engine.predict import make_split, predict_run
+from engine.run import Stopped, resumed_config
 from engine.scores import read_scores
-from engine.trainer import Stopped, resumed_config
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from tests.panels import write_panel

@@ -23,7 +23,8 @@ from engine.config import load_config
 from engine.model.ensemble import Ensemble
 from engine.phases import learning_rate
 from engine.predict import load_run, make_split, predict_run, score_part
-from engine.trainer import RunFailed, resumed_config, train
+from engine.run import RunFailed, resumed_config
+from engine.trainer import train
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
@@ -238,12 +239,12 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.trainer.make_objective
+    real = engine.trainer.objective_of
 
     def poisoned(*arguments):
         return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.trainer, "make_objective", poisoned)
+    monkeypatch.setattr(engine.trainer, "objective_of", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -359,6 +360,7 @@ import os, signal, sys
 from pathlib import Path
 from rich.console import Console
 import engine.trainer as trainer
+from engine.config import load_config
 real, steps = trainer.learn, 0
 
 def learn(*arguments, **more):
@@ -370,7 +372,7 @@ def learn(*arguments, **more):
     return found
 
 trainer.learn = learn
-config = trainer.load_config(Path(sys.argv[2]), [])
+config = load_config(Path(sys.argv[2]), [])
 try:
     trainer.train(config, Path(sys.argv[3]), False, Console(quiet=True))
 except trainer.Stopped:
