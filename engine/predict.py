@@ -139,7 +139,8 @@ def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
     codes, cores = max(PIECE // days, 1), torch.get_num_threads()
     try:
         with ThreadPoolExecutor(cores, "score", torch.set_num_threads, (1,)) as threads:
-            yield Ensemble([_InPieces(member, codes, threads) for member in model.members])  # type: ignore[misc, arg-type]
+            members = [_InPieces(member, codes, threads) for member in model.members]  # type: ignore[arg-type]
+            yield Ensemble(members, model.neutral)  # type: ignore[arg-type]
     finally:
         torch.set_num_threads(cores)  # which threads begun from now on take over
 
@@ -230,7 +231,7 @@ def predict_run(run: Path, arrow: str | None, split_name: str, member: int | Non
         if member >= len(model.members):
             what = f"the run has {len(model.members)} models, and so no number {member}"
             raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
-        model = Ensemble([model.members[member]])  # type: ignore[list-item]
+        model = Ensemble([model.members[member]], model.neutral)  # type: ignore[list-item]
     device = resolve_device(config.train.device)
     part = make_split(config, panel).part(split_name)
     with open_source(panel, device, config.data.tier, config.data.device_share, threads=gathering(device)) as source:

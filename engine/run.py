@@ -30,6 +30,7 @@ from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
 from engine.objective import Objective, make_objective
 from engine.phases import Phase, phases_of
+from engine.risk import risk_directions
 from engine.step import Learner, make_learner
 from engine.tracking import device_name, write_metrics
 from kernels.rank_terms import TERMS
@@ -110,6 +111,8 @@ def started(
             if world.first and run.is_dir() and any(run.iterdir()):
                 raise InputError(str(run), "the folder is not empty", "Pass --resume to go on, or another --out")
             state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
+            if config.model.neutral:
+                _neutralise(learner, config, inputs)
             if world.first:
                 _make_folder(run)
         stop, writer = stack.enter_context(_signals()), None
@@ -150,6 +153,15 @@ def _existing(run: Path | None) -> Path:
     if run is None or not (run / "config.toml").exists():
         raise InputError(str(run or "--resume"), "no run to resume here", "Name its folder with --out")
     return run
+
+
+def _neutralise(learner: Learner, config: Config, inputs: Inputs) -> None:
+    """Give the model the risk directions of the training part; they are kept with its weights from then on."""
+    ids = [inputs.panel.manifest.features.index(name) for name in config.model.categories]
+    directions = torch.from_numpy(risk_directions(inputs.moments, config.model.risks, ids))
+    for ensemble in (learner.ensemble, learner.average):
+        if ensemble is not None:
+            ensemble.neutral.directions.copy_(directions)
 
 
 def _check_resumable(state: State, config: Config, panel: Panel, run: Path) -> None:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from engine.config import Config, Part
 from engine.model.atft import ATFT, build_model
-from kernels.rank_terms import EPSILON, masked_mean
+from engine.model.neutral import Neutral, deviations
 
 
 class Ensemble(nn.Module):
-    """K >= 1 members of the same shape."""
+    """K >= 1 members of the same shape, and what is done to their scores."""
 
-    def __init__(self, members: list[ATFT]) -> None:
+    def __init__(self, members: list[ATFT], neutral: Neutral) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members, self.neutral = nn.ModuleList(members), neutral
 
     @property
     def first(self) -> ATFT:
@@ -38,21 +38,17 @@ class Ensemble(nn.Module):
         """Scores [S, D, H] and quantiles [S, D, H, Q]; see ATFT.forward.
 
         Of several members: the mean of their scores in deviations from the day's mean over the rows that are `scored`
-        [S, D + L - 1] (float 0/1), so each has the same say in the order. x must then hold all of those on its days.
+        [S, D + L - 1] (float 0/1), so each has the same say in the order. Of all: without a share of their slope on
+        risk directions. x must hold all rows of its days that are scored.
         """
-        scores, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
-        if len(scores) == 1:
-            return scores[0], quantiles[0]
-        days = scores[0].shape[1]
-        among = scored[:, -days:].T[:, None]
-        of_days = torch.stack([_deviations(score.float().permute(1, 2, 0), among) for score in scores])
-        return of_days.mean(0).permute(2, 0, 1), torch.stack(quantiles).mean(0)
-
-
-def _deviations(value: Tensor, among: Tensor) -> Tensor:
-    """Values [..., S] less their mean, over their standard deviation, both of the entries of `among` (float 0/1)."""
-    centred = value - masked_mean(value, among)
-    return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
+        every, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
+        days = every[0].shape[1]
+        x, scored = x[:, -days:], scored[:, -days:]
+        scores = every[0]
+        if len(every) > 1:
+            of_days = [deviations(score.float().permute(1, 2, 0), scored.T[:, None]) for score in every]
+            scores = torch.stack(of_days).mean(0).permute(2, 0, 1)
+        return self.neutral(scores, x, scored), torch.stack(quantiles).mean(0)
 
 
 def seeds_of(config: Config) -> range:
@@ -64,4 +60,5 @@ def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     """train.seeds freshly initialised members, from train.seed on; data.features must be known for model.categories."""
     context, names = config.data.context, config.data.features or ()
     ids = {names.index(name): count for name, count in config.model.categories.items()}
-    return Ensemble([build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)])
+    members = [build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)]
+    return Ensemble(members, Neutral(features, config.model.risks, config.model.neutral))

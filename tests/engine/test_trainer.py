@@ -436,7 +436,7 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
     each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
     with open_source(panel, torch.device("cpu")) as source:
         for member, values in zip(ensemble.members, each, strict=True):
-            expected = score_part(Ensemble([member]), source, part, config)
+            expected = score_part(Ensemble([member], ensemble.neutral), source, part, config)
             np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
