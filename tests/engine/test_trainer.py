@@ -17,12 +17,14 @@ import pytest
 import torch
 from rich.console import Console
 
+import engine.inputs
 import engine.trainer
 from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from engine.config import load_config
 from engine.model.ensemble import Ensemble
 from engine.phases import learning_rate
 from engine.predict import load_run, make_split, predict_run, score_part
+from engine.risk import moments_of, risk_directions
 from engine.run import RunFailed, resumed_config
 from engine.trainer import train
 from loaders.errors import InputError
@@ -441,3 +443,34 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
         predict_run(phased, None, "test", 2)
+
+
+def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path, monkeypatch):
+    moments = []
+
+    def any_risk(panel, part):
+        assert part == make_split(config, panel).train
+        moments.append(replace(moments_of(panel, part), noise=0.0))
+        return moments[0]
+
+    monkeypatch.setattr(engine.inputs, "moments_of", any_risk)
+    config = load_config(None, [*SETTINGS, "train.epochs=2", "model.risks=2", "train.swa=0.5"], str(cache))
+    run = train(config, tmp_path / "run", False, QUIET)
+    (only,) = moments
+    _, panel, model, _ = load_run(run, None)
+    expected = torch.from_numpy(risk_directions(only, 2, []))
+    assert expected.any(0).all()
+    assert torch.equal(model.neutral.directions, expected)
+    _, last = load_checkpoint(run / "checkpoints" / LAST)
+    assert torch.equal(last["average.neutral.directions"], expected)
+
+    part = make_split(config, panel).test
+    with open_source(panel, torch.device("cpu")) as source:
+        held_back = score_part(model, source, part, config)
+        model.neutral.directions.zero_()
+        whole = score_part(model, source, part, config)
+    assert not np.allclose(held_back, whole, atol=1e-3)
+    np.testing.assert_array_equal(np.stack(list(predict_run(run, None, "test").values.values()), 1), held_back)
+
+    train(resumed_config(run, [], None), run, True, QUIET)  # reads them from the checkpoint
+    assert len(moments) == 1
