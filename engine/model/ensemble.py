@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from engine.config import Config, Part
 from engine.model.atft import ATFT, build_model
-from engine.model.neutral import Neutral, deviations
+from engine.model.neutral import Neutral
+from kernels.rank_terms import EPSILON, masked_mean
 
 
 class Ensemble(nn.Module):
@@ -46,9 +47,15 @@ class Ensemble(nn.Module):
         x, scored = x[:, -days:], scored[:, -days:]
         scores = every[0]
         if len(every) > 1:
-            of_days = [deviations(score.float().permute(1, 2, 0), scored.T[:, None]) for score in every]
+            of_days = [_deviations(score.float().permute(1, 2, 0), scored.T[:, None]) for score in every]
             scores = torch.stack(of_days).mean(0).permute(2, 0, 1)
         return self.neutral(scores, x, scored), torch.stack(quantiles).mean(0)
+
+
+def _deviations(value: Tensor, among: Tensor) -> Tensor:
+    """Values [..., S] less their mean, over their standard deviation, both of the entries of `among` (float 0/1)."""
+    centred = value - masked_mean(value, among)
+    return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
 
 
 def seeds_of(config: Config) -> range:

@@ -8,7 +8,7 @@ S codes, D days, F features, R risk directions, H horizons
 import torch
 from torch import Tensor, nn
 
-from kernels.rank_terms import EPSILON, masked_mean
+from kernels.rank_terms import EPSILON
 
 
 class Neutral(nn.Module):
@@ -31,17 +31,16 @@ class Neutral(nn.Module):
         """
         if not self.share:
             return scores
-        among = scored.T[:, None]
-        risks = self.directions.T @ deviations(x.float().permute(1, 2, 0), among)  # [D, R, S]
-        counted = risks * among
+        share_of = scored.T[:, None] / scored.sum(0).clamp(min=1)[:, None, None]  # [D, 1, S] of a day's mean
+        x = x.float().transpose(0, 1)
+        mean = share_of @ x
+        centred = x - mean
+        variance = share_of @ centred.square()
+        # A constant feature deviates by rounding alone, which is in proportion to its value.
+        scale = torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+        risks = centred @ (self.directions * scale.mT)  # [D, S, R]
+        counted = (risks * share_of.mT).mT
         # Directions nearly alike on a day have no slopes of their own; so small an addition to 1 lets them share one.
-        scale = among.sum(-1, keepdim=True).clamp(min=1)
-        square = ((counted @ counted.mT) / scale).double() + 1e-6 * torch.eye(risks.shape[1], device=x.device)
-        slopes, _ = torch.linalg.solve_ex(square, ((counted @ scores.float().transpose(0, 1)) / scale).double())
-        return scores - self.share * (risks.mT @ slopes.float()).transpose(0, 1)
-
-
-def deviations(value: Tensor, among: Tensor) -> Tensor:
-    """Values [..., S] less their mean, over their standard deviation, both of the entries of `among` (float 0/1)."""
-    centred = value - masked_mean(value, among)
-    return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
+        square = (counted @ risks).double() + 1e-6 * torch.eye(risks.shape[-1], device=x.device)
+        slopes, _ = torch.linalg.solve_ex(square, (counted @ scores.float().transpose(0, 1)).double())
+        return scores - self.share * (risks @ slopes.float()).transpose(0, 1)
