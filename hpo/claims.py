@@ -93,7 +93,8 @@ def _give_up_dead(study: optuna.Study) -> None:
     retried = {trial.user_attrs.get(RETRY_OF) for trial in every}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if REASON not in trial.user_attrs and trial.number not in retried:
-            attributes = {RETRY_OF: trial.number, FOLDER: folder_number(trial)}
+            seconds = trial.user_attrs.get(SECONDS, 0.0)
+            attributes = {RETRY_OF: trial.number, FOLDER: folder_number(trial), SECONDS: seconds}
             study.enqueue_trial(trial.params, user_attrs=attributes)
 
 

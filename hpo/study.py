@@ -143,9 +143,15 @@ def _run(work: Work, study: optuna.Study, trial: optuna.Trial, folds: list[tuple
     one = len(config.hpo.metrics) == 1
     by_fold = config.hpo.pruner == "wilcoxon"
     said: set[int] = set()
+    before, begun = trial.user_attrs.get(SECONDS, 0.0), time.monotonic()
+
+    def spent() -> None:
+        """Say how long this trial took so far, with what workers that died at it had said."""
+        trial.set_user_attr(SECONDS, before + time.monotonic() - begun)
 
     def report(fold: int, epochs: int, metrics: list[float]) -> bool:
         trial.set_user_attr(EPOCHS, epochs)
+        spent()
         step = fold if by_fold else epochs
         if one and step not in said:
             said.add(step)
@@ -153,20 +159,19 @@ def _run(work: Work, study: optuna.Study, trial: optuna.Trial, folds: list[tuple
             return trial.should_prune()
         return False
 
-    begun = time.monotonic()
     try:
         of_folds = [(configured(of_fold, settings), its) for of_fold, its in folds]
         metrics, epochs = run_trial(of_folds, _folder(work, trial), report)
     except Pruned:
-        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        spent()
         trial.set_user_attr(REASON, "pruned")
         study.tell(trial, state=TrialState.PRUNED)
     except (TrialFailed, InputError) as error:
-        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        spent()
         fail(study, trial, str(error))
     else:
         trial.set_user_attr(EPOCHS, epochs)
-        trial.set_user_attr(SECONDS, time.monotonic() - begun)
+        spent()
         study.tell(trial, metrics)
 
 

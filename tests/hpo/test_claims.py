@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 import hpo.claims
 from engine.run import RunFailed
-from hpo.claims import FOLDER, OWNER, REASON, RETRY_OF, claim, fail, folder_number
+from hpo.claims import FOLDER, OWNER, REASON, RETRY_OF, SECONDS, claim, fail, folder_number
 from hpo.storage import open_storage
 
 
@@ -49,8 +49,10 @@ def die(study, number):
 
 def test_a_dead_workers_trial_is_run_again_with_its_parameters_and_folder(study, tmp_path):
     first = started(study, tmp_path)
+    first.set_user_attr(SECONDS, 12.5)
     die(study, first.number)
     again = started(study, tmp_path)
+    assert again.user_attrs[SECONDS] == 12.5
     assert states(study) == ["FAIL", "RUNNING"]
     assert again.params == first.params
     assert folder_number(again) == first.number

@@ -21,6 +21,7 @@ import engine.trainer
 import hpo.trial
 from engine.config import load_config
 from engine.trainer import train
+from hpo.claims import SECONDS
 from hpo.cli import main
 from hpo.storage import open_storage
 from hpo.study import Work, run_study
@@ -108,6 +109,15 @@ def test_the_study_goes_on_and_refuses_another_search(cache, finished, tmp_path)
     assert len(study.get_trials()) == 7
     with pytest.raises(hpo.trial.InputError, match="another cache, configuration or space"):
         run_study(work(cache, before, 8, settings=["train.clip=0.5"]), 1, QUIET)
+
+
+def test_a_trial_that_is_run_again_counts_the_time_before(cache, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    study = optuna.load_study(study_name="s", storage=open_storage(None, folder))
+    study.enqueue_trial(finished[1].best_params, user_attrs={SECONDS: 1000.0})
+    run_study(work(cache, folder, 7), 1, QUIET)
+    row = pq.read_table(folder / "trials.parquet").to_pylist()[6]
+    assert 1000 < row["seconds"] < 1000 + 600
 
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
