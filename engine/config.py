@@ -29,7 +29,7 @@ class Data(Section):
     context: Annotated[int, Field(ge=1, le=512)] = 20  # L, days a score may look back on, its own included
     block_days: Positive = 32  # D, scored days of a training block
     block_codes: Annotated[int, Field(ge=20)] = 64  # S, the most codes of a training block
-    scoring_days: Positive = 64  # scored days of a block when validating and predicting
+    scoring_days: Positive = 64  # most scored days of a block when validating and predicting
     tier: Literal["auto", "resident", "mapped", "ring", "host", "dali"] = (
         "auto"  # where blocks form, see docs/loader.md
     )

@@ -26,7 +26,7 @@ from loaders.plan import Block, scoring_blocks
 from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
 
-PIECE = 1 << 12  # codes x scored days that a CPU's core computes at a time
+PIECE = 1 << 13  # codes x scored days that a CPU's core computes at a time
 
 
 def make_split(config: Config, panel: Panel) -> Split:
@@ -57,28 +57,26 @@ def score_part(
     """
     was_training = model.training
     model.eval()
-    data = config.data
-    panel = source.panel
+    panel, context = source.panel, config.data.context
+    # Blocks of equal length: a last one of few days would be computed to its full length all the same.
+    days = -(-len(part) // -(-len(part) // config.data.scoring_days))
     rows = present_rows(panel, part) if judged and _apart(model) else None
-    if rows is None:
-        blocks = scoring_blocks(panel, part, data.scoring_days)
-    else:
-        blocks = _blocks_of_universe(panel, part, data.scoring_days, *rows)
+    blocks = scoring_blocks(panel, part, days) if rows is None else _blocks_of_universe(panel, part, days, *rows)
     values, here = [], []
-    loading = source.load(part, world.stretch(blocks), data.scoring_days, data.context)
-    with _in_pieces(model, data.scoring_days) as pieces, loading as loader:
+    loading = source.load(part, world.stretch(blocks), days, context)
+    with _in_pieces(model, days) as pieces, loading as loader:
         for batch in loader:
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
                 scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float())
-            days = slice(0, part.stop - batch.block.day)
-            values.append(scores[:, days].float().transpose(0, 1).flatten(0, 1))
-            here.append(present[:, data.context - 1 :][:, days].T.flatten())
+            inside = slice(0, part.stop - batch.block.day)
+            values.append(scores[:, inside].float().transpose(0, 1).flatten(0, 1))
+            here.append(present[:, context - 1 :][:, inside].T.flatten())
     model.train(was_training)
     # Selected at the end: the device is waited for once, not block by block.
     none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
     found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
-    return found if rows is None else _among_present(found, blocks, data.scoring_days, *rows[1:])
+    return found if rows is None else _among_present(found, blocks, days, *rows[1:])
 
 
 def _blocks_of_universe(panel: Panel, part: Days, days: int, rows: Int, day: Int, code: Int) -> list[Block]:

@@ -52,7 +52,7 @@ def scored(panel, monkeypatch, piece, settings, bypassed=()):
 )
 def test_pieces_have_the_scores_of_whole_blocks(panel, monkeypatch, settings, bypassed, apart):
     whole, codes = scored(panel, monkeypatch, 1 << 20, settings, bypassed)
-    pieces, fewer = scored(panel, monkeypatch, 7 * 32 + 5, settings, bypassed)
+    pieces, fewer = scored(panel, monkeypatch, 7 * 27 + 5, settings, bypassed)
     assert codes > 50
     assert fewer == (7 if apart else codes)
     assert whole.std() > 0.01
