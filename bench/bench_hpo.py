@@ -36,9 +36,10 @@ STUDIES = 5  # of each method of search
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that holds a market as `cache`."""
+    """A folder that holds a market as `cache`, and a smaller one, for many studies, as `small`."""
     with TemporaryDirectory(prefix="atft-bench-") as folder:
         write_market(Path(folder) / "cache", Market(300, 700, 16))
+        write_market(Path(folder) / "small", Market(150, 500, 16))
         yield Path(folder)
 
 
@@ -85,7 +86,7 @@ def test_search(benchmark: BenchmarkFixture, folder: Path, sampler: str, pruner:
     method = [f"hpo.sampler={sampler}", f"hpo.pruner={pruner}"]
 
     def search() -> list[optuna.Study]:
-        works = [_work(folder / "cache", next(fresh), 20, *method, f"hpo.seed={seed}") for seed in range(STUDIES)]
+        works = [_work(folder / "small", next(fresh), 20, *method, f"hpo.seed={seed}") for seed in range(STUDIES)]
         return [run_study(work, 1, QUIET) for work in works]
 
     studies = benchmark.pedantic(search)
