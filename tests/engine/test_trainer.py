@@ -334,7 +334,7 @@ def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_pa
     _, before = load_checkpoint(short / "checkpoints" / LAST)
     _, after = load_checkpoint(phased / "checkpoints" / LAST)
     for name, value in before.items():
-        if not name.startswith("model."):
+        if not name.startswith("model.members."):
             continue
         part = name.split(".")[3]
         if part in ("embed", "residual"):
