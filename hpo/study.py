@@ -113,7 +113,7 @@ def _sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
     return {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "qmc": lambda: optuna.samplers.QMCSampler(seed=config.hpo.seed),
+        "qmc": lambda: optuna.samplers.QMCSampler(scramble=True, seed=config.hpo.seed),
     }[config.hpo.sampler]()
 
 

@@ -14,6 +14,7 @@ import optuna
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from engine.trainer import train
 from hpo.claims import SECONDS
 from hpo.cli import main
 from hpo.storage import open_storage
-from hpo.study import Work, run_study
+from hpo.study import Work, _sampler, run_study
 from tests.panels import write_panel
 
 SMALL = ["data.context=6", "data.block_days=6", "model.spans=[3]", "train.epochs=4", "train.patience=4"]
@@ -118,6 +119,17 @@ def test_a_trial_that_is_run_again_counts_the_time_before(cache, finished, tmp_p
     run_study(work(cache, folder, 7), 1, QUIET)
     row = pq.read_table(folder / "trials.parquet").to_pylist()[6]
     assert 1000 < row["seconds"] < 1000 + 600
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_studies_of_other_seeds_draw_other_trials(sampler):
+    def drawn(seed):
+        config = load_config(None, [f"hpo.sampler={sampler}", f"hpo.seed={seed}"])
+        study = optuna.create_study(sampler=_sampler(config, 0))
+        return [study.ask({"x": FloatDistribution(0, 1)}).params["x"] for _ in range(4)]
+
+    assert drawn(0) == drawn(0)
+    assert not set(drawn(0)) & set(drawn(1))
 
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
