@@ -35,7 +35,7 @@ class Moments:
 
     returns: Float  # [F, F] C, summed over horizons
     features: Float  # [F, F] G
-    noise: float  # C of returns that know nothing of one another, in units of G
+    noise: float  # the largest w' C w / w' G w that chance makes where returns have nothing in common
 
 
 def moments_of(panel: Panel, part: Days) -> Moments:
