@@ -1,12 +1,12 @@
-"""The weighted piecewise-linear columns of an embedding beside torch's own operators, values and gradient.
+"""Weighted piecewise-linear columns times a matrix, values and gradients, beside torch's own operators.
 
-Each round times, one after the other in this process and on fresh random inputs, torch, a memory copy, and ours.
-Medians over the rounds are compared. On one thread: each of the trainer's has a model or codes of its own.
+Each round times, one after the other in this process and on fresh random inputs, torch, matrix products as the limit,
+and ours. Medians over the rounds are compared. On one thread: each of the trainer's has a model or codes of its own.
 
     samples_per_s      D S of a block over the time
     ratio              torch's time over ours
-    bytes_per_s        bytes that must move at least: inputs read once, columns and gradient written once
-    limit_bytes_per_s  of a copy that moves as many; share_of_limit is bytes_per_s over it
+    flops_per_s        floating-point operations of the three products, of values and of both gradients, per second
+    limit_flops_per_s  of a product of two large matrices; share_of_limit is flops_per_s over it
 
 S codes, D days, F features, B columns of a feature
 """
@@ -19,33 +19,32 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
+from torch.nn import functional
 
-from bench.bench_kernels import DEVICE, copier, timed
+from bench.bench_train import DEVICE, PRODUCT, PRODUCTS, products, timed
 from engine.model.embedding import Basis
 from kernels.pieces import pieces, weighted_pieces
 
-CPU = torch.device("cpu")
-DAYS, FEATURES, BINS = 32, 59, 8
+DAYS, FEATURES, BINS, WIDTH = 32, 59, 8, 64
 ROUNDS = 30
 BASIS = Basis(BINS, gaussian=False)
-Columns = Callable[..., Tensor]
+Weighted = Callable[..., Tensor]
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the walk, and its limit, are the CPU's")
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the tiles, and their limit, are the CPU's")
 @pytest.mark.parametrize("codes", [pytest.param(codes, id=f"S{codes}") for codes in (64, 512)])
 def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
-    """Columns of a block of 32 days, and the gradient by the weights."""
-    entries = codes * DAYS * FEATURES
-    nbytes = 4 * entries * (2 + BINS + BINS + 2)  # x, weight, columns; upstream, x, gradient
+    """The static embedding of a block of 32 days, and the gradients by the weights and by the matrix."""
+    flops = 3 * 2 * codes * DAYS * FEATURES * BINS * WIDTH
     seconds: dict[str, list[float]] = {"peer": [], "limit": []}
-    given, copy, threads = fresh(codes), copier(nbytes), torch.get_num_threads()
+    given, product, threads = fresh(codes), products(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
 
         def setup() -> tuple[Any, Any]:
             inputs = next(given)
-            seconds["peer"].append(timed(lambda: passed(by_torch, *inputs), CPU))
-            seconds["limit"].append(timed(copy, CPU))
+            seconds["peer"].append(timed(lambda: passed(by_torch, *inputs)))
+            seconds["limit"].append(timed(product))
             return (weighted_pieces, *next(given)), {}
 
         found = benchmark.pedantic(passed, setup=setup, rounds=ROUNDS, warmup_rounds=2)
@@ -55,31 +54,34 @@ def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
     if benchmark.stats is not None:
         mine = median(benchmark.stats.stats.data)
         peer, limit = (median(values[-ROUNDS:]) for values in seconds.values())
+        at_most = PRODUCTS * 2 * PRODUCT**3 / limit
         benchmark.extra_info.update(
             samples_per_s=codes * DAYS / mine,
             peer="torch",
             ratio=peer / mine,
-            bytes_per_s=nbytes / mine,
-            limit_bytes_per_s=nbytes / limit,
-            share_of_limit=limit / mine,
+            flops_per_s=flops / mine,
+            limit_flops_per_s=at_most,
+            share_of_limit=flops / mine / at_most,
         )
 
 
 def fresh(codes: int) -> Iterator[tuple[Tensor, ...]]:
-    """x, weight, and the upstream gradient, random each time."""
+    """x, weight, matrix, and the upstream gradient, random each time."""
     generator = torch.Generator().manual_seed(0)
     shape = (codes, DAYS, FEATURES)
     while True:
         x, weight = (torch.randn(shape, generator=generator) for _ in range(2))
-        yield x, weight.requires_grad_(), torch.randn(*shape, BINS, generator=generator)
+        matrix = torch.randn(WIDTH, FEATURES * BINS, generator=generator)
+        upstream = torch.randn(*shape[:-1], WIDTH, generator=generator)
+        yield x, weight.requires_grad_(), matrix.requires_grad_(), upstream
 
 
-def by_torch(x: Tensor, weight: Tensor, *bounds: Tensor) -> Tensor:
+def by_torch(x: Tensor, weight: Tensor, matrix: Tensor, *bounds: Tensor) -> Tensor:
     """The rival: the same by torch's operators."""
-    return weight[..., None] * pieces(x, *bounds)
+    return functional.linear((weight[..., None] * pieces(x, *bounds)).flatten(-2), matrix)
 
 
-def passed(columns: Columns, x: Tensor, weight: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns and the gradient by the weights."""
-    out = columns(x, weight, BASIS.edges, BASIS.low, BASIS.high)
-    return out.detach(), torch.autograd.grad(out, weight, upstream)[0]
+def passed(weighted: Weighted, x: Tensor, weight: Tensor, matrix: Tensor, upstream: Tensor) -> tuple[Tensor, ...]:
+    """The values, and the gradients by the weights and by the matrix."""
+    out = weighted(x, weight, matrix, BASIS.edges, BASIS.low, BASIS.high)
+    return out.detach(), *torch.autograd.grad(out, (weight, matrix), upstream)

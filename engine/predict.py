@@ -26,7 +26,7 @@ from loaders.plan import Block, scoring_blocks
 from loaders.source import Source, open_source
 from loaders.split import Days, Split, gap_days, split_by_date, split_by_fraction, walk_forward
 
-PIECE = 1 << 13  # codes x scored days that a CPU's core computes at a time
+PIECE = 1 << 12  # codes x scored days that a CPU's core computes at a time
 
 
 def make_split(config: Config, panel: Panel) -> Split:

@@ -1,17 +1,20 @@
-"""Piecewise-linear columns of features, each times its feature's weight, in one walk over memory.
+"""Piecewise-linear columns of features, each times its feature's weight, times a matrix.
 
-    out[..., f, b] = weight[..., f] * min(max(x[..., f] - edges[b], low[b]), high[b])
+    columns[..., f, b] = weight[..., f] * min(max(x[..., f] - edges[b], low[b]), high[b])
+    out[..., d] = sum over f, b of columns[..., f, b] * matrix[d, f B + b]
 
-Torch writes an array of all columns four times for the values and once more for the gradient; here the values alone are
-written, once. On CUDA and in what is compiled torch's own operators are used, which compiling joins in the same way.
+Torch writes arrays of all columns, B times as large as the features, four times for the values and twice more for the
+gradient; here those of a tile of rows stay in the cache and none are kept. On CUDA and in what is compiled torch's own
+operators are used, which compiling joins.
 
-F features, B columns of a feature
+F features, B columns of a feature, d width
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def pieces(x: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -19,32 +22,37 @@ def pieces(x: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x[..., None] - edges, low), high)
 
 
-def weighted_pieces(x: Tensor, weight: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The columns [..., F, B], differentiable in the weight, and where torch's operators are used in x too.
+def weighted_pieces(x: Tensor, weight: Tensor, matrix: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """[..., d], differentiable in the weight and the matrix, and where torch's operators are used in x too.
 
     Args:
         x, weight: [..., F] float.
+        matrix: [d, F B] float, the same type.
         edges, low, high: [B] float, the same type.
 
-    A NaN in x or in the weight is a NaN in its columns.
+    A NaN in x or in the weight is a NaN in its row.
     """
-    ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not x.requires_grad
+    ours = x.device.type == "cpu" and x.dtype == weight.dtype == matrix.dtype == torch.float32 and not x.requires_grad
     if ours and not torch.compiler.is_compiling():
-        out: Tensor = _Weighted.apply(x, weight, edges, low, high)
+        out: Tensor = _Weighted.apply(x, weight, matrix, edges, low, high)
         return out
-    return weight[..., None] * pieces(x, edges, low, high)
+    return functional.linear((weight[..., None] * pieces(x, edges, low, high)).flatten(-2), matrix)
 
 
 class _Weighted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, *bounds: Tensor) -> Tensor:
-        from kernels.cpu.pieces import columns
+    def forward(ctx: Any, x: Tensor, weight: Tensor, matrix: Tensor, *bounds: Tensor) -> Tensor:
+        from kernels.cpu.pieces import product
 
-        ctx.save_for_backward(x, *bounds)
-        return columns(x, weight, *bounds)
+        rows, weights = (values.reshape(-1, values.shape[-1]).contiguous() for values in (x, weight))
+        ctx.save_for_backward(rows, weights, matrix, *bounds)
+        return product(rows, weights, matrix, bounds).view(*x.shape[:-1], len(matrix))
 
     @staticmethod
-    def backward(ctx: Any, by_columns: Tensor) -> tuple[Tensor | None, ...]:
-        from kernels.cpu.pieces import by_weight
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        from kernels.cpu.pieces import gradients
 
-        return None, by_weight(by_columns, *ctx.saved_tensors), None, None, None
+        rows, weights, matrix, *bounds = ctx.saved_tensors
+        of_rows = upstream.reshape(-1, upstream.shape[-1])
+        by_weight, by_matrix = gradients(of_rows, rows, weights, matrix, tuple(bounds))
+        return None, by_weight.view(*upstream.shape[:-1], -1), by_matrix, None, None, None

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.model.residual import CodeDropout
 from kernels.pieces import pieces, weighted_pieces
@@ -44,11 +45,11 @@ class Basis(nn.Module):
         normal = math.sqrt(2) * torch.erfinv((x / self.RANGE).clamp(-0.998, 0.998))
         return torch.cat([columns, normal[..., None]], -1)
 
-    def weighted(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The columns, each times its feature's weight [..., F]."""
+    def weighted(self, x: Tensor, weight: Tensor, matrix: Tensor) -> Tensor:
+        """The columns, each times its feature's weight [..., F], times a matrix [d, F B]: [..., d]."""
         if self.gaussian or self.bins == 1:
-            return weight[..., None] * self(x)
-        return weighted_pieces(x, weight, self.edges, self.low, self.high)
+            return functional.linear((weight[..., None] * self(x)).flatten(-2), matrix)
+        return weighted_pieces(x, weight, matrix, self.edges, self.low, self.high)
 
 
 class Embedding(nn.Module):
@@ -89,7 +90,8 @@ class Embedding(nn.Module):
         if self.query is None or self.intercept is None:
             return self.slope(self.basis(x).flatten(-2))
         weight = self.weights(x)
-        return self.slope(self.basis.weighted(x, weight).flatten(-2)) + self.intercept(weight)
+        intercept = functional.linear(weight, self.intercept.weight, self.slope.bias)
+        return self.basis.weighted(x, weight, self.slope.weight) + intercept
 
 
 class Categories(nn.Module):

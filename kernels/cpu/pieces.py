@@ -1,35 +1,59 @@
-"""Weighted piecewise-linear columns on CPUs: see kernels.pieces. All threads but the caller's are left alone.
+"""Weighted piecewise-linear columns times a matrix, on CPUs: see kernels.pieces. Other threads are left alone.
 
-n entries (of all features), B columns of an entry
+N rows, F features, B columns of a feature, d width. The columns of a tile of rows are written, multiplied and written
+over: they stay in the cache, and backward writes them again rather than keep them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.cpu.compiling import compiled
 
+TILE = 1 << 19  # columns, 2 MB: more rows leave the second cache, fewer are multiplied more slowly
 
-def columns(x: Tensor, weight: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The columns [..., B] of x and weight [...], float32."""
-    out = torch.empty(*x.shape, len(edges))
-    fill, _ = _walks(len(edges))
-    fill(_flat(x), _flat(weight), edges.numpy(), low.numpy(), high.numpy(), out.view(-1).numpy())
+
+def product(x: Tensor, weight: Tensor, matrix: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
+    """[N, d] of x and weight [N, F], matrix [d, F B], float32."""
+    out = torch.empty(len(x), len(matrix))
+    fill, _ = _walks(len(bounds[0]))
+    edges = [bound.numpy() for bound in bounds]
+    for rows, columns in _tiles(x, len(bounds[0])):
+        fill(_flat(x[rows]), _flat(weight[rows]), *edges, _flat(columns))
+        torch.mm(columns, matrix.T, out=out[rows])
     return out
 
 
-def by_weight(by_columns: Tensor, x: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The gradient [...] by the weight, from that by the columns [..., B], float32."""
-    out = torch.empty(x.shape)
-    _, add_up = _walks(len(edges))
-    add_up(_flat(by_columns), _flat(x), edges.numpy(), low.numpy(), high.numpy(), out.view(-1).numpy())
-    return out
+def gradients(
+    upstream: Tensor, x: Tensor, weight: Tensor, matrix: Tensor, bounds: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """By the weight [N, F] and by the matrix [d, F B], from that by the product [N, d], float32."""
+    by_weight, by_matrix = torch.empty(weight.shape), torch.zeros(matrix.shape)
+    fill, add_up = _walks(len(bounds[0]))
+    edges = [bound.numpy() for bound in bounds]
+    for rows, columns in _tiles(x, len(bounds[0])):
+        fill(_flat(x[rows]), _flat(weight[rows]), *edges, _flat(columns))
+        by_matrix.addmm_(upstream[rows].T, columns)
+        torch.mm(upstream[rows], matrix, out=columns)
+        add_up(_flat(columns), _flat(x[rows]), *edges, _flat(by_weight[rows]))
+    return by_weight, by_matrix
 
 
-def _flat(values: Tensor):  # type: ignore[no-untyped-def]
-    return values.detach().reshape(-1).numpy()
+def _tiles(x: Tensor, bins: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of x, a tile after the other, and an array for their columns, the same one again and again."""
+    width = x.shape[1] * bins
+    tile = max(min(TILE // width, len(x)), 1)
+    columns = torch.empty(tile, width)
+    for begin in range(0, len(x), tile):
+        rows = slice(begin, min(begin + tile, len(x)))
+        yield rows, columns[: rows.stop - rows.start]
+
+
+def _flat(values: Tensor) -> Any:
+    return values.view(-1).numpy()
 
 
 @compiled

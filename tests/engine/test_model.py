@@ -17,7 +17,8 @@ from tests.panels import write_panel
 
 L, D, F, H = 12, 9, 5, 2
 WHOLE = {  # what is off by default
-    "normalisation": True, "attention": True, "convolution": True, "gaussian": True, "market_tokens": 3,
+    "residual": True, "normalisation": True, "attention": True, "convolution": True, "gaussian": True,
+    "market_tokens": 3,
 }  # fmt: skip
 every_kind = pytest.mark.parametrize(
     ("size", "switches"),

@@ -197,7 +197,8 @@ def test_the_plain_average_is_of_the_last_part_of_a_phase():
 def test_frozen_parts_stay_and_all_others_move(tmp_path, part, prefixes):
     path = tmp_path / "c.toml"
     path.write_text(
-        f'[model]\nmarket_tokens = 2\nnormalisation = true\n[[phases]]\nname = "a"\nepochs = 1\nfrozen = ["{part}"]\n'
+        "[model]\nresidual = true\nnormalisation = true\nmarket_tokens = 2\n"
+        f'[[phases]]\nname = "a"\nepochs = 1\nfrozen = ["{part}"]\n'
     )
     config = load_config(path, SETTINGS)
     before = build_model(config.model, F, H, L, seed=0).state_dict()

@@ -299,12 +299,14 @@ weights = { rank_ic = 0.5, ic = 0.3, sharpe = 0.1 }
 blocks = 5
 """
 
+PARTS = ["model.residual=true", "model.market_tokens=2"]
+
 
 @pytest.fixture(scope="module")
 def phased(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("phased")
     (folder / "c.toml").write_text(PHASES)
-    settings = [*SETTINGS, "model.market_tokens=2", "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
     config = load_config(folder / "c.toml", settings, str(cache))
     return train(config, folder / "run", False, QUIET)
 
@@ -329,7 +331,7 @@ def test_each_phase_does_what_it_says(phased):
 def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_path):
     """The embedding after the second phase is that of a run that ends with the first."""
     (tmp_path / "c.toml").write_text(PHASES.split('[[phases]]\nname = "whole"')[0])
-    settings = [*SETTINGS, "model.market_tokens=2", "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
     short = train(load_config(tmp_path / "c.toml", settings, str(cache)), tmp_path / "run", False, QUIET)
     _, before = load_checkpoint(short / "checkpoints" / LAST)
     _, after = load_checkpoint(phased / "checkpoints" / LAST)
