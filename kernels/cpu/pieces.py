@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.cpu.compiling import compiled
 
-TILE = 1 << 19  # columns, 2 MB: more rows leave the second cache, fewer are multiplied more slowly
+TILE = 1 << 19  # columns, 2 MB: more leave the core's caches, fewer are multiplied more slowly
 
 
 def product(x: Tensor, weight: Tensor, matrix: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
