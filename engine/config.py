@@ -69,9 +69,9 @@ class ModelConfig(Section):
     residual: bool = False  # gated residual blocks in both branches, after each temporal layer and before the heads
     normalisation: bool = False  # adaptive normalisation over trailing spans
     attention: bool = False  # banded causal attention
-    convolution: bool = False  # banded causal convolution
-    recurrence: bool = True  # banded gated recurrence
-    static: bool = True  # a branch for the scored day's features beside the temporal one
+    convolution: bool = True  # banded causal convolution
+    recurrence: bool = False  # banded gated recurrence
+    static: bool = True  # the scored day's embedding beside the temporal branch
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
     categories: dict[str, Annotated[int, Field(ge=2)]] = {}  # features that are ids from 0 on, as of a sector: how many

@@ -1,9 +1,10 @@
 """ATFT, the Adaptive Temporal Fusion Transformer, causal and banded: one pass over D + L - 1 days scores D days.
 
-    temporal  features of all days -> embedding with variable selection -> gated residual -> adaptive normalisation ->
-              banded recurrence, convolution and/or attention + gated residual, per layer
-    static    features of the scored day alone -> piecewise-linear embedding with variable selection -> gated residuals
-    both      added, and a vector for each id -> market tokens -> heads per horizon (a score and quantiles)
+    embedding  features of all days -> piecewise-linear columns with variable selection, normalised
+    temporal   that, narrowed -> gated residual -> adaptive normalisation -> banded recurrence, convolution and/or
+               attention + gated residual, per layer -> widened again
+    static     the scored day's embedding itself -> gated residuals
+    both       added, and a vector for each id -> market tokens -> heads per horizon (a score and quantiles)
 
 Receptive fields add up: the normalisation looks back max(spans) - 1 days and each layer its window - 1, and all of them
 share one budget, L - 1 days. Each part gives exactly the days it can see in full, so a block's scores are those of its
@@ -28,7 +29,7 @@ from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvoluti
 @dataclass(frozen=True)
 class Size:
     width: int  # of the temporal branch
-    static: int  # width of the static branch
+    static: int  # width of the static branch and of the embedding
     heads: int  # of attention
     kernels: int  # of the convolution
     layers: int
@@ -53,21 +54,17 @@ class ATFT(nn.Module):
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
         width = max(size.width, size.static) if config.static else size.width
         self.disturb = nn.Sequential(CodeDropout(config.feature_dropout), Noise(config.feature_noise))
-        self.static = None
-        if config.static:
-            self.static = nn.Sequential(
-                Embedding(
-                    features, width, config.dropout, bins=config.bins, gaussian=config.gaussian,
-                    selection=config.selection,
-                ),
-                nn.LayerNorm(width), _residual(config, width), _residual(config, width),
-            )  # fmt: skip
-        self.categories = Categories(features, categories, width) if categories else None
-        bins, gaussian = (1, False) if config.static else (config.bins, config.gaussian)
-        self.embed = Embedding(
-            features, size.width, config.dropout, bins=bins, gaussian=gaussian, selection=config.selection
+        self.embed = nn.Sequential(
+            Embedding(
+                features, width, config.dropout, bins=config.bins, gaussian=config.gaussian, selection=config.selection
+            ),
+            nn.LayerNorm(width),
         )
-        self.residual = _residual(config, size.width)
+        self.static = nn.Sequential(_residual(config, width), _residual(config, width)) if config.static else None
+        self.categories = Categories(features, categories, width) if categories else None
+        self.narrow = nn.Sequential(
+            nn.Linear(width, size.width) if config.static else nn.Identity(), _residual(config, size.width)
+        )
         budget = context - 1
         self.norm = None
         if config.normalisation:
@@ -94,9 +91,9 @@ class ATFT(nn.Module):
     def freeze(self, parts: Sequence[Part]) -> None:
         """Keep the weights of these parts as they are from now on, and train all others."""
         of_part: dict[Part, tuple[nn.Module | None, ...]] = {
-            "embedding": (self.embed, self.residual),
+            "embedding": (self.embed,),
             "normalisation": (self.norm,),
-            "temporal": (self.layers, self.widen),
+            "temporal": (self.narrow, self.layers, self.widen),
             "static": (self.static, self.categories),
             "market": (self.market,),
             "heads": (self.finish, self.heads),
@@ -112,7 +109,8 @@ class ATFT(nn.Module):
         days = x.shape[1] - (self.context - 1 - self.unused)
         scored = x[:, -days:]
         x = self.disturb(x if self.categories is None else self.categories.others(x))
-        hidden = self.residual(self.embed(x)) * present[..., None]
+        embedded = self.embed(x)
+        hidden = self.narrow(embedded) * present[..., None]
         seen = present
         if self.norm is not None and "normalisation" not in self.off:
             hidden = self.norm(hidden, seen)
@@ -123,7 +121,7 @@ class ATFT(nn.Module):
             seen = seen[:, -hidden.shape[1] :]
         hidden, seen = self.widen(hidden[:, -days:]), seen[:, -days:]
         if self.static is not None and "static" not in self.off:
-            hidden = hidden + self.static(x[:, -days:])
+            hidden = hidden + self.static(embedded[:, -days:])
         if self.categories is not None and "static" not in self.off:
             hidden = hidden + self.categories(scored)
         if self.market is not None and "market" not in self.off:
@@ -134,7 +132,7 @@ class ATFT(nn.Module):
 
 _KINDS: dict[str, Callable[[Size, int, float], nn.Module]] = {  # of temporal layers, by the setting that turns them on
     "attention": lambda size, window, dropout: BandedAttention(size.width, size.heads, window, dropout),
-    "convolution": lambda size, window, dropout: BandedConvolution(size.width, size.kernels, window, dropout),
+    "convolution": lambda size, window, dropout: BandedConvolution(size.kernels, window),
     "recurrence": lambda size, window, dropout: BandedRecurrence(size.width, window, dropout),
 }
 

@@ -81,36 +81,29 @@ class BandedAttention(nn.Module):
 
 
 class BandedConvolution(nn.Module):
-    """Weighted sums of the last `window` days, the weights learned per lag and head, gated by the day itself.
+    """Weighted sums of the last `window` days, the weights learned per lag and head.
 
-    [S, T, d] -> [S, T - window + 1, d]. A lightweight convolution (Wu et al. 2019, "Pay Less Attention"): channels of a
-    head share their weights, which form one band matrix [D, T], so that all codes take one matrix product. Heads begin
-    as moving averages that forget at different speeds. Absent days count nothing.
+    [S, T, d] -> [S, T - window + 1, d]. The channels of a head share their weights (Wu et al. 2019, "Pay Less
+    Attention"), which form one band matrix [D, T], so that all codes take one matrix product. Heads begin as moving
+    averages that forget at different speeds. Absent days count nothing.
     """
 
-    def __init__(self, width: int, heads: int, window: int, dropout: float) -> None:
+    def __init__(self, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.inner = nn.Linear(width, width)
-        self.gate = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
         speed = torch.logspace(0, -1.5, heads)[:, None]
         kernel = torch.exp(-speed * torch.arange(window))
         self.kernel = nn.Parameter(kernel / kernel.sum(1, keepdim=True))
-        self.dropout = CodeDropout(dropout)
-        self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         codes, days, _ = x.shape
-        now = x[:, self.window - 1 :]
         lag = lags(days, self.window - 1, x.device)
         inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
         band = self.kernel[:, lag.clamp(0, self.window - 1)] * inside
-        inner = (self.inner(x) * present[..., None]).unflatten(-1, (self.heads, -1))
+        of_heads = (x * present[..., None]).unflatten(-1, (self.heads, -1))
         # [heads, D, T] @ [heads, T, S * d / heads]
-        columns = inner.permute(2, 1, 0, 3).flatten(2)
-        mixed = torch.bmm(band, columns).unflatten(2, (codes, -1)).permute(2, 1, 0, 3).flatten(2)
-        return self.norm(now + self.dropout(self.out(mixed * torch.sigmoid(self.gate(now)))))
+        columns = of_heads.permute(2, 1, 0, 3).flatten(2)
+        return torch.bmm(band, columns).unflatten(2, (codes, -1)).permute(2, 1, 0, 3).flatten(2)
 
 
 class BandedRecurrence(nn.Module):
