@@ -65,13 +65,13 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     size: Literal["tiny", "small", "base"] = "tiny"
     selection: bool = True  # variable selection; off: a plain linear layer
-    bins: Annotated[int, Field(ge=1, le=64)] = 8  # pieces of each feature's piecewise-linear embedding (1: linear)
+    bins: Annotated[int, Field(ge=1, le=64)] = 4  # pieces of each feature's piecewise-linear embedding (1: linear)
     residual: bool = False  # gated residual blocks in both branches, after each temporal layer and before the heads
     normalisation: bool = False  # adaptive normalisation over trailing spans
-    attention: bool = False  # banded causal attention
-    convolution: bool = True  # banded causal convolution
-    recurrence: bool = False  # banded gated recurrence
-    static: bool = True  # the scored day's embedding beside the temporal branch
+    attention: bool = False  # banded causal attention, in the temporal branch
+    recurrence: bool = True  # banded gated recurrence, there too
+    static: bool = True  # a branch for each day's features by themselves beside the temporal one
+    convolution: bool = True  # banded causal convolution of the past days' features, in the static branch
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
     categories: dict[str, Annotated[int, Field(ge=2)]] = {}  # features that are ids from 0 on, as of a sector: how many
@@ -246,6 +246,8 @@ class Config(Section):
             raise ValueError("every weight of [objective] is 0: there is nothing to train on")
         if self.objective.horizon_weights and not any(self.objective.horizon_weights):
             raise ValueError("every one of objective.horizon_weights is 0: there is nothing to train on")
+        if self.model.convolution and not self.model.static:
+            raise ValueError("model.convolution is of the branch that model.static turns off: set it to false as well")
         if self.train.ema and self.train.swa:
             raise ValueError("train.ema and train.swa are two averages of the weights: set one of them to 0")
         if self.objective.quantile > 0 and not self.model.quantiles:

@@ -1,14 +1,14 @@
 """ATFT, the Adaptive Temporal Fusion Transformer, causal and banded: one pass over D + L - 1 days scores D days.
 
-    embedding  features of all days -> piecewise-linear columns with variable selection, normalised
-    temporal   that, narrowed -> gated residual -> adaptive normalisation -> banded recurrence, convolution and/or
-               attention + gated residual, per layer -> widened again
-    static     the scored day's embedding itself -> gated residuals
-    both       added, and a vector for each id -> market tokens -> heads per horizon (a score and quantiles)
+    temporal  features of all days -> embedding with variable selection -> gated residual -> adaptive normalisation ->
+              banded recurrence and/or attention + gated residual, per layer
+    static    features of all days -> piecewise-linear embedding with variable selection -> the scored day's, and a
+              banded convolution of those before -> gated residuals
+    both      added, and a vector for each id -> market tokens -> heads per horizon (a score and quantiles)
 
-Receptive fields add up: the normalisation looks back max(spans) - 1 days and each layer its window - 1, and all of them
-share one budget, L - 1 days. Each part gives exactly the days it can see in full, so a block's scores are those of its
-windows.
+Receptive fields of the temporal branch add up: the normalisation looks back max(spans) - 1 days and each layer its
+window - 1, and all of them share one budget, L - 1 days; the convolution has as many for itself. Each part gives
+exactly the days it can see in full, so a block's scores are those of its windows.
 
 S codes, D scored days, L context, F features, H horizons, Q quantile levels
 """
@@ -23,13 +23,14 @@ from engine.config import ModelConfig, Part
 from engine.model.embedding import Categories, Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, GatedResidual, Noise
+from engine.model.static import Static
 from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence
 
 
 @dataclass(frozen=True)
 class Size:
     width: int  # of the temporal branch
-    static: int  # width of the static branch and of the embedding
+    static: int  # width of the static branch
     heads: int  # of attention
     kernels: int  # of the convolution
     layers: int
@@ -54,17 +55,20 @@ class ATFT(nn.Module):
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
         width = max(size.width, size.static) if config.static else size.width
         self.disturb = nn.Sequential(CodeDropout(config.feature_dropout), Noise(config.feature_noise))
-        self.embed = nn.Sequential(
-            Embedding(
+        self.static = None
+        if config.static:
+            embed = Embedding(
                 features, width, config.dropout, bins=config.bins, gaussian=config.gaussian, selection=config.selection
-            ),
-            nn.LayerNorm(width),
-        )
-        self.static = nn.Sequential(_residual(config, width), _residual(config, width)) if config.static else None
+            )
+            convolution = BandedConvolution(size.kernels, context) if config.convolution else None
+            refine = nn.Sequential(_residual(config, width), _residual(config, width))
+            self.static = Static(embed, width, convolution, refine)
         self.categories = Categories(features, categories, width) if categories else None
-        self.narrow = nn.Sequential(
-            nn.Linear(width, size.width) if config.static else nn.Identity(), _residual(config, size.width)
+        bins, gaussian = (1, False) if config.static else (config.bins, config.gaussian)
+        self.embed = Embedding(
+            features, size.width, config.dropout, bins=bins, gaussian=gaussian, selection=config.selection
         )
+        self.residual = _residual(config, size.width)
         budget = context - 1
         self.norm = None
         if config.normalisation:
@@ -77,7 +81,7 @@ class ATFT(nn.Module):
             budget -= reach
             layer = _KINDS[kind](size, reach + 1, config.dropout)
             self.layers.append(nn.ModuleList([layer, _residual(config, size.width)]))
-        self.unused = budget  # days of the context that no part looks back on, 0 with any layer on
+        self.unused = budget  # days of the context that the temporal branch does not look back on, 0 with any layer on
         self.widen = nn.Linear(size.width, width) if config.static else nn.Identity()
         self.market = MarketAttention(width, config.market_tokens) if config.market_tokens else None
         self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout))
@@ -91,9 +95,9 @@ class ATFT(nn.Module):
     def freeze(self, parts: Sequence[Part]) -> None:
         """Keep the weights of these parts as they are from now on, and train all others."""
         of_part: dict[Part, tuple[nn.Module | None, ...]] = {
-            "embedding": (self.embed,),
+            "embedding": (self.embed, self.residual),
             "normalisation": (self.norm,),
-            "temporal": (self.narrow, self.layers, self.widen),
+            "temporal": (self.layers, self.widen),
             "static": (self.static, self.categories),
             "market": (self.market,),
             "heads": (self.finish, self.heads),
@@ -105,13 +109,11 @@ class ATFT(nn.Module):
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
-        x, present = x[:, self.unused :], present[:, self.unused :]
-        days = x.shape[1] - (self.context - 1 - self.unused)
+        days = x.shape[1] - (self.context - 1)
         scored = x[:, -days:]
         x = self.disturb(x if self.categories is None else self.categories.others(x))
-        embedded = self.embed(x)
-        hidden = self.narrow(embedded) * present[..., None]
-        seen = present
+        seen = present[:, self.unused :]
+        hidden = self.residual(self.embed(x[:, self.unused :])) * seen[..., None]
         if self.norm is not None and "normalisation" not in self.off:
             hidden = self.norm(hidden, seen)
             seen = seen[:, -hidden.shape[1] :]
@@ -121,7 +123,7 @@ class ATFT(nn.Module):
             seen = seen[:, -hidden.shape[1] :]
         hidden, seen = self.widen(hidden[:, -days:]), seen[:, -days:]
         if self.static is not None and "static" not in self.off:
-            hidden = hidden + self.static(embedded[:, -days:])
+            hidden = hidden + self.static(x, present, days)
         if self.categories is not None and "static" not in self.off:
             hidden = hidden + self.categories(scored)
         if self.market is not None and "market" not in self.off:
@@ -132,7 +134,6 @@ class ATFT(nn.Module):
 
 _KINDS: dict[str, Callable[[Size, int, float], nn.Module]] = {  # of temporal layers, by the setting that turns them on
     "attention": lambda size, window, dropout: BandedAttention(size.width, size.heads, window, dropout),
-    "convolution": lambda size, window, dropout: BandedConvolution(size.kernels, window),
     "recurrence": lambda size, window, dropout: BandedRecurrence(size.width, window, dropout),
 }
 

@@ -81,29 +81,31 @@ class BandedAttention(nn.Module):
 
 
 class BandedConvolution(nn.Module):
-    """Weighted sums of the last `window` days, the weights learned per lag and head.
+    """Weighted sums of the last `window` days, the weights learned per lag and head, from 0 on.
 
     [S, T, d] -> [S, T - window + 1, d]. The channels of a head share their weights (Wu et al. 2019, "Pay Less
-    Attention"), which form one band matrix [D, T], so that all codes take one matrix product. Heads begin as moving
-    averages that forget at different speeds. Absent days count nothing.
+    Attention"), which form one band matrix [days, days + window - 1], so that all codes take one matrix product; a few
+    days at a time, for the band is a small part of a large matrix. Absent days count nothing.
     """
+
+    DAYS = 32  # at a time
 
     def __init__(self, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        speed = torch.logspace(0, -1.5, heads)[:, None]
-        kernel = torch.exp(-speed * torch.arange(window))
-        self.kernel = nn.Parameter(kernel / kernel.sum(1, keepdim=True))
+        self.kernel = nn.Parameter(torch.zeros(heads, window))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        codes, days, _ = x.shape
-        lag = lags(days, self.window - 1, x.device)
-        inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
-        band = self.kernel[:, lag.clamp(0, self.window - 1)] * inside
-        of_heads = (x * present[..., None]).unflatten(-1, (self.heads, -1))
-        # [heads, D, T] @ [heads, T, S * d / heads]
-        columns = of_heads.permute(2, 1, 0, 3).flatten(2)
-        return torch.bmm(band, columns).unflatten(2, (codes, -1)).permute(2, 1, 0, 3).flatten(2)
+        # [heads, T, S * d / heads]
+        of_heads = (x * present[..., None]).unflatten(-1, (self.heads, -1)).permute(2, 1, 0, 3).flatten(2)
+        days, back = x.shape[1] - self.window + 1, self.window - 1
+        found = []
+        for begin in range(0, days, self.DAYS):
+            seen = of_heads[:, begin : min(begin + self.DAYS, days) + back]
+            lag = lags(seen.shape[1], back, x.device)
+            inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
+            found.append(torch.bmm(self.kernel[:, lag.clamp(0, back)] * inside, seen))
+        return torch.cat(found, 1).unflatten(2, (len(x), -1)).permute(2, 1, 0, 3).flatten(2)
 
 
 class BandedRecurrence(nn.Module):

@@ -137,11 +137,11 @@ def test_replicas_are_frozen_and_bypassed_like_their_members():
     torch.set_num_threads(2)
     try:
         with make_learner(config, F, H, CPU) as learner:
-            phase = replace(phases_of(config)[0], frozen=("embedding",), off=("normalisation",))
+            phase = replace(phases_of(config)[0], frozen=("static",), off=("normalisation",))
             losses_of(learner, phase, make_objective(config, H, CPU))
             for replica in learner.replicas[0]:
                 assert replica.off == {"normalisation"}
-                assert {p.requires_grad for p in replica.embed.parameters()} == {False}
+                assert {p.requires_grad for p in replica.static.parameters()} == {False}
                 assert {p.requires_grad for p in replica.heads.parameters()} == {True}
     finally:
         torch.set_num_threads(cores)
@@ -186,9 +186,9 @@ def test_the_plain_average_is_of_the_last_part_of_a_phase():
 @pytest.mark.parametrize(
     ("part", "prefixes"),
     [
-        ("embedding", ("embed.",)),
+        ("embedding", ("embed.", "residual.")),
         ("normalisation", ("norm.",)),
-        ("temporal", ("narrow.", "layers.", "widen.")),
+        ("temporal", ("layers.", "widen.")),
         ("static", ("static.",)),
         ("market", ("market.",)),
         ("heads", ("finish.", "heads.")),
