@@ -65,7 +65,7 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     size: Literal["tiny", "small", "base"] = "tiny"
     selection: bool = True  # variable selection; off: a plain linear layer
-    bins: Annotated[int, Field(ge=1, le=64)] = 4  # pieces of each feature's piecewise-linear embedding (1: linear)
+    bins: Annotated[int, Field(ge=1, le=64)] = 8  # pieces of each feature's piecewise-linear embedding (1: linear)
     residual: bool = False  # gated residual blocks in both branches, after each temporal layer and before the heads
     normalisation: bool = False  # adaptive normalisation over trailing spans
     attention: bool = False  # banded causal attention, in the temporal branch
