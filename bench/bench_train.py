@@ -44,6 +44,10 @@ from loaders.split import Days
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FEATURES = 59
 DAYS, CODES = 32, 64  # of a block by default
+# The model `tiny` without its static branch, which windows do not compute more often than blocks, and with one that
+# looks back, which they do.
+TEMPORAL, LAGGED = "temporal", "lagged"
+CHANGES = {TEMPORAL: "model.static=false", LAGGED: "model.convolution=true"}
 ROUNDS = 5
 PEER_ROUNDS = 3  # a step of a rival takes seconds
 PRODUCT, PRODUCTS = 1024, 4  # the limit: products of square matrices of that side, in a round
@@ -69,13 +73,24 @@ SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128, 256) for codes
 DEFAULT = [
     ("window", "tiny", "L20", "D32", "S64"),
     ("window", "tiny", "L20", "D128", "S128"),
+    ("window", TEMPORAL, "L20", "D32", "S64"),
+    ("window", TEMPORAL, "L20", "D128", "S128"),
+    ("window", LAGGED, "L20", "D128", "S128"),
+    ("window", LAGGED, "L60", "D256", "S128"),
     ("window", "tiny", "L60", "D32", "S64"),
     ("window", "tiny", "L60", "D256", "S128"),
+    ("window", TEMPORAL, "L60", "D128", "S128"),
+    ("window", TEMPORAL, "L60", "D256", "S128"),
     ("window", "small", "L20", "D32", "S64"),
     ("tft", "tiny", "L20", "D32", "S64"),
 ]
 MORE = [
-    *(("window", "tiny", context, *shape) for context in ("L20", "L60") for shape in SHAPES),
+    *(
+        ("window", size, context, *shape)
+        for size in ("tiny", TEMPORAL, LAGGED)
+        for context in ("L20", "L60")
+        for shape in SHAPES
+    ),
     *(("window", size, context, "D32", "S64") for size in ("small", "base") for context in ("L20", "L60")),
     *(("tft", size, context, "D32", "S64") for size in ("tiny", "small", "base") for context in ("L20", "L60")),
 ]
@@ -274,7 +289,8 @@ def work_of(
     size: str, context: str, days: str = f"D{DAYS}", codes: str = f"S{CODES}", features: int = FEATURES
 ) -> Training:
     """The default configuration but for these."""
-    settings = [f"model.size={size}", f"data.context={number(context)}"]
+    of_size = ["model.size=tiny", CHANGES[size]] if size in CHANGES else [f"model.size={size}"]
+    settings = [*of_size, f"data.context={number(context)}"]
     settings += [f"data.block_days={number(days)}", f"data.block_codes={number(codes)}"]
     return training(features, DEVICE, *settings)
 

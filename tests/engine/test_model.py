@@ -17,13 +17,14 @@ from tests.panels import write_panel
 
 L, D, F, H = 12, 9, 5, 2
 WHOLE = {  # what is off by default
-    "residual": True, "normalisation": True, "attention": True, "gaussian": True, "market_tokens": 3,
+    "residual": True, "normalisation": True, "attention": True, "convolution": True, "gaussian": True,
+    "market_tokens": 3,
 }  # fmt: skip
 every_kind = pytest.mark.parametrize(
     ("size", "switches"),
     [
         ("tiny", {}), ("small", {}), ("base", {}), ("tiny", WHOLE), ("base", WHOLE), ("tiny", {"static": False}),
-        ("tiny", {"convolution": False}), ("tiny", {"recurrence": False}),
+        ("tiny", {"convolution": True}), ("tiny", {"recurrence": False}),
     ],
     ids=str,
 )  # fmt: skip
