@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize(
     ("size", "switches"),
     [
         ("tiny", {}), ("small", {}), ("base", {}), ("tiny", WHOLE), ("base", WHOLE), ("tiny", {"static": False}),
-        ("tiny", {"convolution": True}), ("tiny", {"recurrence": False}),
+        ("tiny", {"convolution": True}), ("tiny", {"convolution": True, "recurrence": False}),
     ],
     ids=str,
 )  # fmt: skip
