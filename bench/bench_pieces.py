@@ -34,7 +34,7 @@ Weighted = Callable[..., Tensor]
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the tiles, and their limit, are the CPU's")
 @pytest.mark.parametrize("codes", [pytest.param(codes, id=f"S{codes}") for codes in (64, 512)])
 def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
-    """The embedding of a block of 32 days, and the gradients by the weights and by the matrix."""
+    """The static embedding of a block of 32 days, and the gradients by the weights and by the matrix."""
     flops = 3 * 2 * codes * DAYS * FEATURES * BINS * WIDTH
     seconds: dict[str, list[float]] = {"peer": [], "limit": []}
     given, product, threads = fresh(codes), products(), torch.get_num_threads()

@@ -99,12 +99,13 @@ class BandedConvolution(nn.Module):
         # [heads, T, S * d / heads]
         of_heads = (x * present[..., None]).unflatten(-1, (self.heads, -1)).permute(2, 1, 0, 3).flatten(2)
         days, back = x.shape[1] - self.window + 1, self.window - 1
+        lag = lags(min(self.DAYS, days) + back, back, x.device)
+        inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
+        band = self.kernel[:, lag.clamp(0, back)] * inside
         found = []
         for begin in range(0, days, self.DAYS):
-            seen = of_heads[:, begin : min(begin + self.DAYS, days) + back]
-            lag = lags(seen.shape[1], back, x.device)
-            inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
-            found.append(torch.bmm(self.kernel[:, lag.clamp(0, back)] * inside, seen))
+            count = min(self.DAYS, days - begin)
+            found.append(torch.bmm(band[:, :count, : count + back], of_heads[:, begin : begin + count + back]))
         return torch.cat(found, 1).unflatten(2, (len(x), -1)).permute(2, 1, 0, 3).flatten(2)
 
 
