@@ -3,6 +3,7 @@
     reversal   minus one feature, nothing fitted
     ridge      linear in the day's features, on rank targets within the day; penalty chosen on validation RankIC
     lightgbm   boosted trees on the same rank targets, stopped early on the validation part
+    online     the regression that stands beside a network's scores, alone (engine/online.py)
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
 training samples as float32 [N, F].
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.metrics import daily_rank_ic, ranks_within_day
+from engine.online import online_scores, online_slopes
 from engine.scores import present_rows
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
@@ -25,7 +27,7 @@ from loaders.split import Days, Split
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
-Kind = Literal["ridge", "reversal", "lightgbm"]
+Kind = Literal["ridge", "reversal", "lightgbm", "online"]
 
 CHUNK_ROWS = 1 << 17
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the variance of a feature
@@ -58,6 +60,9 @@ def run_baseline(
     """
     if kind == "reversal":
         return _reversal(panel, split, feature)
+    if kind == "online":
+        parts = {name: split.part(name) for name in ("valid", "test")}
+        return {name: online_scores(panel, part, online_slopes(panel, part, [])) for name, part in parts.items()}
     fit = _ridge if kind == "ridge" else _trees
     columns = [fit(panel, split, i, seed) for i in range(len(panel.manifest.horizons))]
     return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}

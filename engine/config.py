@@ -80,6 +80,7 @@ class ModelConfig(Section):
     spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)  # trailing days of the adaptive normalisation
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)  # levels of the quantile heads
     dropout: Share = 0.2
+    online: Weight = 0.3  # of the online regression beside the model's scores, see engine/online.py, 0: none
     neutral: Annotated[float, Field(ge=0, le=1)] = (
         0.3  # share of scores' slope on risk directions that is taken off, 0: none
     )

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -60,6 +62,7 @@ class Training:
     learner: Learner
     running: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
     plans: list[Plan]  # of each member
+    slopes: npt.NDArray[np.float32] | None  # of the online regression on the validation part, if it has a say
     stop: list[int]  # signals received
     console: Console
     writer: Any  # TensorBoard's, of the first rank
@@ -121,7 +124,8 @@ def started(
 
             writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
             stack.enter_context(closing(writer))
-        t = Training(config, inputs, run, state, phases, learner, running, plans, stop, console, writer, world)
+        slopes = inputs.slopes if config.model.online else None
+        t = Training(config, inputs, run, state, phases, learner, running, plans, slopes, stop, console, writer, world)
         if not resume:
             t.save(LAST)
             if world.first:
@@ -157,8 +161,7 @@ def _existing(run: Path | None) -> Path:
 
 def _neutralise(learner: Learner, config: Config, inputs: Inputs) -> None:
     """Give the model the risk directions of the training part; they are kept with its weights from then on."""
-    ids = [inputs.panel.manifest.features.index(name) for name in config.model.categories]
-    directions = torch.from_numpy(risk_directions(inputs.moments, config.model.risks, ids))
+    directions = torch.from_numpy(risk_directions(inputs.moments, config.model.risks, inputs.ids))
     for ensemble in (learner.ensemble, learner.average):
         if ensemble is not None:
             ensemble.neutral.directions.copy_(directions)

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, ExitStack
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model, write_atomically
@@ -20,7 +22,7 @@ from engine.metrics import Figures
 from engine.model.ensemble import Ensemble, seeds_of
 from engine.objective import Objective, draw_rotations
 from engine.phases import Phase, averaging, learning_rate
-from engine.predict import score_part
+from engine.predict import score_part, slopes_of
 from engine.run import RunFailed, Stopped, Training, answering, objective_of, started
 from engine.step import Lesson, learn, losses_of
 from engine.tracking import device_name, finite, git_revision, live, log_scalars, throughput, write_metrics
@@ -159,7 +161,7 @@ def validate(t: Training, stages: Stages) -> None:
     state, phase = t.state, t.phase
     _finite_loss(t)
     begun = time.perf_counter()
-    valid = _figures(t, t.learner.scoring, t.inputs.split.valid, t.inputs.valid)
+    valid = _figures(t, t.learner.scoring, t.inputs.split.valid, t.inputs.valid, t.slopes)
     counted = _counted(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in counted) / len(counted)
     if not math.isfinite(figure):
@@ -206,9 +208,12 @@ def validate(t: Training, stages: Stages) -> None:
     )
 
 
-def _figures(t: Training, model: Ensemble, part: Days, samples: PartSamples) -> dict[str, Figures]:
+def _figures(
+    t: Training, model: Ensemble, part: Days, samples: PartSamples, slopes: npt.NDArray[np.float32] | None
+) -> dict[str, Figures]:
     """Figures per horizon of a part that the ranks score together."""
-    return figures_of_part(samples, score_part(model, t.inputs.source, part, t.config, t.world, judged=True))
+    scores = score_part(model, t.inputs.source, part, t.config, slopes, t.world, judged=True)
+    return figures_of_part(samples, scores)
 
 
 def _counted(horizons: list[int], phase: Phase) -> list[int]:
@@ -237,7 +242,8 @@ def _summarise(t: Training) -> None:
         raise RunFailed(f"{t.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
     restore_model(model, tensors, path)
     model.bypass(best.off)
-    inputs = t.inputs
+    inputs, test = t.inputs, t.inputs.split.test
+    of_test = _figures(t, model, test, part_samples(inputs.panel, test), slopes_of(config, inputs.panel, test))
     summary = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
@@ -249,8 +255,8 @@ def _summarise(t: Training) -> None:
         "epochs": state.epoch,
         "best_epoch": best.epoch,
         "splits": {
-            "valid": _figures(t, model, inputs.split.valid, inputs.valid),
-            "test": _figures(t, model, inputs.split.test, part_samples(inputs.panel, inputs.split.test)),
+            "valid": _figures(t, model, inputs.split.valid, inputs.valid, t.slopes),
+            "test": of_test,
         },
         "throughput": throughput(state, inputs.device),
     }

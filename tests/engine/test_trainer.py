@@ -23,7 +23,7 @@ from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from engine.config import load_config
 from engine.model.ensemble import Ensemble
 from engine.phases import learning_rate
-from engine.predict import load_run, make_split, predict_run, score_part
+from engine.predict import load_run, make_split, predict_run, score_part, slopes_of
 from engine.risk import moments_of, risk_directions
 from engine.run import RunFailed, resumed_config
 from engine.trainer import train
@@ -184,18 +184,19 @@ def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp
 def test_validation_covers_every_present_row_without_dropout(cache, whole):
     config, panel, model, _ = load_run(whole, str(cache))
     part = make_split(config, panel).valid
+    slopes = slopes_of(config, panel, part)
     model.train()
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, part, config)
+        scores = score_part(model, source, part, config, slopes)
         assert model.training
-        assert np.array_equal(scores, score_part(model, source, part, config))
+        assert np.array_equal(scores, score_part(model, source, part, config, slopes))
     row, model = 0, model.eval()
     from loaders.plan import Block
 
     for day in range(part.start, part.stop):
         batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
-        seen = (torch.from_numpy(batch.presence) > 0).float()
-        alone, _ = model(torch.from_numpy(batch.x), seen, seen)
+        presence, of_day = torch.from_numpy(batch.presence), torch.from_numpy(slopes[[day - part.start]])
+        alone, _ = model(torch.from_numpy(batch.x), (presence > 0).float(), (presence == 2).float(), of_day)
         present = batch.presence[:, -1] > 0
         np.testing.assert_allclose(scores[row : row + present.sum()], alone[:, 0].numpy()[present], atol=1e-5)
         row += int(present.sum())
@@ -429,7 +430,7 @@ def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
     assert len(model.members) == 2
     assert config.train.seeds == 2
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, make_split(config, panel).test, config)
+        scores = score_part(model, source, make_split(config, panel).test, config, None)
     assert np.isfinite(scores).all()
     assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())
 
@@ -440,7 +441,8 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
     each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
     with open_source(panel, torch.device("cpu")) as source:
         for member, values in zip(ensemble.members, each, strict=True):
-            expected = score_part(Ensemble([member], ensemble.neutral), source, part, config)
+            alone = Ensemble([member], ensemble.neutral, ensemble.online)
+            expected = score_part(alone, source, part, config, slopes_of(config, panel, part))
             np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
@@ -468,9 +470,10 @@ def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path,
 
     part = make_split(config, panel).test
     with open_source(panel, torch.device("cpu")) as source:
-        held_back = score_part(model, source, part, config)
+        slopes = slopes_of(config, panel, part)
+        held_back = score_part(model, source, part, config, slopes)
         model.neutral.directions.zero_()
-        whole = score_part(model, source, part, config)
+        whole = score_part(model, source, part, config, slopes)
     assert not np.allclose(held_back, whole, atol=1e-3)
     np.testing.assert_array_equal(np.stack(list(predict_run(run, None, "test").values.values()), 1), held_back)
 
