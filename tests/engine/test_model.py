@@ -43,7 +43,7 @@ def model(size="tiny", context=L, **switches):
     if net.market is not None:
         torch.nn.init.normal_(net.market.out.weight, generator=random)
     if net.static is not None and net.static.convolution is not None:
-        torch.nn.init.normal_(net.static.convolution.kernel, generator=random)
+        torch.nn.init.normal_(net.static.convolution.mix, generator=random)
     return net
 
 
@@ -240,14 +240,19 @@ def test_banded_attention_is_the_loop_over_lags():
             torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("window", "half_lives"), [(1, [1]), (4, [1]), (5, [1, 4]), (20, [1, 4, 16])])
 @torch.no_grad()
-def test_banded_convolution_is_the_loop_over_lags():
+def test_banded_convolution_is_the_loop_over_lags(window, half_lives):
     """Over more days than it takes at a time, and not a multiple of them."""
-    width, heads, window, days = 8, 2, 4, 2 * BandedConvolution.DAYS + 5
+    width, heads, days = 8, 2, 2 * BandedConvolution.DAYS + 5
     x, present = torch.randn(3, days + window - 1, width), (torch.rand(3, days + window - 1) > 0.2).float()
     layer = BandedConvolution(heads, window)
-    layer.kernel.copy_(torch.randn(heads, window))
-    weight = layer.kernel.repeat_interleave(width // heads, 0)  # of each channel
+    assert layer.mix.shape == (heads, len(half_lives))
+    assert not layer(x, present).any()
+    layer.mix.copy_(torch.randn(layer.mix.shape))
+    decays = torch.tensor([[0.5 ** (lag / half_life) for lag in range(window)] for half_life in half_lives])
+    weight = layer.mix @ (decays / decays.sum(1, keepdim=True))
+    weight = weight.repeat_interleave(width // heads, 0)  # of each channel
     expected = torch.zeros(3, days, width)
     for day in range(days):
         for lag in range(window):
