@@ -44,10 +44,9 @@ from loaders.split import Days
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FEATURES = 59
 DAYS, CODES = 32, 64  # of a block by default
-# The model `tiny` without its static branch, which windows do not compute more often than blocks, and with one that
-# looks back, which they do.
-TEMPORAL, LAGGED = "temporal", "lagged"
-CHANGES = {TEMPORAL: "model.static=false", LAGGED: "model.convolution=true"}
+# The model `tiny` without its static branch, and with one that does not look back, which windows compute but once.
+TEMPORAL, DAILY = "temporal", "daily"
+CHANGES = {TEMPORAL: "model.static=false", DAILY: "model.convolution=off"}
 ROUNDS = 5
 PEER_ROUNDS = 3  # a step of a rival takes seconds
 PRODUCT, PRODUCTS = 1024, 4  # the limit: products of square matrices of that side, in a round
@@ -75,8 +74,8 @@ DEFAULT = [
     ("window", "tiny", "L20", "D128", "S128"),
     ("window", TEMPORAL, "L20", "D32", "S64"),
     ("window", TEMPORAL, "L20", "D128", "S128"),
-    ("window", LAGGED, "L20", "D128", "S128"),
-    ("window", LAGGED, "L60", "D256", "S128"),
+    ("window", DAILY, "L20", "D128", "S128"),
+    ("window", DAILY, "L60", "D256", "S128"),
     ("window", "tiny", "L60", "D32", "S64"),
     ("window", "tiny", "L60", "D256", "S128"),
     ("window", TEMPORAL, "L60", "D128", "S128"),
@@ -87,7 +86,7 @@ DEFAULT = [
 MORE = [
     *(
         ("window", size, context, *shape)
-        for size in ("tiny", TEMPORAL, LAGGED)
+        for size in ("tiny", TEMPORAL, DAILY)
         for context in ("L20", "L60")
         for shape in SHAPES
     ),

@@ -70,8 +70,10 @@ class ModelConfig(Section):
     normalisation: bool = False  # adaptive normalisation over trailing spans
     attention: bool = False  # banded causal attention, in the temporal branch
     recurrence: bool = True  # banded gated recurrence, there too
-    static: bool = True  # a branch for each day's features by themselves beside the temporal one
-    convolution: bool = False  # banded causal convolution of the past days' features, in the static branch
+    static: bool = True  # a branch for each day's features by themselves beside the temporal one, and in it
+    convolution: Literal["off", "decays", "lags"] = (
+        "decays"  # a banded causal convolution over the past days, its weights mixtures of decays or free for each lag
+    )
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks
     categories: dict[str, Annotated[int, Field(ge=2)]] = {}  # features that are ids from 0 on, as of a sector: how many
@@ -247,10 +249,6 @@ class Config(Section):
             raise ValueError("every weight of [objective] is 0: there is nothing to train on")
         if self.objective.horizon_weights and not any(self.objective.horizon_weights):
             raise ValueError("every one of objective.horizon_weights is 0: there is nothing to train on")
-        if self.model.convolution and not self.model.static:
-            raise ValueError(
-                "model.convolution is of the branch that model.static turns off: set one of them otherwise"
-            )
         if self.train.ema and self.train.swa:
             raise ValueError("train.ema and train.swa are two averages of the weights: set one of them to 0")
         if self.objective.quantile > 0 and not self.model.quantiles:

@@ -60,7 +60,9 @@ class ATFT(nn.Module):
             embed = Embedding(
                 features, width, config.dropout, bins=config.bins, gaussian=config.gaussian, selection=config.selection
             )
-            convolution = BandedConvolution(size.kernels, context) if config.convolution else None
+            convolution = None
+            if config.convolution != "off":
+                convolution = BandedConvolution(size.kernels, context, decays=config.convolution == "decays")
             refine = nn.Sequential(_residual(config, width), _residual(config, width))
             self.static = Static(embed, width, convolution, refine)
         self.categories = Categories(features, categories, width) if categories else None

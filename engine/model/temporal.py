@@ -84,22 +84,27 @@ class BandedConvolution(nn.Module):
     """Weighted sums of the last `window` days, the weights learned per head, from 0 on.
 
     [S, T, d] -> [S, T - window + 1, d]. A head's weights are a mixture of decays by half in 1, 4, 16, ... days (as the
-    moving averages of Ma et al. 2023, "Mega"): learned lag by lag they fit the training years' noise. Its channels
-    share them (Wu et al. 2019, "Pay Less Attention"), so that they form one band matrix [days, days + window - 1] and
-    all codes take one matrix product; a few days at a time, for the band is a small part of a large matrix. Absent days
-    count nothing.
+    moving averages of Ma et al. 2023, "Mega"), or free for each lag, which finds single days and fits more noise. Its
+    channels share them (Wu et al. 2019, "Pay Less Attention"), so that they form one band matrix
+    [days, days + window - 1] and all codes take one matrix product; a few days at a time, for the band is a small part
+    of a large matrix. Absent days count nothing.
+
+    Args:
+        decays: whether the weights are mixtures of decays.
     """
 
     DAYS = 32  # at a time
 
-    def __init__(self, heads: int, window: int) -> None:
+    def __init__(self, heads: int, window: int, *, decays: bool) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        half_lives = torch.tensor([float(4**i) for i in range(window.bit_length()) if i == 0 or 4**i < window])
-        decays = 0.5 ** (torch.arange(window) / half_lives[:, None])
-        self.decays: Tensor  # [decays, window], each of sum 1
-        self.register_buffer("decays", decays / decays.sum(1, keepdim=True), persistent=False)
-        self.mix = nn.Parameter(torch.zeros(heads, len(half_lives)))
+        kernels = torch.eye(window)
+        if decays:
+            half_lives = torch.tensor([float(4**i) for i in range(window.bit_length()) if i == 0 or 4**i < window])
+            kernels = 0.5 ** (torch.arange(window) / half_lives[:, None])
+        self.kernels: Tensor  # [kernels, window], each of sum 1
+        self.register_buffer("kernels", kernels / kernels.sum(1, keepdim=True), persistent=False)
+        self.mix = nn.Parameter(torch.zeros(heads, len(kernels)))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         # [heads, T, S * d / heads]
@@ -107,7 +112,7 @@ class BandedConvolution(nn.Module):
         days, back = x.shape[1] - self.window + 1, self.window - 1
         lag = lags(min(self.DAYS, days) + back, back, x.device)
         inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
-        band = (self.mix @ self.decays)[:, lag.clamp(0, back)] * inside
+        band = (self.mix @ self.kernels)[:, lag.clamp(0, back)] * inside
         found = []
         for begin in range(0, days, self.DAYS):
             count = min(self.DAYS, days - begin)

@@ -39,7 +39,7 @@ def test_settings_win_over_the_file(tmp_path):
         (["objective.rank_ic=0", "objective.ic=0", "objective.sharpe=0", "objective.quantile=0"], "objective"),
         (["model.quantiles=[]"], "model.quantiles"),
         (["train.ema=0.9", "train.swa=0.5"], "train.swa"),
-        (["model.static=false", "model.convolution=true"], "model.convolution is of the branch"),
+        (["model.convolution=true"], "model.convolution"),
     ],
 )
 def test_bad_settings_are_named(settings, named):

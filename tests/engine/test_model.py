@@ -17,14 +17,15 @@ from tests.panels import write_panel
 
 L, D, F, H = 12, 9, 5, 2
 WHOLE = {  # what is off by default
-    "residual": True, "normalisation": True, "attention": True, "convolution": True, "gaussian": True,
+    "residual": True, "normalisation": True, "attention": True, "convolution": "lags", "gaussian": True,
     "market_tokens": 3,
 }  # fmt: skip
+OFF = {"market_tokens": 0, "convolution": "off"}
 every_kind = pytest.mark.parametrize(
     ("size", "switches"),
     [
         ("tiny", {}), ("small", {}), ("base", {}), ("tiny", WHOLE), ("base", WHOLE), ("tiny", {"static": False}),
-        ("tiny", {"convolution": True}), ("tiny", {"convolution": True, "recurrence": False}),
+        ("tiny", {"convolution": "off"}), ("tiny", {"convolution": "lags"}), ("tiny", {"recurrence": False}),
     ],
     ids=str,
 )  # fmt: skip
@@ -156,7 +157,7 @@ def test_absent_days_hold_nothing(size, switches):
 @torch.no_grad()
 def test_each_switch_changes_the_model(switch):
     x, present = block()
-    full, without = model(**WHOLE), model(**WHOLE | {switch: 0 if switch == "market_tokens" else False})
+    full, without = model(**WHOLE), model(**WHOLE | {switch: OFF.get(switch, False)})
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("on", full), ("off", without))}
     assert parameters["on"] != parameters["off"]
     assert not torch.equal(full(x, present)[0], without(x, present)[0])
@@ -240,18 +241,20 @@ def test_banded_attention_is_the_loop_over_lags():
             torch.testing.assert_close(out[code, day - window + 1], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("window", "half_lives"), [(1, [1]), (4, [1]), (5, [1, 4]), (20, [1, 4, 16])])
+@pytest.mark.parametrize(("window", "half_lives"), [(1, [1]), (4, [1]), (5, [1, 4]), (20, [1, 4, 16]), (6, None)])
 @torch.no_grad()
 def test_banded_convolution_is_the_loop_over_lags(window, half_lives):
     """Over more days than it takes at a time, and not a multiple of them."""
     width, heads, days = 8, 2, 2 * BandedConvolution.DAYS + 5
     x, present = torch.randn(3, days + window - 1, width), (torch.rand(3, days + window - 1) > 0.2).float()
-    layer = BandedConvolution(heads, window)
-    assert layer.mix.shape == (heads, len(half_lives))
+    layer = BandedConvolution(heads, window, decays=half_lives is not None)
+    assert layer.mix.shape == (heads, window if half_lives is None else len(half_lives))
     assert not layer(x, present).any()
     layer.mix.copy_(torch.randn(layer.mix.shape))
-    decays = torch.tensor([[0.5 ** (lag / half_life) for lag in range(window)] for half_life in half_lives])
-    weight = layer.mix @ (decays / decays.sum(1, keepdim=True))
+    weight = layer.mix
+    if half_lives is not None:
+        decays = torch.tensor([[0.5 ** (lag / half_life) for lag in range(window)] for half_life in half_lives])
+        weight = layer.mix @ (decays / decays.sum(1, keepdim=True))
     weight = weight.repeat_interleave(width // heads, 0)  # of each channel
     expected = torch.zeros(3, days, width)
     for day in range(days):
