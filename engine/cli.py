@@ -240,7 +240,7 @@ def predict_command(
 @app.command("baseline")
 def baseline_command(
     arrow: Arrow = "cache/",
-    kind: Annotated[Literal["ridge", "reversal", "lightgbm"], typer.Option(help="Which rival.")] = "ridge",
+    kind: Annotated[Literal["ridge", "reversal", "lightgbm", "online"], typer.Option(help="Which rival.")] = "ridge",
     config: ConfigFile = None,
     settings: Settings = None,
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",

@@ -122,7 +122,7 @@ def test_evaluate_predict_and_compare(run, cache, trained, tmp_path):
     assert run("evaluate", trained, scores, "--arrow", cache)[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["ridge", "reversal", "lightgbm"])
+@pytest.mark.parametrize("kind", ["ridge", "reversal", "lightgbm", "online"])
 def test_baselines(run, cache, tmp_path, kind):
     if kind == "lightgbm":
         pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
