@@ -62,7 +62,7 @@ def run_baseline(
         return _reversal(panel, split, feature)
     if kind == "online":
         parts = {name: split.part(name) for name in ("valid", "test")}
-        return {name: online_scores(panel, part, online_slopes(panel, part, [])) for name, part in parts.items()}
+        return {name: online_scores(panel, part, online_slopes(panel, part, []), None) for name, part in parts.items()}
     fit = _ridge if kind == "ridge" else _trees
     columns = [fit(panel, split, i, seed) for i in range(len(panel.manifest.horizons))]
     return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}

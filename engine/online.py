@@ -4,10 +4,11 @@ A network is as old as the end of its training part. Beside it stands a ridge re
 
     argmin_w  sum of 0.5^((t - h - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - h  +  C / EXPECTED^2 w'w,
 
-r the rank of a return over h days within its day, of deviation 1, and x the C = 2F columns of `with_squares`: least
-squares that forget (Haykin 2002, "Adaptive Filter Theory", chapter 9) from a normal prior on the slopes, so that a
-market with few samples gets small ones. A return over h days from day u on is known at the close of day u + h: slopes
-of day t hold nothing that was not known on it, on days of validation and test as on any other.
+r the rank of a return over h days within its day, of deviation 1, and x the C = 2F features and their squares,
+standardised within the day: least squares that forget (Haykin 2002, "Adaptive Filter Theory", chapter 9) from a normal
+prior on the slopes, so that a market with few samples gets small ones. A return over h days from day u on is known at
+the close of day u + h: slopes of day t hold nothing that was not known on it, on days of validation and test as on any
+other.
 
 N rows, F features, H horizons
 """
@@ -17,10 +18,13 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from engine.metrics import ranks_within_day
-from engine.model.cross_section import standardised, with_squares
+from engine.model.neutral import Neutral
 from engine.scores import present_rows
+from engine.threads import one_thread_each
+from kernels.rank_terms import EPSILON
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
 from loaders.split import Days
@@ -37,6 +41,12 @@ def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
     Args:
         without: features that take no part, such as ids.
     """
+    # Products of a day are too small to be shared: threads would wait for one another at each.
+    with one_thread_each(1, "online") as threads:
+        return threads.submit(_slopes, panel, part, without).result()
+
+
+def _slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
     horizons, features = panel.manifest.horizons, len(panel.manifest.features)
     rows, day, _ = present_rows(panel, Days(0, part.stop))
     universe = panel.presence[rows] == SCORED
@@ -44,47 +54,76 @@ def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
     ranks = _ranks(panel.targets[rows], day)
     borders = np.searchsorted(day, np.arange(part.stop + 1))
     columns = 2 * features
-    squares, products = np.zeros((len(horizons), columns, columns)), np.zeros((len(horizons), columns))
-    prior, fade = columns / EXPECTED**2 * np.eye(columns), 0.5 ** (1 / HALF_LIFE)
+    squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64)
+    products = torch.zeros(len(horizons), columns, dtype=torch.float64)
+    prior, fade = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64), 0.5 ** (1 / HALF_LIFE)
     # Of each horizon's last h days, whose returns are not known yet, the oldest first.
-    none = np.zeros((columns, columns), np.float32), np.zeros(columns, np.float32)
+    none = torch.zeros(columns, columns), torch.zeros(columns)
     waiting = [deque([none] * h, h) for h in horizons]
-    slopes = np.zeros((len(part), columns, len(horizons)), np.float32)
+    slopes = torch.zeros(len(part), columns, len(horizons))
     for t in range(part.stop):
         here = slice(borders[t], borders[t + 1])
-        x = _columns(panel, rows[here], without)
+        x, scored = _features(panel, rows[here])
+        x[:, without] = 0
+        x = _columns(x, scored)
         for i, days in enumerate(waiting):
             square, product = days[0]
-            squares[i] = fade * squares[i] + square
-            products[i] = fade * products[i] + product
+            squares[i].mul_(fade).add_(square)
+            products[i].mul_(fade).add_(product)
             if t >= part.start:
-                slopes[t - part.start, :, i] = np.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
-            known = np.isfinite(ranks[here, i])
+                slopes[t - part.start, :, i] = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
+            known = torch.isfinite(ranks[here, i])
             of_known = x[known]
             days.append((of_known.T @ of_known, of_known.T @ ranks[here, i][known]))
-    return slopes
+    return slopes.numpy()
 
 
-def online_scores(panel: Panel, part: Days, slopes: Float32) -> Float32:
-    """Scores [N, H] by slopes of the part's days, in the order of `present_rows`."""
+@torch.no_grad()
+def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
+    """Scores [N, H] by slopes of the part's days, in the order of `present_rows`.
+
+    Args:
+        neutral: what holds them back, None: nothing.
+    """
     rows, day, _ = present_rows(panel, part)
     borders = np.searchsorted(day, np.arange(part.start, part.stop + 1))
-    pieces = [slice(*borders[i : i + 2]) for i in range(len(part))]
-    return np.concatenate([_columns(panel, rows[piece], []) @ slopes[i] for i, piece in enumerate(pieces)])
+    found = []
+    for i in range(len(part)):
+        x, scored = _features(panel, rows[borders[i] : borders[i + 1]])
+        scores = _columns(x, scored) @ torch.from_numpy(slopes[i])
+        if neutral is not None:
+            of_day = (array[:, None].to(neutral.directions.device) for array in (scores, x, scored))
+            scores = neutral(*of_day)[:, 0].cpu()
+        found.append(scores)
+    return torch.cat(found).numpy()
 
 
-def _columns(panel: Panel, rows: Int, without: list[int]) -> Float32:
-    """What returns are regressed on, [N, 2F] of one day's rows."""
-    features = panel.features[rows].astype(np.float32)
-    features[:, without] = 0
-    x, scored = torch.from_numpy(features)[None], torch.from_numpy(panel.presence[rows] == SCORED).float()[None]
-    return with_squares(standardised(x, scored), scored)[0].numpy()
+def _features(panel: Panel, rows: Int) -> tuple[Tensor, Tensor]:
+    """Features [N, F] of one day's rows, and which of them are of the universe [N] (float 0/1)."""
+    x = torch.from_numpy(panel.features[rows].astype(np.float32))
+    return x, torch.from_numpy(panel.presence[rows] == SCORED).float()
 
 
-def _ranks(targets: Float32, day: Int) -> Float32:
+def _columns(x: Tensor, scored: Tensor) -> Tensor:
+    """What a day's returns are regressed on, [N, 2F]: features x [N, F] and their squares, standardised."""
+    z = _standardised(x, scored)
+    return torch.cat([z, _standardised(z.square(), scored)], 1)
+
+
+def _standardised(values: Tensor, scored: Tensor) -> Tensor:
+    """Values [N, C] less their mean over their deviation, both of the `scored` rows; 0 where those are constant."""
+    weight = scored / scored.sum().clamp(min=1)
+    mean = weight @ values
+    centred = values - mean
+    variance = weight @ centred.square()
+    # A constant column deviates by rounding alone, which is in proportion to its value.
+    return centred * torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+
+
+def _ranks(targets: Float32, day: Int) -> Tensor:
     """Ranks within the day of each horizon's targets [N, H], of deviation 1, NaN where there is none."""
     ranks = np.full(targets.shape, np.nan, np.float32)
     for i, column in enumerate(targets.T):
         known = np.isfinite(column)
         ranks[known, i] = ranks_within_day(column[known], day[known]) * np.sqrt(12)
-    return ranks
+    return torch.from_numpy(ranks)

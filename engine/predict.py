@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model
 from engine.config import Config, config_hash, load_config
 from engine.distributed import ALONE, World
 from engine.model.atft import ATFT
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.online import online_slopes
+from engine.model.neutral import Neutral
+from engine.online import Float32, online_scores, online_slopes
 from engine.scores import Scores, present_rows, scores_of
+from engine.threads import one_thread_each
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
@@ -43,11 +43,18 @@ def make_split(config: Config, panel: Panel) -> Split:
     return split_by_fraction(panel.calendar, split.valid_fraction, split.test_fraction, gap)
 
 
-def slopes_of(config: Config, panel: Panel, part: Days) -> npt.NDArray[np.float32] | None:
-    """Slopes [D, 2F, H] of the online regression on the days of a part; None where model.online is 0."""
+def online_part(
+    config: Config, panel: Panel, part: Days, neutral: Neutral, slopes: Float32 | None = None
+) -> Float32 | None:
+    """What the online regression adds to the scores of a part [N, H], held back like them; None where it has no say.
+
+    Args:
+        slopes: of the part's days, where they are known already.
+    """
     if not config.model.online:
         return None
-    return online_slopes(panel, part, ids_of(config, panel))
+    slopes = online_slopes(panel, part, ids_of(config, panel)) if slopes is None else slopes
+    return config.model.online * online_scores(panel, part, slopes, neutral)
 
 
 def ids_of(config: Config, panel: Panel) -> list[int]:
@@ -57,15 +64,15 @@ def ids_of(config: Config, panel: Panel) -> list[int]:
 
 @torch.no_grad()
 def score_part(
-    model: Ensemble, source: Source, part: Days, config: Config, slopes: npt.NDArray[np.float32] | None,
-    world: World = ALONE, judged: bool = False,
-) -> npt.NDArray[np.float32]:  # fmt: skip
+    model: Ensemble, source: Source, part: Days, config: Config, online: Float32 | None, world: World = ALONE,
+    judged: bool = False,
+) -> Float32:  # fmt: skip
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
 
     Each rank scores a stretch of the part's days, and all of them get all scores.
 
     Args:
-        slopes: of the online regression on the part's days, see `slopes_of`.
+        online: what is added, see `online_part`.
         judged: only what figures are made of is needed: rows of the universe. A code that has none in a block's days is
             then left out and its rows are NaN, unless the model's codes see one another.
 
@@ -79,18 +86,13 @@ def score_part(
     rows = present_rows(panel, part) if judged and _apart(model) else None
     blocks = scoring_blocks(panel, part, days) if rows is None else _blocks_of_universe(panel, part, days, *rows)
     device = next(model.parameters()).device
-    of_days = None
-    if slopes is not None:  # the last block may end after the part
-        of_days = F.pad(torch.from_numpy(slopes), (0, 0, 0, 0, 0, days)).to(device)
     values, here = [], []
     loading = source.load(part, world.stretch(blocks), days, context)
     with _in_pieces(model, days) as pieces, loading as loader:
         for batch in loader:
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
-                begin = batch.block.day - part.start
-                of_block = None if of_days is None else of_days[begin : begin + days]
-                scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float(), of_block)
+                scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float())
             inside = slice(0, part.stop - batch.block.day)
             values.append(scores[:, inside].float().transpose(0, 1).flatten(0, 1))
             here.append(present[:, context - 1 :][:, inside].T.flatten())
@@ -98,7 +100,8 @@ def score_part(
     # Selected at the end: the device is waited for once, not block by block.
     none = torch.empty(0, model.horizons, device=device)
     found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
-    return found if rows is None else _among_present(found, blocks, days, *rows[1:])
+    found = found if rows is None else _among_present(found, blocks, days, *rows[1:])
+    return found if online is None else found + online
 
 
 def _blocks_of_universe(panel: Panel, part: Days, days: int, rows: Int, day: Int, code: Int) -> list[Block]:
@@ -110,9 +113,7 @@ def _blocks_of_universe(panel: Panel, part: Days, days: int, rows: Int, day: Int
     return [Block(start, codes) for start, codes in found if len(codes)]
 
 
-def _among_present(
-    found: npt.NDArray[np.float32], blocks: list[Block], days: int, day: Int, code: Int
-) -> npt.NDArray[np.float32]:
+def _among_present(found: Float32, blocks: list[Block], days: int, day: Int, code: Int) -> Float32:
     """Scores of the blocks' codes in their places among all present rows [N, H], NaN elsewhere."""
     scored = np.zeros(len(day), bool)
     for block in blocks:
@@ -156,13 +157,10 @@ def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
     if not _apart(model) or next(model.parameters()).device.type != "cpu":
         yield model
         return
-    codes, cores = max(PIECE // days, 1), torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cores, "score", torch.set_num_threads, (1,)) as threads:
-            members = [_InPieces(member, codes, threads) for member in model.members]  # type: ignore[arg-type]
-            yield Ensemble(members, model.neutral, model.online)  # type: ignore[arg-type]
-    finally:
-        torch.set_num_threads(cores)  # which threads begun from now on take over
+    codes = max(PIECE // days, 1)
+    with one_thread_each(torch.get_num_threads(), "score") as threads:
+        members = [_InPieces(member, codes, threads) for member in model.members]  # type: ignore[arg-type]
+        yield Ensemble(members, model.neutral, model.deviations)  # type: ignore[arg-type]
 
 
 def gathering(device: torch.device) -> int | None:
@@ -251,9 +249,10 @@ def predict_run(run: Path, arrow: str | None, split_name: str, member: int | Non
         if member >= len(model.members):
             what = f"the run has {len(model.members)} models, and so no number {member}"
             raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
-        model = Ensemble([model.members[member]], model.neutral, model.online)  # type: ignore[list-item]
+        model = Ensemble([model.members[member]], model.neutral, model.deviations)  # type: ignore[list-item]
     device = resolve_device(config.train.device)
     part = make_split(config, panel).part(split_name)
+    online = online_part(config, panel, part, model.neutral)
     with open_source(panel, device, config.data.tier, config.data.device_share, threads=gathering(device)) as source:
-        values = score_part(model.to(device), source, part, config, slopes_of(config, panel, part))
+        values = score_part(model.to(device), source, part, config, online)
     return scores_of(panel, part, values, split=split_name, run_id=run_id)

@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -31,7 +29,9 @@ from engine.distributed import ALONE, RankLost, World
 from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
 from engine.objective import Objective, make_objective
+from engine.online import Float32
 from engine.phases import Phase, phases_of
+from engine.predict import online_part
 from engine.risk import risk_directions
 from engine.step import Learner, make_learner
 from engine.tracking import device_name, write_metrics
@@ -62,7 +62,7 @@ class Training:
     learner: Learner
     running: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
     plans: list[Plan]  # of each member
-    slopes: npt.NDArray[np.float32] | None  # of the online regression on the validation part, if it has a say
+    online: Float32 | None  # what is added to scores of the validation part, see `online_part`
     stop: list[int]  # signals received
     console: Console
     writer: Any  # TensorBoard's, of the first rank
@@ -125,7 +125,8 @@ def started(
             writer = SummaryWriter(str(run), purge_step=state.step + 1 if resume else None)
             stack.enter_context(closing(writer))
         slopes = inputs.slopes if config.model.online else None
-        t = Training(config, inputs, run, state, phases, learner, running, plans, slopes, stop, console, writer, world)
+        online = online_part(config, panel, inputs.split.valid, learner.ensemble.neutral, slopes)
+        t = Training(config, inputs, run, state, phases, learner, running, plans, online, stop, console, writer, world)
         if not resume:
             t.save(LAST)
             if world.first:

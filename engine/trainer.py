@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, ExitStack
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from engine.checkpoint import BEST, LAST, load_checkpoint, restore_model, write_atomically
@@ -21,8 +19,9 @@ from engine.inputs import open_inputs
 from engine.metrics import Figures
 from engine.model.ensemble import Ensemble, seeds_of
 from engine.objective import Objective, draw_rotations
+from engine.online import Float32
 from engine.phases import Phase, averaging, learning_rate
-from engine.predict import score_part, slopes_of
+from engine.predict import online_part, score_part
 from engine.run import RunFailed, Stopped, Training, answering, objective_of, started
 from engine.step import Lesson, learn, losses_of
 from engine.tracking import device_name, finite, git_revision, live, log_scalars, throughput, write_metrics
@@ -161,7 +160,7 @@ def validate(t: Training, stages: Stages) -> None:
     state, phase = t.state, t.phase
     _finite_loss(t)
     begun = time.perf_counter()
-    valid = _figures(t, t.learner.scoring, t.inputs.split.valid, t.inputs.valid, t.slopes)
+    valid = _figures(t, t.learner.scoring, t.inputs.split.valid, t.inputs.valid, t.online)
     counted = _counted(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in counted) / len(counted)
     if not math.isfinite(figure):
@@ -209,10 +208,10 @@ def validate(t: Training, stages: Stages) -> None:
 
 
 def _figures(
-    t: Training, model: Ensemble, part: Days, samples: PartSamples, slopes: npt.NDArray[np.float32] | None
+    t: Training, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None
 ) -> dict[str, Figures]:
     """Figures per horizon of a part that the ranks score together."""
-    scores = score_part(model, t.inputs.source, part, t.config, slopes, t.world, judged=True)
+    scores = score_part(model, t.inputs.source, part, t.config, online, t.world, judged=True)
     return figures_of_part(samples, scores)
 
 
@@ -243,7 +242,8 @@ def _summarise(t: Training) -> None:
     restore_model(model, tensors, path)
     model.bypass(best.off)
     inputs, test = t.inputs, t.inputs.split.test
-    of_test = _figures(t, model, test, part_samples(inputs.panel, test), slopes_of(config, inputs.panel, test))
+    online = online_part(config, inputs.panel, test, model.neutral)
+    of_test = _figures(t, model, test, part_samples(inputs.panel, test), online)
     summary = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
@@ -255,7 +255,7 @@ def _summarise(t: Training) -> None:
         "epochs": state.epoch,
         "best_epoch": best.epoch,
         "splits": {
-            "valid": _figures(t, model, inputs.split.valid, inputs.valid, t.slopes),
+            "valid": _figures(t, model, inputs.split.valid, inputs.valid, t.online),
             "test": of_test,
         },
         "throughput": throughput(state, inputs.device),

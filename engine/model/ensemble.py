@@ -1,6 +1,6 @@
 """Several models of one kind as one: trained from different beginnings on blocks of their own, their scores averaged.
 
-K members, S codes, D days, F features, H horizons, Q quantile levels
+K members, S codes, D days, H horizons, Q quantile levels
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from engine.config import Config, Part
 from engine.model.atft import ATFT, build_model
-from engine.model.cross_section import standardised, with_squares
 from engine.model.neutral import Neutral
 from kernels.rank_terms import EPSILON, masked_mean
 
@@ -19,12 +18,12 @@ class Ensemble(nn.Module):
     """K >= 1 members of the same shape, and what is done to their scores.
 
     Args:
-        online: what the online regression (see engine/online.py) counts beside their deviations; 0: nothing.
+        deviations: whether the scores of one alone are made deviations from the day's mean, as those of several are.
     """
 
-    def __init__(self, members: list[ATFT], neutral: Neutral, online: float) -> None:
+    def __init__(self, members: list[ATFT], neutral: Neutral, deviations: bool) -> None:
         super().__init__()
-        self.members, self.neutral, self.online = nn.ModuleList(members), neutral, online
+        self.members, self.neutral, self.deviations = nn.ModuleList(members), neutral, deviations
 
     @property
     def first(self) -> ATFT:
@@ -40,30 +39,21 @@ class Ensemble(nn.Module):
         for member in self.members:
             member.bypass(parts)  # type: ignore[operator]
 
-    def forward(
-        self, x: Tensor, present: Tensor, scored: Tensor, slopes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q]; see ATFT.forward.
 
-        Of several members: the mean of their scores in deviations from the day's mean over the rows that are `scored`
-        [S, D + L - 1] (float 0/1), so each has the same say in the order. With slopes [D, 2F, H] of the online
-        regression: its scores added to deviations. Of all: without a share of their slope on risk directions. x must
-        hold all rows of its days that are scored.
+        Of several members, or asked for: (the mean of) their scores in deviations from the day's mean over the rows
+        that are `scored` [S, D + L - 1] (float 0/1), so each has the same say in the order. Of all: without a share of
+        their slope on risk directions. x must hold all rows of its days that are scored.
         """
         every, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
         days = every[0].shape[1]
-        scores, scored = every[0], scored[:, -days:].T
-        slopes = slopes if self.online else None
-        if len(every) > 1 or slopes is not None:
-            of_days = [_deviations(score.float().permute(1, 2, 0), scored[:, None]) for score in every]
+        x, scored = x[:, -days:], scored[:, -days:]
+        scores = every[0]
+        if len(every) > 1 or self.deviations:
+            of_days = [_deviations(score.float().permute(1, 2, 0), scored.T[:, None]) for score in every]
             scores = torch.stack(of_days).mean(0).permute(2, 0, 1)
-        if slopes is not None or self.neutral.share:
-            z = standardised(x[:, -days:].float().transpose(0, 1), scored)
-            of_days = scores.float().transpose(0, 1)
-            if slopes is not None:
-                of_days = of_days + self.online * (with_squares(z, scored) @ slopes)
-            scores = (self.neutral(of_days, z, scored) if self.neutral.share else of_days).transpose(0, 1)
-        return scores, torch.stack(quantiles).mean(0)
+        return self.neutral(scores, x, scored), torch.stack(quantiles).mean(0)
 
 
 def _deviations(value: Tensor, among: Tensor) -> Tensor:
@@ -82,4 +72,4 @@ def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     context, names = config.data.context, config.data.features or ()
     ids = {names.index(name): count for name, count in config.model.categories.items()}
     members = [build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)]
-    return Ensemble(members, Neutral(features, config.model.risks, config.model.neutral), config.model.online)
+    return Ensemble(members, Neutral(features, config.model.risks, config.model.neutral), config.model.online > 0)

@@ -8,7 +8,7 @@ S codes, D days, F features, R risk directions, H horizons
 import torch
 from torch import Tensor, nn
 
-from engine.model.cross_section import share_of_day
+from kernels.rank_terms import EPSILON
 
 
 class Neutral(nn.Module):
@@ -24,14 +24,23 @@ class Neutral(nn.Module):
         self.share = share
         self.register_buffer("directions", torch.zeros(features, min(risks, features)))
 
-    def forward(self, scores: Tensor, z: Tensor, scored: Tensor) -> Tensor:
-        """Scores [D, S, H] of rows whose features, standardised within the day, are z [D, S, F].
+    def forward(self, scores: Tensor, x: Tensor, scored: Tensor) -> Tensor:
+        """Scores [S, D, H] of features x [S, D, F]; slopes are those of the rows that are `scored` [S, D] (float 0/1).
 
-        Slopes are those of the rows that are `scored` [D, S] (float 0/1).
+        x must hold all of those on its days.
         """
-        risks = z @ self.directions  # [D, S, R]
-        counted = (risks * share_of_day(scored).mT).mT
+        if not self.share:
+            return scores
+        share_of = scored.T[:, None] / scored.sum(0).clamp(min=1)[:, None, None]  # [D, 1, S] of a day's mean
+        x = x.float().transpose(0, 1)
+        mean = share_of @ x
+        centred = x - mean
+        variance = share_of @ centred.square()
+        # A constant feature deviates by rounding alone, which is in proportion to its value.
+        scale = torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+        risks = centred @ (self.directions * scale.mT)  # [D, S, R]
+        counted = (risks * share_of.mT).mT
         # Directions nearly alike on a day have no slopes of their own; so small an addition to 1 lets them share one.
-        square = (counted @ risks).double() + 1e-6 * torch.eye(risks.shape[-1], device=z.device)
-        slopes, _ = torch.linalg.solve_ex(square, (counted @ scores).double())
-        return scores - self.share * (risks @ slopes.float())
+        square = (counted @ risks).double() + 1e-6 * torch.eye(risks.shape[-1], device=x.device)
+        slopes, _ = torch.linalg.solve_ex(square, (counted @ scores.float().transpose(0, 1)).double())
+        return scores - self.share * (risks @ slopes.float()).transpose(0, 1)

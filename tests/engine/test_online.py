@@ -7,11 +7,10 @@ from scipy import stats
 
 from engine.baseline import run_baseline
 from engine.config import load_config
-from engine.metrics import daily_rank_ic, zscores_within_day
-from engine.model.cross_section import standardised
-from engine.model.ensemble import build_ensemble
+from engine.metrics import daily_rank_ic
+from engine.model.ensemble import Ensemble, build_ensemble
 from engine.online import EXPECTED, HALF_LIFE, online_scores, online_slopes
-from engine.predict import score_part
+from engine.predict import online_part, score_part
 from engine.scores import present_rows
 from loaders.cache.format import SCORED
 from loaders.panel import open_panel
@@ -119,29 +118,58 @@ def test_it_follows_a_market_that_turns(cache):
     panel.__dict__["targets"] = targets
     part = Days(100, 115)
     rows, of_row, _ = present_rows(panel, part)
-    scores = online_scores(panel, part, online_slopes(panel, part, []))
+    scores = online_scores(panel, part, online_slopes(panel, part, []), None)
     sample = (panel.presence[rows] == SCORED) & np.isfinite(targets[rows, 0])
     assert daily_rank_ic(scores[sample, 0], targets[rows[sample], 0], of_row[sample])[1].mean() > 0.2
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_its_scores_are_added_to_the_models_deviations(cache, seeds):
+def columns_of(panel, part):
+    """`columns` of all present rows of a part, and the days of those."""
+    rows, day, _ = present_rows(panel, part)
+    return np.concatenate([columns(panel, rows[day == d]) for d in np.unique(day)]), rows, day
+
+
+def test_scores_are_columns_times_the_days_slopes(cache):
     panel = open_panel(cache)
-    config = load_config(None, [f"train.seeds={seeds}", "model.online=0.4", "data.scoring_days=13"])
-    model = build_ensemble(config, 5, 2)
     slopes = online_slopes(panel, PART, [])
-    rows, day, _ = present_rows(panel, PART)
+    x, _, day = columns_of(panel, PART)
+    expected = np.einsum("nc,nch->nh", x, slopes[day - PART.start])
+    np.testing.assert_allclose(online_scores(panel, PART, slopes, None), expected, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_share_of_them_is_added_to_the_models_deviations(cache, seeds):
+    """Both held back alike: by all that follows the first feature."""
+    panel = open_panel(cache)
+    settings = [f"train.seeds={seeds}", "model.online=0.4", "model.neutral=1", "model.risks=1", "data.scoring_days=13"]
+    config = load_config(None, settings)
+    model = build_ensemble(config, 5, 2)
+    model.neutral.directions[0] = 1
+    online = online_part(config, panel, PART, model.neutral)
     with open_source(panel, torch.device("cpu")) as source:
-        without = score_part(model, source, PART, config, None)
-        found = score_part(model, source, PART, config, slopes)
-    scored = panel.presence[rows] == SCORED
-    online = online_scores(panel, PART, slopes)
-    expected = np.concatenate([columns(panel, rows[day == d]) @ slopes[d - PART.start] for d in np.unique(day)])
-    np.testing.assert_allclose(online, expected, atol=1e-4)
-    for i in (0, 1):
-        own = without[scored, i] if seeds > 1 else zscores_within_day(without[scored, i], day[scored])
-        np.testing.assert_allclose(found[scored, i], own + 0.4 * online[scored, i], atol=1e-4)
-    assert online.std() > 0.1
+        found = score_part(model, source, PART, config, online)
+        own = score_part(model, source, PART, config, None)
+        model.neutral.directions.zero_()
+        members = [Ensemble([member], model.neutral, True) for member in model.members]
+        members = [score_part(member, source, PART, config, None) for member in members]
+    np.testing.assert_allclose(found - own, online, atol=1e-5)
+    x, rows, day = columns_of(panel, PART)
+    slopes = online_slopes(panel, PART, [])
+    whole = np.mean(members, 0) + 0.4 * np.einsum("nc,nch->nh", x, slopes[day - PART.start])
+    for d in np.unique(day):
+        here, scored = day == d, panel.presence[rows] == SCORED
+        for member in members:
+            np.testing.assert_allclose(member[here & scored].std(0), 1, atol=1e-3)
+        slope = np.mean(x[here & scored, :1] * whole[here & scored], 0)
+        np.testing.assert_allclose(found[here], whole[here] - x[here, :1] * slope, atol=1e-3)
+
+
+def test_without_a_say_it_is_not_computed(cache):
+    config = load_config(None, ["model.online=0"])
+    model = build_ensemble(config, 5, 2)
+    assert online_part(config, open_panel(cache), PART, model.neutral) is None
+    assert not model.deviations
 
 
 def test_the_baseline_is_the_regression_alone(cache):
@@ -149,14 +177,15 @@ def test_the_baseline_is_the_regression_alone(cache):
     found = run_baseline(panel, split, "online")
     for name in ("valid", "test"):
         part = split.part(name)
-        np.testing.assert_array_equal(found[name], online_scores(panel, part, online_slopes(panel, part, [])))
+        expected = online_scores(panel, part, online_slopes(panel, part, []), None)
+        np.testing.assert_array_equal(found[name], expected)
 
 
-def test_columns_are_standardised_over_the_scored_rows():
-    rng = np.random.default_rng(0)
-    x, scored = rng.standard_normal((3, 50, 4)) * [1, 1e-3, 1e3, 0] + [0, 5, 0, 7], rng.random((3, 50)) < 0.6
-    found = standardised(torch.from_numpy(x), torch.from_numpy(scored).double()).numpy()
-    for d in range(3):
-        among = x[d, scored[d], :3]
-        np.testing.assert_allclose(found[d, :, :3], (x[d, :, :3] - among.mean(0)) / among.std(0), rtol=1e-6)
-    assert not found[..., 3].any()
+def test_a_constant_feature_has_no_slope(cache):
+    panel = open_panel(cache)
+    features = panel.features.copy()
+    features[:, 2] = 7
+    panel.__dict__["features"] = features
+    found = online_slopes(panel, PART, [])
+    assert not found[:, [2, 7]].any()
+    assert found[:, [0, 1, 3, 4, 5, 6, 8, 9]].any(0).all()

@@ -8,7 +8,7 @@ from engine import predict
 from engine.config import load_config
 from engine.evaluate import figures_of_part, part_samples
 from engine.model.ensemble import build_ensemble
-from engine.predict import score_part, slopes_of
+from engine.predict import online_part, score_part
 from engine.scores import present_rows
 from loaders.cache.format import SCORED
 from loaders.source import open_source
@@ -35,7 +35,7 @@ def scored(panel, monkeypatch, piece, settings, bypassed=()):
     for member in model.members:
         member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, PART, config, slopes_of(config, panel, PART))
+        scores = score_part(model, source, PART, config, online_part(config, panel, PART, model.neutral))
     assert model.training
     assert all(member.training for member in model.members)
     return scores, max(seen)
@@ -70,9 +70,9 @@ def test_for_figures_only_codes_of_the_universe_are_scored(panel, settings, fewe
     part = Days(30, 31)
     rows, _, code = present_rows(panel, part)
     with open_source(panel, torch.device("cpu")) as source:
-        slopes = slopes_of(config, panel, part)
-        every = score_part(model, source, part, config, slopes)
-        some = score_part(model, source, part, config, slopes, judged=True)
+        online = online_part(config, panel, part, model.neutral)
+        every = score_part(model, source, part, config, online)
+        some = score_part(model, source, part, config, online, judged=True)
     universe = panel.presence[rows] == SCORED
     assert len(np.unique(code[universe])) < len(np.unique(code))
     scored = np.isfinite(some).all(1)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy import linalg
 
-from engine.model.cross_section import standardised
 from engine.model.neutral import Neutral
 from engine.risk import SHRINKAGE, Moments, moments_of, risk_directions
 from loaders.panel import Panel, open_panel
@@ -86,12 +85,10 @@ def test_features_can_be_left_out():
     assert not found[:, 4:].any()
 
 
-def neutral(share: float, directions, scores, x, scored):
-    """Scores [S, D, H] held back, of features x [S, D, F] as they are."""
+def neutral(share: float, directions) -> Neutral:
     module = Neutral(*directions.shape, share)
     module.directions.copy_(torch.from_numpy(directions))
-    of_days, x, scored = (torch.from_numpy(array).transpose(0, 1) for array in (scores, x, scored))
-    return module(of_days, standardised(x, scored), scored).transpose(0, 1).numpy()
+    return module
 
 
 def day(seed: int = 0):
@@ -106,7 +103,7 @@ def day(seed: int = 0):
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_a_share_of_the_least_squares_slope_is_taken_off(share):
     scores, x, scored, directions = day()
-    found = neutral(share, directions, scores, x, scored)
+    found = neutral(share, directions)(*map(torch.from_numpy, (scores, x, scored))).numpy()
     for d in range(scores.shape[1]):
         among = scored[:, d] > 0
         values = x[:, d].astype(np.float64)
@@ -124,10 +121,11 @@ def test_a_share_of_the_least_squares_slope_is_taken_off(share):
 
 def test_rows_that_are_not_scored_have_no_say():
     scores, x, scored, directions = day()
-    expected = neutral(0.5, directions, scores, x, scored)
+    expected = neutral(0.5, directions)(*map(torch.from_numpy, (scores, x, scored)))
     scores[scored == 0], x[scored == 0] = 50, -70
-    found = neutral(0.5, directions, scores, x, scored)
-    np.testing.assert_allclose(found[scored > 0], expected[scored > 0], rtol=1e-5, atol=1e-5)
+    found = neutral(0.5, directions)(*map(torch.from_numpy, (scores, x, scored)))
+    counted = torch.from_numpy(scored) > 0
+    torch.testing.assert_close(found[counted], expected[counted], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
@@ -135,10 +133,10 @@ def test_days_with_fewer_rows_than_directions_stay_finite(rows):
     scores, x, scored, directions = day()
     scored[:] = 0
     scored[:rows] = 1
-    assert np.isfinite(neutral(0.3, directions, scores, x, scored)).all()
+    assert torch.isfinite(neutral(0.3, directions)(*map(torch.from_numpy, (scores, x, scored)))).all()
 
 
 def test_without_directions_or_share_scores_are_what_they_were():
-    scores, x, scored, directions = day()
-    for share, along in ((0.0, directions), (0.3, np.zeros_like(directions))):
-        np.testing.assert_array_equal(neutral(share, along, scores, x, scored), scores)
+    scores, x, scored, directions = map(torch.from_numpy, day())
+    for module in (neutral(0.0, directions.numpy()), Neutral(7, 3, 0.3)):
+        torch.testing.assert_close(module(scores, x, scored), scores, rtol=0, atol=0)

@@ -23,7 +23,7 @@ from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from engine.config import load_config
 from engine.model.ensemble import Ensemble
 from engine.phases import learning_rate
-from engine.predict import load_run, make_split, predict_run, score_part, slopes_of
+from engine.predict import load_run, make_split, online_part, predict_run, score_part
 from engine.risk import moments_of, risk_directions
 from engine.run import RunFailed, resumed_config
 from engine.trainer import train
@@ -184,21 +184,22 @@ def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp
 def test_validation_covers_every_present_row_without_dropout(cache, whole):
     config, panel, model, _ = load_run(whole, str(cache))
     part = make_split(config, panel).valid
-    slopes = slopes_of(config, panel, part)
+    online = online_part(config, panel, part, model.neutral)
     model.train()
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, part, config, slopes)
+        scores = score_part(model, source, part, config, online)
         assert model.training
-        assert np.array_equal(scores, score_part(model, source, part, config, slopes))
+        assert np.array_equal(scores, score_part(model, source, part, config, online))
     row, model = 0, model.eval()
     from loaders.plan import Block
 
     for day in range(part.start, part.stop):
         batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
-        presence, of_day = torch.from_numpy(batch.presence), torch.from_numpy(slopes[[day - part.start]])
-        alone, _ = model(torch.from_numpy(batch.x), (presence > 0).float(), (presence == 2).float(), of_day)
+        presence = torch.from_numpy(batch.presence)
+        alone, _ = model(torch.from_numpy(batch.x), (presence > 0).float(), (presence == 2).float())
         present = batch.presence[:, -1] > 0
-        np.testing.assert_allclose(scores[row : row + present.sum()], alone[:, 0].numpy()[present], atol=1e-5)
+        expected = alone[:, 0].numpy()[present] + online[row : row + present.sum()]
+        np.testing.assert_allclose(scores[row : row + present.sum()], expected, atol=1e-5)
         row += int(present.sum())
     assert row == len(scores)
 
@@ -441,8 +442,9 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
     each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
     with open_source(panel, torch.device("cpu")) as source:
         for member, values in zip(ensemble.members, each, strict=True):
-            alone = Ensemble([member], ensemble.neutral, ensemble.online)
-            expected = score_part(alone, source, part, config, slopes_of(config, panel, part))
+            alone = Ensemble([member], ensemble.neutral, ensemble.deviations)
+            online = online_part(config, panel, part, ensemble.neutral)
+            expected = score_part(alone, source, part, config, online)
             np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
@@ -470,10 +472,10 @@ def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path,
 
     part = make_split(config, panel).test
     with open_source(panel, torch.device("cpu")) as source:
-        slopes = slopes_of(config, panel, part)
-        held_back = score_part(model, source, part, config, slopes)
+        online = online_part(config, panel, part, model.neutral)
+        held_back = score_part(model, source, part, config, online)
         model.neutral.directions.zero_()
-        whole = score_part(model, source, part, config, slopes)
+        whole = score_part(model, source, part, config, online_part(config, panel, part, model.neutral))
     assert not np.allclose(held_back, whole, atol=1e-3)
     np.testing.assert_array_equal(np.stack(list(predict_run(run, None, "test").values.values()), 1), held_back)
 
