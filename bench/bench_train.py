@@ -72,6 +72,7 @@ SHAPES = [(f"D{days}", f"S{codes}") for days in (16, 32, 64, 128, 256) for codes
 DEFAULT = [
     ("window", "tiny", "L20", "D32", "S64"),
     ("window", "tiny", "L20", "D128", "S128"),
+    ("window", "tiny", "L20", "D256", "S64"),
     ("window", TEMPORAL, "L20", "D32", "S64"),
     ("window", TEMPORAL, "L20", "D128", "S128"),
     ("window", DAILY, "L20", "D128", "S128"),
