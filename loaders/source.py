@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 
 from loaders.cores import node_cores
 from loaders.delivery import AHEAD, Delivery
 from loaders.driver import Driver, open_driver, pci_address
 from loaders.errors import InputError
+from loaders.gather import gather
 from loaders.lock import Refused, Sharing, locked
 from loaders.panel import Panel
 from loaders.plan import Block
@@ -85,7 +87,11 @@ def open_source(
         what = "this process was forked from one that had loaded the engine, whose threads did not come along"
         raise InputError("loader", what, "Start it with the method spawn or forkserver, or as a command of its own")
     with ExitStack() as stack:
-        yield _choose(panel, device, tier, share, driver, sharing, threads, stack)
+        source = _choose(panel, device, tier, share, driver, sharing, threads, stack)
+        if source.tier in ("host", "ring", "dali"):
+            # Compiled now, seconds once an installation, rather than while a training waits for its first block.
+            gather(panel, Days(0, 1), Block(0, np.zeros(1, np.int64)), 1, 1)
+        yield source
 
 
 def probe(panel: Panel, device: torch.device) -> str:
