@@ -235,6 +235,10 @@ def _signals() -> Iterator[list[int]]:
         signal.signal(number, receive)
     try:
         yield received
+    except RankLost:
+        # torchrun ends all ranks now; this one ends by itself and says why first.
+        previous[int(signal.SIGTERM)] = signal.SIG_IGN
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -26,9 +26,11 @@ SETTINGS = [
     "objective.sharpe=0.1", "train.epochs=2", "train.ema=0.9", "train.seeds=2", "train.checkpoint_seconds=0",
 ]  # fmt: skip
 QUIET = Console(quiet=True)
-# The engine's command, in which a rank may be killed after a number of steps.
+# The engine's command, in which a rank may be killed after a number of steps; a rank that gives up is slow to leave, so
+# that torchrun's signal to end finds it on its way out.
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
+from contextlib import contextmanager
 import engine.trainer
 from engine.cli import main
 rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
@@ -43,7 +45,18 @@ def learn(*arguments):
         os.kill(os.getpid(), number)
     return found
 
-engine.trainer.learn = learn
+open_inputs = engine.trainer.open_inputs
+
+@contextmanager
+def slow_to_leave(*arguments):
+    with open_inputs(*arguments) as inputs:
+        try:
+            yield inputs
+        except Exception:
+            time.sleep(2)
+            raise
+
+engine.trainer.learn, engine.trainer.open_inputs = learn, slow_to_leave
 main()
 """
 
