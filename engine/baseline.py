@@ -61,8 +61,12 @@ def run_baseline(
     if kind == "reversal":
         return _reversal(panel, split, feature)
     if kind == "online":
-        parts = {name: split.part(name) for name in ("valid", "test")}
-        return {name: online_scores(panel, part, online_slopes(panel, part, []), None) for name, part in parts.items()}
+        start, parts = split.valid.start, {name: split.part(name) for name in ("valid", "test")}
+        slopes = online_slopes(panel, Days(start, split.test.stop), [])
+        return {
+            name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)
+            for name, part in parts.items()
+        }
     fit = _ridge if kind == "ridge" else _trees
     columns = [fit(panel, split, i, seed) for i in range(len(panel.manifest.horizons))]
     return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}

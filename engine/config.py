@@ -70,9 +70,9 @@ class ModelConfig(Section):
     normalisation: bool = False  # adaptive normalisation over trailing spans
     attention: bool = False  # banded causal attention, in the temporal branch
     recurrence: bool = True  # banded gated recurrence, there too
-    static: bool = True  # a branch for each day's features by themselves beside the temporal one, and in it
+    static: bool = True  # a branch for each day's features by themselves beside the temporal one
     convolution: Literal["off", "decays", "lags"] = (
-        "decays"  # a banded causal convolution over the past days, its weights mixtures of decays or free for each lag
+        "decays"  # banded causal convolution in that branch, its weights mixtures of decays or free for each lag
     )
     market_tokens: Annotated[int, Field(ge=0, le=64)] = 0  # through which codes see the day's others; 0: not at all
     gaussian: bool = False  # features also as normal quantiles of ranks

@@ -10,6 +10,8 @@ prior on the slopes, so that a market with few samples gets small ones. A return
 the close of day u + h: slopes of day t hold nothing that was not known on it, on days of validation and test as on any
 other.
 
+Everything runs in one thread: the products of a day are too small to be shared.
+
 N rows, F features, H horizons
 """
 
@@ -21,10 +23,9 @@ import torch
 from torch import Tensor
 
 from engine.metrics import ranks_within_day
-from engine.model.neutral import Neutral
+from engine.model.neutral import Neutral, centred_and_scale
 from engine.scores import present_rows
 from engine.threads import one_thread_each
-from kernels.rank_terms import EPSILON
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
 from loaders.split import Days
@@ -41,7 +42,6 @@ def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
     Args:
         without: features that take no part, such as ids.
     """
-    # Products of a day are too small to be shared: threads would wait for one another at each.
     with one_thread_each(1, "online") as threads:
         return threads.submit(_slopes, panel, part, without).result()
 
@@ -78,13 +78,17 @@ def _slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
     return slopes.numpy()
 
 
-@torch.no_grad()
 def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
     """Scores [N, H] by slopes of the part's days, in the order of `present_rows`.
 
     Args:
         neutral: what holds them back, None: nothing.
     """
+    with one_thread_each(1, "online") as threads:
+        return threads.submit(_scores, panel, part, slopes, neutral).result()
+
+
+def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
     rows, day, _ = present_rows(panel, part)
     borders = np.searchsorted(day, np.arange(part.start, part.stop + 1))
     found = []
@@ -105,19 +109,12 @@ def _features(panel: Panel, rows: Int) -> tuple[Tensor, Tensor]:
 
 
 def _columns(x: Tensor, scored: Tensor) -> Tensor:
-    """What a day's returns are regressed on, [N, 2F]: features x [N, F] and their squares, standardised."""
-    z = _standardised(x, scored)
-    return torch.cat([z, _standardised(z.square(), scored)], 1)
-
-
-def _standardised(values: Tensor, scored: Tensor) -> Tensor:
-    """Values [N, C] less their mean over their deviation, both of the `scored` rows; 0 where those are constant."""
-    weight = scored / scored.sum().clamp(min=1)
-    mean = weight @ values
-    centred = values - mean
-    variance = weight @ centred.square()
-    # A constant column deviates by rounding alone, which is in proportion to its value.
-    return centred * torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+    """What a day's returns are regressed on, [N, 2F]: x [N, F] and its squares, standardised over `scored` rows [N]."""
+    share_of = (scored / scored.sum().clamp(min=1))[None, None]
+    centred, scale = centred_and_scale(x[None], share_of)
+    z = centred * scale
+    centred, scale = centred_and_scale(z.square(), share_of)
+    return torch.cat([z, centred * scale], -1)[0]
 
 
 def _ranks(targets: Float32, day: Int) -> Tensor:

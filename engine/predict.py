@@ -85,7 +85,6 @@ def score_part(
     days = -(-len(part) // -(-len(part) // config.data.scoring_days))
     rows = present_rows(panel, part) if judged and _apart(model) else None
     blocks = scoring_blocks(panel, part, days) if rows is None else _blocks_of_universe(panel, part, days, *rows)
-    device = next(model.parameters()).device
     values, here = [], []
     loading = source.load(part, world.stretch(blocks), days, context)
     with _in_pieces(model, days) as pieces, loading as loader:
@@ -98,7 +97,7 @@ def score_part(
             here.append(present[:, context - 1 :][:, inside].T.flatten())
     model.train(was_training)
     # Selected at the end: the device is waited for once, not block by block.
-    none = torch.empty(0, model.horizons, device=device)
+    none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
     found = world.joined(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
     found = found if rows is None else _among_present(found, blocks, days, *rows[1:])
     return found if online is None else found + online

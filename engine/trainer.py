@@ -243,7 +243,6 @@ def _summarise(t: Training) -> None:
     model.bypass(best.off)
     inputs, test = t.inputs, t.inputs.split.test
     online = online_part(config, inputs.panel, test, model.neutral)
-    of_test = _figures(t, model, test, part_samples(inputs.panel, test), online)
     summary = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
@@ -256,7 +255,7 @@ def _summarise(t: Training) -> None:
         "best_epoch": best.epoch,
         "splits": {
             "valid": _figures(t, model, inputs.split.valid, inputs.valid, t.online),
-            "test": of_test,
+            "test": _figures(t, model, test, part_samples(inputs.panel, test), online),
         },
         "throughput": throughput(state, inputs.device),
     }

@@ -32,7 +32,7 @@ class Size:
     width: int  # of the temporal branch
     static: int  # width of the static branch
     heads: int  # of attention
-    kernels: int  # of the convolution
+    kernels: int  # heads of the convolution
     layers: int
 
 

@@ -11,6 +11,20 @@ from torch import Tensor, nn
 from kernels.rank_terms import EPSILON
 
 
+def centred_and_scale(x: Tensor, share_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Each day's x [D, S, F] less its mean, and one over its deviation [D, 1, F], 0 for what is constant on the day.
+
+    Args:
+        share_of: [D, 1, S] what each row counts in a mean over the day, of sum 1.
+    """
+    mean = share_of @ x
+    centred = x - mean
+    variance = share_of @ centred.square()
+    # A constant feature deviates by rounding alone, which is in proportion to its value.
+    scale = torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+    return centred, scale
+
+
 class Neutral(nn.Module):
     """Takes a share of their least-squares slope on the risk directions off scores.
 
@@ -32,12 +46,7 @@ class Neutral(nn.Module):
         if not self.share:
             return scores
         share_of = scored.T[:, None] / scored.sum(0).clamp(min=1)[:, None, None]  # [D, 1, S] of a day's mean
-        x = x.float().transpose(0, 1)
-        mean = share_of @ x
-        centred = x - mean
-        variance = share_of @ centred.square()
-        # A constant feature deviates by rounding alone, which is in proportion to its value.
-        scale = torch.where(variance > (1e-5 * mean).square() + EPSILON**2, torch.rsqrt(variance), 0.0)
+        centred, scale = centred_and_scale(x.float().transpose(0, 1), share_of)
         risks = centred @ (self.directions * scale.mT)  # [D, S, R]
         counted = (risks * share_of.mT).mT
         # Directions nearly alike on a day have no slopes of their own; so small an addition to 1 lets them share one.
