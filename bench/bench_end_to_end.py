@@ -35,7 +35,7 @@ from bench.fitting import Fitting, Market, fitting, write_market
 from bench.memory import peak_memory
 from bench.peers import missing_package, peer, peer_names
 from engine.evaluate import evaluate_scores
-from engine.trainer import train
+from engine.train.loop import train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 QUIET = Console(quiet=True)

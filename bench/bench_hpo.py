@@ -23,9 +23,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
-import engine.trainer
+import engine.train.loop
 from bench.fitting import Market, write_market
-from engine.config import load_config
+from engine.config_file import load_config
 from hpo.study import Work, run_study
 
 QUIET = Console(quiet=True)
@@ -104,13 +104,13 @@ class _Times:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[float] = []
-        real = engine.trainer.learn
+        real = engine.train.loop.learn
 
         def learn(*arguments, **more):  # type: ignore[no-untyped-def]
             self.steps.append(time.time())
             return real(*arguments, **more)
 
-        monkeypatch.setattr(engine.trainer, "learn", learn)
+        monkeypatch.setattr(engine.train.loop, "learn", learn)
 
     def gaps(self, study: optuna.Study) -> list[float]:
         """Seconds from the end of each trial but the last to the first step of the next."""

@@ -31,13 +31,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.peers import missing_package, peer, peer_names
 from bench.peers._dataloader import form
 from bench.source import Work, fresh_blocks, touch, write_source
-from loaders.delivery import AHEAD
+from loaders.batch import AHEAD
 from loaders.errors import InputError
 from loaders.gather import gather, gather_windows, new_slot
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan
-from loaders.source import Source, open_source
 from loaders.split import Days
+from loaders.tiers.choose import Source, open_source
 
 LIMIT = "memcpy"
 BLOCKS = 48  # of ours in a pass

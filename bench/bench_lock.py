@@ -1,4 +1,4 @@
-"""What it costs to let a device read the rows: each rung of `loaders.lock` alone, and the upload of the tier resident.
+"""What it costs to let a device read the rows: each rung of `loaders.tiers.lock` alone, and the upload of the tier resident.
 
 Needs a GPU. A rung that the machine refuses is skipped with what the driver said, after a check that the refusal left
 torch in order. Blocks read through what was locked are compared with the host's gather.
@@ -19,13 +19,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.source import write_source
-from loaders import lock
-from loaders.driver import open_driver
 from loaders.gather import gather
 from loaders.panel import Panel
 from loaders.plan import Block
-from loaders.resident import Rows, gathered, locked_rows, resident_rows
 from loaders.split import Days
+from loaders.tiers import lock
+from loaders.tiers.driver import open_driver
+from loaders.tiers.resident import Rows, gathered, locked_rows, resident_rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -34,12 +34,12 @@ from bench.memory import peak_memory
 from bench.peers import missing_package, peer, peer_names, window
 from bench.source import Work, fresh_blocks, touch, write_source
 from bench.training import HORIZONS, RATE, Arrays, Step, Training, fresh_arrays, our_step, training
-from engine.objective import draw_rotations, make_objective
-from loaders.delivery import Stages
+from engine.train.objective import draw_rotations, make_objective
+from loaders.batch import Stages
 from loaders.panel import Panel
 from loaders.plan import Block
-from loaders.source import open_source
 from loaders.split import Days
+from loaders.tiers.choose import open_source
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FEATURES = 59

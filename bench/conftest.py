@@ -9,7 +9,7 @@ import pytest
 
 from bench.machine import machine_name
 from bench.record import HISTORY, Figures, Record, write_record
-from engine.tracking import git_revision
+from engine.train.tracking import git_revision
 
 MEASURED: pytest.StashKey[dict[str, Figures]] = pytest.StashKey()
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Config, load_config
-from engine.predict import make_split
-from loaders.cache.simulate import simulate
+from engine.config import Config
+from engine.config_file import load_config
+from engine.score.predict import make_split
+from loaders.cache.simulation.simulate import simulate
 from loaders.panel import Panel, open_panel
 from loaders.split import Split
 

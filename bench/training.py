@@ -14,11 +14,12 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.model.atft import ATFT, build_model
-from engine.objective import draw_rotations, make_objective
-from engine.phases import phases_of
-from engine.step import Lesson, learn, losses_of, make_learner
+from engine.train.objective import draw_rotations, make_objective
+from engine.train.schedule import phases_of
+from engine.train.step import Lesson, learn, losses_of, make_learner
 from loaders.cache.format import SCORED
 
 HORIZONS = 2

@@ -3,7 +3,7 @@
     reversal   minus one feature, nothing fitted
     ridge      linear in the day's features, on rank targets within the day; penalty chosen on validation RankIC
     lightgbm   boosted trees on the same rank targets, stopped early on the validation part
-    online     the regression that stands beside a network's scores, alone (engine/online.py)
+    online     the regression that stands beside a network's scores, alone (engine/score/online.py)
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
 training samples as float32 [N, F].
@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.metrics import daily_rank_ic, ranks_within_day
-from engine.online import online_scores, online_slopes
-from engine.scores import present_rows
+from engine.score.cross_section import ranks_within_day
+from engine.score.metrics import daily_rank_ic
+from engine.score.online import online_scores, online_slopes
+from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Panel

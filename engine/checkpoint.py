@@ -1,10 +1,10 @@
-"""Checkpoints: one safetensors file each, holding tensors and, as JSON in its header, the state to go on from.
+"""What a checkpoint holds: one safetensors file of weights (`Weights`) with, as JSON in its header, the `State`.
 
-Files are written under a temporary name, flushed, and renamed: a killed save leaves the previous checkpoint whole.
+`last` is what a run resumes from, `best` the weights of the best validation. Files are written under a temporary name,
+flushed, and renamed: a killed save leaves the previous checkpoint whole.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from engine.config import Part
+from engine.model.ensemble import Ensemble
+from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODEL, AVERAGE = "model.", "average."  # before the names of weights
+LOSS_SUMS = "loss_sums"
 
 
 @dataclass
@@ -36,7 +39,7 @@ class State:
     phase: int = 0  # of the configuration's
     phase_epoch: int = 0  # epochs of it completed
     off: list[Part] = field(default_factory=list)  # parts of the model that are bypassed
-    rate: float = 0.0  # last learning rate
+    lr: float = 0.0  # last learning rate
     best: float | None = None  # best validation RankIC, mean over the horizons that are trained
     phase_best: float | None = None  # of the current phase
     stale: int = 0  # epochs since then
@@ -47,34 +50,44 @@ class State:
     finished: bool = False
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part. Raises InputError on a full disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            str(path), f"could not be written ({error.strerror})", "Make room or choose another folder"
-        ) from error
+@dataclass(frozen=True)
+class Weights:
+    """What training changes."""
+
+    model: Ensemble
+    average: Ensemble | None  # average of its weights; None: off
+    optimizers: list[torch.optim.Optimizer]  # of each member
+    loss_sums: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
+
+    @property
+    def scoring(self) -> Ensemble:
+        """The weights that are validated and kept."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def ensembles(self) -> list[Ensemble]:
+        """The model, and its average where there is one."""
+        return [self.model] if self.average is None else [self.model, self.average]
 
 
-def save_checkpoint(
-    path: Path, state: State, model: nn.Module, average: nn.Module | None, optimizers: list[torch.optim.Optimizer],
-    running: Tensor,
-) -> None:  # fmt: skip
-    """Write model, the average of its weights if any, optimizers and the epoch's sums of loss terms, with the state."""
+def save_best(path: Path, state: State, weights: Weights) -> None:
+    """Write the weights that score, with the state."""
+    _save(path, state, weights.scoring, None, weights)
+
+
+def save_last(path: Path, state: State, weights: Weights) -> None:
+    """Write all that a resumed run needs."""
+    _save(path, state, weights.model, weights.average, weights)
+
+
+def _save(path: Path, state: State, model: Ensemble, average: Ensemble | None, weights: Weights) -> None:
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {AVERAGE + name: tensor for name, tensor in average.state_dict().items()}
-    for first, optimizer in zip(_firsts(optimizers), optimizers, strict=True):
+    for first, optimizer in zip(_firsts(weights.optimizers), weights.optimizers, strict=True):
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{first + index}.{name}": tensor for name, tensor in slots.items()}
-    tensors["running"] = running
+    tensors[LOSS_SUMS] = weights.loss_sums
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, {"state": json.dumps(asdict(state))}))
 
@@ -102,7 +115,16 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path, pref
         raise InputError(str(path), what, "Use the release and the configuration it was trained with") from error
 
 
-def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+def restore_weights(weights: Weights, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load all of a last checkpoint. Raises InputError where it does not fit."""
+    restore_model(weights.model, tensors, path)
+    if weights.average is not None:
+        restore_model(weights.average, tensors, path, AVERAGE)
+    _restore_optimizers(weights.optimizers, tensors)
+    weights.loss_sums.copy_(tensors[LOSS_SUMS])
+
+
+def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Load the optimizers' slots of a checkpoint."""
     every: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -30,7 +30,7 @@ SplitName = Literal["train", "valid", "test"]
 
 def main() -> None:
     """Entry point of the console script: turns the engine's exceptions into one line and an exit code."""
-    from engine.run import RunFailed, Stopped
+    from engine.train.run import RunFailed, Stopped
 
     try:
         app(prog_name="atft-engine")
@@ -117,7 +117,7 @@ def cache_simulate(
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
 ) -> None:
     """Build a cache of a simulated market whose attainable RankIC is known."""
-    from loaders.cache.simulate import simulate
+    from loaders.cache.simulation.simulate import simulate
 
     manifest = simulate(
         out, codes, days, features, ic, seed, _integers(horizons, "--horizons"), dtype, on_progress=console.print
@@ -128,15 +128,15 @@ def cache_simulate(
 @cache.command("inspect")
 def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     """Show what a cache holds."""
-    from loaders.shards import read_manifests
+    from loaders.cache.shards import read_manifests
 
     if as_json:
         print(json.dumps(asdict(read_manifests(folder)[-1])))
         return
-    from engine.predict import resolve_device
-    from loaders.cache.inspect import inspect_cache
+    from engine.inputs import resolve_device
+    from loaders.inspect import inspect_cache
     from loaders.panel import open_panel
-    from loaders.source import probe
+    from loaders.tiers.choose import probe
 
     panel = open_panel(folder)
     console.print(inspect_cache(panel, probe(panel, resolve_device("auto"))))
@@ -146,7 +146,7 @@ def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
 def cache_verify(folder: Path) -> None:
     """Read every byte of a cache and compare it with the manifest's checksums."""
     from loaders.cache.format import verify
-    from loaders.shards import shard_folders
+    from loaders.cache.shards import shard_folders
 
     for path in shard_folders(folder):
         manifest = verify(path)
@@ -159,20 +159,21 @@ def train_command(
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
     folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
     rehearse: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
 ) -> None:
     """Train a model, evaluate it on validation and test, and write a run folder."""
-    from engine.config import load_config
+    from engine.config_file import load_config
     from engine.distributed import is_first
-    from engine.dry_run import checklist, dry_run
-    from engine.evaluate import metrics_table
-    from engine.folds import fold_settings, holds_folds, train_folds
-    from engine.run import RunFailed, resumed_config
-    from engine.trainer import train
+    from engine.score.files import holds_folds
+    from engine.score.tables import metrics_table
+    from engine.train.dry_run import checklist, dry_run
+    from engine.train.folds import fold_settings, train_folds
+    from engine.train.loop import train
+    from engine.train.run import RunFailed, resumed_config
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     if resume and config is None:
@@ -192,8 +193,8 @@ def train_command(
     if not is_first():
         return
     summary = json.loads((run / "summary.json").read_text())
-    for name, figures in summary["splits"].items():
-        console.print(metrics_table(f"{run} · {name}", figures))
+    for name, metrics in summary["splits"].items():
+        console.print(metrics_table(f"{run} · {name}", metrics))
     console.print(f"run: {run}")
 
 
@@ -207,15 +208,15 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Metrics of runs or score files."""
-    from engine.evaluate import comparison_table, evaluate, metrics_table
-    from engine.tracking import finite
+    from engine.evaluate import evaluate
+    from engine.score.tables import comparison_table, metrics_table, to_json
 
     result = evaluate(paths, split, against, arrow, cost_bps)
     if as_json:
-        print(json.dumps(finite(result), allow_nan=False))
+        print(to_json(result))
         return
-    for name, figures in result["splits"].items():
-        console.print(metrics_table(f"{', '.join(map(str, paths))} · {name}", figures))
+    for name, metrics in result["splits"].items():
+        console.print(metrics_table(f"{', '.join(map(str, paths))} · {name}", metrics))
     if against is not None:
         console.print(comparison_table(f"minus {against}", result["against"]))
 
@@ -229,12 +230,17 @@ def predict_command(
     member: Annotated[int | None, typer.Option(min=0, help="Of a run of several models, this one alone.")] = None,
 ) -> None:
     """Score a part of a cache with a run's best checkpoint."""
-    from engine.predict import predict_run
-    from engine.scores import write_scores
+    from engine.score.files import write_scores
+    from engine.score.predict import load_run, predict_run
+    from engine.score.rows import to_file
+    from loaders.panel import open_panel
 
-    scores = predict_run(run, arrow, split, member)
-    write_scores(out, scores)
-    console.print(f"{out}: {len(scores.code):,} rows")
+    trained = load_run(run)
+    data = trained.config.data
+    panel = open_panel(data.arrow if arrow is None else arrow, data.store)
+    scores = predict_run(trained, panel, split, member)
+    write_scores(out, to_file(panel, scores))
+    console.print(f"{out}: {len(scores.rows):,} rows")
 
 
 @app.command("baseline")
@@ -250,11 +256,12 @@ def baseline_command(
 ) -> None:
     """Fit a simple rival on the same cache, split and metrics."""
     from engine.baseline import run_baseline
-    from engine.config import load_config
-    from engine.evaluate import evaluate_scores, metrics_table
-    from engine.predict import make_split
-    from engine.scores import scores_of, write_scores
-    from engine.tracking import finite
+    from engine.config_file import load_config
+    from engine.inputs import make_split
+    from engine.score.files import write_scores
+    from engine.score.part_metrics import part_metrics, part_samples
+    from engine.score.rows import row_scores, to_file
+    from engine.score.tables import metrics_table, to_json
     from loaders.panel import open_panel
 
     resolved = load_config(config, settings or [], arrow)
@@ -262,12 +269,12 @@ def baseline_command(
     split = make_split(resolved, panel)
     scores = run_baseline(panel, split, kind, feature, resolved.train.seed)
     result: dict[str, Any] = {
-        name: evaluate_scores(panel, split.part(name), values, cost_bps) for name, values in scores.items()
+        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps) for name, values in scores.items()
     }
     if out is not None:
-        write_scores(out, scores_of(panel, split.test, scores["test"], split="test", run_id=f"baseline-{kind}"))
+        write_scores(out, to_file(panel, row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")))
     if as_json:
-        print(json.dumps(finite({"splits": result}), allow_nan=False))
+        print(to_json({"splits": result}))
         return
-    for name, figures in result.items():
-        console.print(metrics_table(f"{kind} · {name}", figures))
+    for name, metrics in result.items():
+        console.print(metrics_table(f"{kind} · {name}", metrics))

@@ -50,7 +50,7 @@ class World:
             raise InputError("data.block_days", what, "Choose a multiple of the number of ranks")
         return range(days * self.rank // self.size, days * (self.rank + 1) // self.size)
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks, of one shape, in their order: [W, ...]. Raises RankLost."""
         if self.size == 1:
             return values[None]
@@ -59,34 +59,34 @@ class World:
             dist.all_gather(found, values.contiguous())
         return torch.stack(found)
 
-    def stretch(self, items: Sequence[T]) -> Sequence[T]:
-        """This rank's items: stretches of nearly one length, in the order of ranks."""
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's items: shards of nearly one length, in the order of ranks."""
         return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
 
-    def joined(self, values: Tensor) -> Tensor:
+    def all_gather_cat(self, values: Tensor) -> Tensor:
         """The tensors [N of the rank, ...] of all ranks, one after the other. Raises RankLost."""
         if self.size == 1:
             return values
-        counts = self.gathered(torch.tensor(len(values), device=values.device)).tolist()
+        counts = self.all_gather(torch.tensor(len(values), device=values.device)).tolist()
         padded = values.new_zeros(max(counts), *values.shape[1:])
         padded[: len(values)] = values
-        return torch.cat([of_rank[:count] for of_rank, count in zip(self.gathered(padded), counts, strict=True)])
+        return torch.cat([of_rank[:count] for of_rank, count in zip(self.all_gather(padded), counts, strict=True)])
 
-    def agreed(self, text: str) -> str:
-        """The first rank's text. Raises RankLost."""
+    def broadcast(self, text: str) -> str:
+        """The first rank's text, on every rank. Raises RankLost."""
         texts = [text]
         if self.size > 1:
             with _lost_ranks():
                 dist.broadcast_object_list(texts)
         return texts[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks have come here. Raises RankLost."""
         if self.size > 1:
             with _lost_ranks():
                 dist.barrier()
 
-    def add_gradients(self, model: nn.Module) -> None:
+    def all_reduce_gradients(self, model: nn.Module) -> None:
         """Add the gradients of all ranks. Raises RankLost."""
         if self.size == 1:
             return
@@ -98,7 +98,7 @@ class World:
             gradient.copy_(total.view_as(gradient))
 
 
-ALONE = World()
+SINGLE = World()
 
 
 @contextmanager
@@ -135,10 +135,10 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
         dist.destroy_process_group()
 
 
-def pooled(
+def sync_loss(
     world: World, of_rank: tuple[Tensor, ...], weight: Tensor, of_horizon: Tensor, stop: bool
 ) -> tuple[Tensor, Tensor, bool]:
-    """What a rank has to differentiate, the block's loss and terms, and whether any rank was told to stop.
+    """What a rank has to differentiate, the block's loss and terms, and whether any rank was asked to stop.
 
     Args:
         of_rank: what `Objective.of_rank` gives.
@@ -150,10 +150,10 @@ def pooled(
     """
     loss, terms, entries, daily, alive = of_rank
     head = torch.stack([entries, torch.tensor(float(stop), device=loss.device), loss.detach()])
-    told = world.gathered(torch.cat([head, terms, daily.detach().flatten(), alive.flatten()]))
-    share = told[:, 0] / told[:, 0].sum().clamp(min=1e-6)
-    values = (share[:, None] * told[:, 2 : 3 + len(terms)]).sum(0)
-    days = told[:, 3 + len(terms) :].unflatten(1, (2, *daily.shape))
+    results = world.all_gather(torch.cat([head, terms, daily.detach().flatten(), alive.flatten()]))
+    share = results[:, 0] / results[:, 0].sum().clamp(min=1e-6)
+    values = (share[:, None] * results[:, 2 : 3 + len(terms)]).sum(0)
+    days = results[:, 3 + len(terms) :].unflatten(1, (2, *daily.shape))
     # [W, H, G] -> [H, W, G]: the days of all ranks side by side.
     every = days[:, 0].transpose(0, 1).flatten(1).requires_grad_()
     with torch.enable_grad():
@@ -166,4 +166,4 @@ def pooled(
     values[0] += torch.where(on, weight * sharpe.detach(), 0.0)
     values[1 + SHARPE] = torch.where(on, sharpe.detach(), torch.nan)
     total = loss * share[world.rank] + torch.where(on, weight, 0.0) * (mine * daily).sum()
-    return total, values, bool(told[:, 1].any())
+    return total, values, bool(results[:, 1].any())

@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.baseline import run_baseline
-from engine.config import load_config
-from engine.evaluate import evaluate_scores
-from engine.predict import make_split
+from engine.config_file import load_config
+from engine.inputs import make_split
+from engine.score.part_metrics import part_metrics, part_samples
 from loaders.panel import open_panel
 
 run, cache = Path(sys.argv[1]), Path(sys.argv[2])
 panel = open_panel(cache)
 split = make_split(load_config(run / "config.toml", []), panel)
 model = json.loads((run / "summary.json").read_text())["splits"]["test"]
-ridge = evaluate_scores(panel, split.test, run_baseline(panel, split, "ridge")["test"])
+ridge = part_metrics(part_samples(panel, split.test), run_baseline(panel, split, "ridge")["test"])
 simulation = panel.manifest.simulation
 assert simulation is not None, f"{cache} was not simulated"
 

@@ -25,7 +25,7 @@ from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
 
-from engine.run import RunFailed
+from engine.train.run import RunFailed
 
 REASON, OWNER, RETRY_OF, FOLDER = "reason", "owner", "retry_of", "folder"  # attributes of trials, like the next
 SETTINGS, EPOCHS, SECONDS = "settings", "epochs", "seconds"

@@ -23,11 +23,13 @@ def hpo_command(
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     evaluate_best: Annotated[bool, typer.Option("--evaluate-best", help="Then test the best trial, once.")] = False,
 ) -> None:
-    """Search settings by validation; an existing study is gone on with. [hpo] says what is searched and how."""
-    from engine.config import load_config
-    from engine.evaluate import evaluate, metrics_table
+    """Search settings by validation; an existing study is resumed. [hpo] says what is searched and how."""
+    from engine.config_file import load
+    from engine.evaluate import evaluate
+    from engine.score.tables import metrics_table
 
     try:
+        from hpo.config import StudyConfig
         from hpo.results import best_trial, summary
         from hpo.study import Work, run_study, trial_folders
     except ModuleNotFoundError as error:
@@ -36,7 +38,7 @@ def hpo_command(
         raise InputError("hpo", "optuna is not installed", "pip install 'atft-engine[hpo]'") from error
 
     folder = Path("hpo") / study if out is None else out
-    work = Work(load_config(config, settings or [], arrow), trials, folder, study, storage)
+    work = Work(load(StudyConfig, config, settings or [], arrow), trials, folder, study, storage)
     result = run_study(work, workers, console)
     console.line()  # where the console is no terminal, a live table ends without one
     console.print(summary(result))

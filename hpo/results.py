@@ -15,17 +15,18 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from engine.checkpoint import write_atomically
-from engine.config import Config, to_toml
+from engine.config_file import to_toml
 from hpo.claims import EPOCHS, REASON, SECONDS, SETTINGS
+from hpo.config import StudyConfig
 from hpo.progress import best_trials
 from hpo.space import configured
+from loaders.cache.atomic import write_atomically
 
 BEST, TRIALS, REPORT = "best.toml", "trials.parquet", "report.html"
 log = logging.getLogger(__name__)
 
 
-def write_results(study: optuna.Study, config: Config, folder: Path) -> None:
+def write_results(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
     """Write a study's files. Raises InputError where the disk is full.
 
     best.toml is the configuration of the best trial, of several metrics that with the best first one: what
@@ -76,7 +77,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _parquet(trials: list[FrozenTrial], config: Config) -> bytes:
+def _parquet(trials: list[FrozenTrial], config: StudyConfig) -> bytes:
     """A row per trial: number, state, value (of several metrics one column each), settings, epochs, seconds, reason."""
     columns: dict[str, list[Any]] = {"number": [t.number for t in trials], "state": [t.state.name for t in trials]}
     for i, metric in enumerate(config.hpo.metrics):
@@ -92,7 +93,7 @@ def _parquet(trials: list[FrozenTrial], config: Config) -> bytes:
     return buffer.getvalue()
 
 
-def _report(study: optuna.Study, config: Config) -> str:
+def _report(study: optuna.Study, config: StudyConfig) -> str:
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -8,7 +8,8 @@ from typing import Any
 
 from optuna import Trial
 
-from engine.config import Choices, Config, Dimension, Range, Simplex, Space
+from engine.config import Config
+from hpo.config import Choices, Dimension, Range, Simplex, Space, StudyConfig
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
@@ -49,7 +50,7 @@ def suggest(trial: Trial, space: Space, horizons: int) -> Settings:
     return settings
 
 
-def parameters_of(config: Config, horizons: int) -> dict[str, Any] | None:
+def parameters_of(config: StudyConfig, horizons: int) -> dict[str, Any] | None:
     """The parameters for which `suggest` gives the configuration's own settings, weights on a simplex scaled to sum 1.
 
     None where these lie outside the space.
@@ -82,14 +83,14 @@ def _holds(dimension: Range | Choices, value: Any) -> bool:
     return isinstance(value, int | float) and dimension.low <= value <= dimension.high
 
 
-def configured(config: Config, settings: Settings) -> Config:
+def configured(config: StudyConfig, settings: Settings) -> StudyConfig:
     """The configuration with these settings. Raises InputError where they do not go together."""
     values = config.model_dump()
     for key, value in settings.items():
         section, _, field = key.partition(".")
         values[section][field] = value
     try:
-        return Config.model_validate(values)
+        return StudyConfig.model_validate(values)
     except ValueError as error:
         what = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())  # type: ignore[attr-defined]
         raise InputError("hpo.space", what, "Narrow the space") from error

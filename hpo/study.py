@@ -19,15 +19,17 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 
-from engine.config import Config, config_hash
+from engine.config_file import config_hash
 from engine.inputs import Inputs, open_inputs, resolve
-from engine.run import RunFailed, Stopped
+from engine.train.fold import Fold
+from engine.train.run import RunFailed, Stopped
 from hpo.claims import EPOCHS, FINISHED, REASON, SECONDS, SETTINGS, claim, fail, folder_number, heartbeat
+from hpo.config import StudyConfig
 from hpo.progress import status
 from hpo.results import write_results
 from hpo.space import check_space, configured, parameters_of, suggest
 from hpo.storage import open_storage
-from hpo.trial import Pruned, TrialFailed, fold_inputs, run_trial
+from hpo.trial import Pruned, TrialFailed, run_trial, study_folds
 from loaders.errors import InputError
 from loaders.order import mix
 from loaders.panel import open_panel
@@ -40,7 +42,7 @@ WAIT_S = 0.5  # between two looks at what the other workers do
 class Work:
     """What the workers of a study share."""
 
-    config: Config
+    config: StudyConfig
     trials: int  # finished ones that are wanted
     folder: Path
     name: str
@@ -50,10 +52,10 @@ class Work:
 def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """Run trials until as many as are wanted are complete or pruned, then write the study's results.
 
-    A study that exists is gone on with. One worker is this process, several are processes of their own.
+    A study that exists is resumed. One worker is this process, several are processes of their own.
 
     Raises InputError for a space, cache or storage that will not do, or a study of another search; RunFailed where too
-    many trials failed; Stopped after a signal: the same command goes on.
+    many trials failed; Stopped after a signal: the same command resumes.
     """
     _quiet()
     check_space(work.config.hpo.space)
@@ -98,7 +100,7 @@ def _open(work: Work) -> optuna.Study:
     return study
 
 
-def _pruner(config: Config) -> optuna.pruners.BasePruner:
+def _pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     return {
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
@@ -107,7 +109,7 @@ def _pruner(config: Config) -> optuna.pruners.BasePruner:
     }[config.hpo.pruner]()
 
 
-def _sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
+def _sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
     """For the trial of that number."""
     seed = mix(config.hpo.seed, number) % 2**32
     return {
@@ -122,22 +124,24 @@ def _work(work: Work, study: optuna.Study, inputs: Inputs) -> None:
 
     Raises InputError where the cache's rows have changed on disk.
     """
-    sampler, folds = partial(_sampler, work.config), fold_inputs(work.config, inputs)
+    sampler, folds = partial(_sampler, work.config), study_folds(work.config, inputs)
     while True:
-        inputs.check.so_far()  # here: what fails one trial would fail all
+        inputs.verification.raise_if_failed()  # here: what fails one trial would fail all
         trial, done = claim(study, work.trials, work.folder, sampler)
         if done:
-            inputs.check.to_the_end()
+            inputs.verification.wait()
             return
         if trial is None:
             time.sleep(WAIT_S)
             continue
         with heartbeat(study, trial):
-            _run(work, study, trial, folds)
+            _run(work, study, trial, inputs, folds)
 
 
-def _run(work: Work, study: optuna.Study, trial: optuna.Trial, folds: list[tuple[Config, Inputs]]) -> None:
-    config, inputs = folds[0]
+def _run(
+    work: Work, study: optuna.Study, trial: optuna.Trial, inputs: Inputs, folds: list[tuple[StudyConfig, Fold]]
+) -> None:
+    config = work.config
     settings = suggest(trial, config.hpo.space, len(inputs.panel.manifest.horizons))
     trial.set_user_attr(SETTINGS, settings)
     one = len(config.hpo.metrics) == 1
@@ -160,8 +164,8 @@ def _run(work: Work, study: optuna.Study, trial: optuna.Trial, folds: list[tuple
         return False
 
     try:
-        of_folds = [(configured(of_fold, settings), its) for of_fold, its in folds]
-        metrics, epochs = run_trial(of_folds, _folder(work, trial), report)
+        configs = [(configured(of_fold, settings), fold) for of_fold, fold in folds]
+        metrics, epochs = run_trial(configs, inputs, _folder(work, trial), report)
     except Pruned:
         spent()
         trial.set_user_attr(REASON, "pruned")
@@ -197,14 +201,14 @@ def _together(work: Work, study: optuna.Study, workers: int, console: Console, b
             if process.pid is not None:
                 process.terminate()
                 process.join()
-        raise Stopped(f"{work.folder}: stopped by a signal. The same command goes on") from stop
+        raise Stopped(f"{work.folder}: stopped by a signal. The same command resumes it") from stop
     finally:
         signal.signal(signal.SIGTERM, previous)
     finished = sum(trial.state in FINISHED for trial in study.get_trials(deepcopy=False))
     if finished < work.trials:
         codes = ", ".join(str(process.exitcode) for process in processes)
         what = f"{work.folder}: the workers ended (exit codes {codes}) after {finished} of {work.trials} trials"
-        raise RunFailed(f"{what}. The same command goes on")
+        raise RunFailed(f"{what}. The same command resumes it")
 
 
 def _worker(work: Work, threads: int) -> None:

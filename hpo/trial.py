@@ -1,94 +1,98 @@
 """One trial: a training, in this process, whose validation is reported after every epoch.
 
-The trial's run folder is an ordinary one, so a trial whose worker died goes on from its last checkpoint.
+The trial's run folder is an ordinary one, so a trial whose worker died resumes from its last checkpoint.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from engine.config import Config
-from engine.evaluate import part_samples
 from engine.inputs import Inputs
-from engine.predict import make_split
-from engine.run import RunFailed, Training, started
-from engine.trainer import train_epoch, validate
+from engine.train.fold import Fold, make_fold
+from engine.train.loop import epochs
+from engine.train.run import Run, RunFailed, open_run
+from hpo.config import StudyConfig
 from loaders.errors import InputError
 
 QUIET = Console(quiet=True)
 
 
 class TrialFailed(Exception):
-    """A trial without a figure; the message says why."""
+    """A trial without a result; the message says why."""
 
 
 class Pruned(Exception):
     """A trial that is not worth its remaining epochs."""
 
 
-def fold_inputs(config: Config, inputs: Inputs) -> list[tuple[Config, Inputs]]:
-    """The configuration and inputs of every fold that counts, one where the split is as it is; all share the panel."""
+def study_folds(config: StudyConfig, inputs: Inputs) -> list[tuple[StudyConfig, Fold]]:
+    """The configuration and split of every fold that counts, one where the split is as it is."""
     if not config.hpo.folds:
-        return [(config, inputs)]
-    found = []
-    for fold in range(config.hpo.folds):
-        split = config.split.model_copy(update={"folds": config.hpo.folds, "fold": fold})
-        of_fold = config.model_copy(update={"split": split})
-        parts = make_split(of_fold, inputs.panel)
-        found.append((of_fold, replace(inputs, split=parts, valid=part_samples(inputs.panel, parts.valid))))
-    return found
+        return [(config, make_fold(config, inputs.panel))]
+    splits = [
+        config.split.model_copy(update={"folds": config.hpo.folds, "fold": fold}) for fold in range(config.hpo.folds)
+    ]
+    configs = [config.model_copy(update={"split": split}) for split in splits]
+    return [(of_fold, make_fold(of_fold, inputs.panel)) for of_fold in configs]
 
 
 def run_trial(
-    folds: Sequence[tuple[Config, Inputs]],
+    folds: Sequence[tuple[StudyConfig, Fold]],
+    inputs: Inputs,
     folder: Path,
     report: Callable[[int, int, list[float]], bool],
 ) -> tuple[list[float], int]:
     """Train on every fold; gives the metrics of the best checkpoints (means over folds) and the epochs spent.
 
     Args:
-        folds: what `fold_inputs` gives, with the trial's settings in the configurations.
-        folder: for the run folders; those that are there are gone on with.
-        report: told the fold, the number of epochs so far (of all folds) and the metrics so far; whether to prune.
+        folds: what `study_folds` gives, with the trial's settings in the configurations.
+        folder: for the run folders; those that are there are resumed.
+        report: is given the fold, the number of epochs so far (of all folds) and the metrics so far; whether to prune.
 
     Raises Pruned, TrialFailed for a training that cannot go on or a metric that is missing, and Stopped after a signal.
     """
     finished: list[list[float]] = []
-    epochs = 0
-    for number, (config, inputs) in enumerate(folds):
-        run = folder / f"fold-{number}" if len(folds) > 1 else folder
+    before = 0  # epochs of the folds that are finished
+    for number, (config, fold) in enumerate(folds):
+        run_folder = folder / f"fold-{number}" if len(folds) > 1 else folder
+        resume = (run_folder / "config.toml").exists()
         try:
-            with started(config, inputs, run, (run / "config.toml").exists(), QUIET) as t:
-                told = 0
-                while True:
-                    for line in range(told, len(t.state.history)):
-                        here = _metrics(t, config, line)
-                        means = [sum(column) / len(column) for column in zip(*finished, here, strict=True)]
-                        prune = report(number, epochs + line + 1, means)
-                        last = t.state.finished and line + 1 == len(t.state.history) and number + 1 == len(folds)
-                        if prune and not last:  # after the last there is nothing to save
-                            raise Pruned
-                    told = len(t.state.history)
-                    if t.state.finished:
-                        break
-                    validate(t, train_epoch(t))
-                epochs += t.state.epoch
-                finished.append(_metrics(t, config, told - 1))
+            with open_run(config, inputs, fold, run_folder, resume, QUIET) as run:
+                metrics: list[float] = []
+                for epoch in _epoch_numbers(run):
+                    metrics = _metrics(run, config, epoch)
+                    means = _mean([*finished, metrics])
+                    prune = report(number, before + epoch, means)
+                    last = run.state.finished and epoch == run.state.epoch and number + 1 == len(folds)
+                    if prune and not last:  # after the last there is nothing to save
+                        raise Pruned
+                before += run.state.epoch
+                finished.append(metrics)
         except (RunFailed, InputError) as error:
             raise TrialFailed(str(error)) from error
-    return [sum(column) / len(column) for column in zip(*finished, strict=True)], epochs
+    return _mean(finished), before
 
 
-def _metrics(t: Training, config: Config, line: int) -> list[float]:
-    """Of the best checkpoint after this line of the history, means over all horizons, whatever their weights."""
-    best: dict[str, Any] = [one for one in t.state.history[: line + 1] if one["best"]][-1]
+def _epoch_numbers(run: Run) -> Iterator[int]:
+    """The numbers, from 1, of the epochs that a resumed run has had, and of those that it trains from now on."""
+    yield from range(1, run.state.epoch + 1)
+    for _ in epochs(run):
+        yield run.state.epoch
+
+
+def _mean(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(column) for column in zip(*rows, strict=True)]
+
+
+def _metrics(run: Run, config: StudyConfig, epoch: int) -> list[float]:
+    """Of the best checkpoint after this epoch, means over all horizons, whatever their weights."""
+    best: dict[str, Any] = [line for line in run.state.history[:epoch] if line["best"]][-1]
     found = []
     for metric in config.hpo.metrics:
-        values = [figures[metric] for figures in best["valid"].values()]
+        values = [metrics[metric] for metrics in best["valid"].values()]
         if any(value is None or not math.isfinite(value) for value in values):
             raise TrialFailed(f"{metric} of epoch {best['epoch']} is missing")
         found.append(sum(values) / len(values))

@@ -8,15 +8,14 @@ N runs (S codes of a block), D scored days, L context, T = D + L - 1 days read, 
 """
 
 import threading
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit, prange
 
+from loaders.batch import Batch, Slot, new_slot
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
-from loaders.plan import Block
+from loaders.plan import Block, count_samples
 from loaders.runs import copy_bytes, copy_run, fence, prefetch_run, widen_run
 from loaders.split import Days
 
@@ -24,87 +23,53 @@ RUNS = 32  # that a thread takes at a time; a fence, which waits for all stores,
 HEAD = 512  # bytes of a run that are loaded ahead; the processor itself finds the rest
 
 
-class Slot(NamedTuple):
-    """Memory for the arrays of at most N runs, used again and again."""
-
-    x: npt.NDArray[np.float32]  # [N, T, F]
-    presence: npt.NDArray[np.uint8]  # [N, T]
-    y: npt.NDArray[np.float32]  # [N, D, H]
-
-
-class Batch(NamedTuple):
-    """One block's arrays. Absent rows are zeros with presence 0; a missing target is NaN."""
-
-    x: npt.NDArray[np.float32]  # [S, T, F]
-    presence: npt.NDArray[np.uint8]  # [S, T]
-    y: npt.NDArray[np.float32]  # [S, D, H]
-    block: Block
-
-    @property
-    def samples(self) -> int:
-        """Entries with a target for at least one horizon."""
-        return int(np.isfinite(self.y).any(2).sum())
+def gather(panel: Panel, part: Days, block: Block, days: int, context: int) -> Batch:
+    """Copy a block of D scored `days` out of the panel into new memory; see `fill_block`."""
+    slot = new_slot(panel, len(block.codes), days, context)
+    fill_block(panel, part, block, context, slot)
+    return slot.batch(block, count_samples(panel, part, block, days))
 
 
-def new_slot(panel: Panel, runs: int, days: int, context: int) -> Slot:
-    """Memory for up to that many runs, uninitialised."""
-    features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
-    span = days + context - 1
-    return Slot(
-        np.empty((runs, span, features), np.float32),
-        np.empty((runs, span), np.uint8),
-        np.empty((runs, days, horizons), np.float32),
-    )
+def fill_block(panel: Panel, part: Days, block: Block, context: int, slot: Slot) -> None:
+    """Copy a block out of the panel into the first rows of a slot, in parallel over its codes.
 
-
-def gather(panel: Panel, part: Days, block: Block, days: int, context: int, slot: Slot | None = None) -> Batch:
-    """Copy a block out of the panel, in parallel over its codes.
-
-    Rows before a code's first day or after its last are absent. Targets are given for scored rows on days inside
-    `part` only, so a block that sticks out of its part at either end holds no sample of another part.
+    Rows before a code's first day or after its last are absent: zeros with presence 0. Targets are given for scored
+    rows on days inside `part` only, NaN elsewhere, so a block that sticks out of its part at either end holds no sample
+    of another part.
 
     Args:
-        slot: memory to fill, of this panel, `days` and `context`; the batch is a view on it. None: new memory.
+        context: L; the slot is of this panel, this context and the block's days.
     """
-    x, presence, y = _fill(panel, part, block.codes, block.day, block.codes, 0, days, context, slot)
-    return Batch(x, presence, y, block)
+    _fill(panel, part, block.codes, block.day, block.codes, 0, context, slot)
 
 
-def gather_windows(panel: Panel, part: Days, codes: Int, day: Int, context: int, slot: Slot | None = None) -> Slot:
-    """Copy windows out of the panel, for models that score one sample at a time, in parallel over the windows.
+def fill_windows(panel: Panel, part: Days, codes: Int, day: Int, context: int, slot: Slot) -> None:
+    """Copy windows into a slot of one scored day, for models that score one sample at a time.
 
-    Gives x [N, L, F], presence [N, L] and y [N, 1, H]. Copies every row up to L times; where a model allows it, blocks
+    Fills x [N, L, F], presence [N, L] and y [N, 1, H]. Copies every row up to L times; where a model allows it, blocks
     move the same samples with a fraction of the bytes. Windows of neighbouring days of one code, one after another,
     read their common rows from the processor's cache: for S codes on D days ask code by code, and take x[day::D] for a
     day.
 
     Args:
         codes, day: int64 [N], the code's number and the calendar index of each window's last day.
-        slot: memory to fill, of this panel, one scored day and `context`. None: new memory.
     """
-    return _fill(panel, part, codes, 0, day, 1, 1, context, slot)
+    _fill(panel, part, codes, 0, day, 1, context, slot)
 
 
 # Numba's thread pools run one parallel region at a time; a second thread waits here rather than crash there.
 _one_at_a_time = threading.Lock()
 
 
-def _fill(
-    panel: Panel, part: Days, codes: Int, first_day: int, day: Int, each: int, days: int, context: int,
-    slot: Slot | None,
-) -> Slot:  # fmt: skip
+def _fill(panel: Panel, part: Days, codes: Int, first_day: int, day: Int, each: int, context: int, slot: Slot) -> None:
     """Gather runs, of which number s begins to be scored on first_day + each * day[s]."""
-    n = len(codes)
-    filled = new_slot(panel, n, days, context) if slot is None else slot
-    if len(filled.x) > n:
-        filled = Slot(filled.x[:n], filled.presence[:n], filled.y[:n])
+    x, presence, y = slot.arrays
+    if len(codes) > len(x):
+        raise ValueError(f"{len(codes)} runs do not fit into a slot of {len(x)}")
+    half = panel.manifest.dtype == "float16"
     # Between two blocks the caches are cold and every call of Python counts: arrays are as few as can be.
     with _one_at_a_time:
-        _gather(
-            panel.spans, panel.manifest.dtype == "float16", codes, first_day, day, each, context, part.start, part.stop,
-            *filled,
-        )  # fmt: skip
-    return filled
+        _gather(panel.spans, half, codes, first_day, day, each, context, part.start, part.stop, x, presence, y)
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -112,7 +77,8 @@ def _gather(  # type: ignore[no-untyped-def]
     spans, half, codes, first_day, day, each, context, start, stop, x, presence, y
 ):
     features_at, targets_at, presence_at, first, days = spans
-    n, span, width = x.shape
+    n = len(codes)
+    span, width = x.shape[1:]
     scored_days, horizons = y.shape[1:]
     row_bytes = width * (2 if half else 4)
     pieces = (n + RUNS - 1) // RUNS

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 
 from loaders.cache.format import ALIGNMENT, PANEL, Columns, Manifest, open_columns, open_rows
+from loaders.cache.remote import is_url, local_copy
+from loaders.cache.rows import RowSet, row_set
+from loaders.cache.shards import read_manifests
 from loaders.errors import InputError
-from loaders.remote import is_url, local_copy
-from loaders.rows import RowSet, row_set
-from loaders.shards import read_manifests
 
 STORE = "~/.cache/atft-engine"
 
@@ -29,7 +29,7 @@ Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Joined:
+class ShardedColumn:
     """A column of several shards, read like an array: by rows (an index array or a slice), then anything NumPy takes.
 
     Reading copies what is asked for; rows between two shards, which belong to none, are never asked for.
@@ -74,7 +74,7 @@ class Panel:
 
     @cached_property
     def features(self) -> npt.NDArray[Any]:
-        """[rows, F] float16 or float32, a read-only view on the file (of several shards: a `Joined`)."""
+        """[rows, F] float16 or float32, a read-only view on the file (of several shards: a `ShardedColumn`)."""
         return self._column("features")
 
     @cached_property
@@ -90,7 +90,7 @@ class Panel:
     def _column(self, name: str) -> Any:
         parts = tuple(getattr(columns, name) for columns in self.shards)
         rows = int(self.starts[-1]) + len(parts[-1])
-        return parts[0] if len(parts) == 1 else Joined(parts, self.starts, (rows, *parts[0].shape[1:]))
+        return parts[0] if len(parts) == 1 else ShardedColumn(parts, self.starts, (rows, *parts[0].shape[1:]))
 
     @cached_property
     def spans(self) -> Int:
@@ -161,7 +161,7 @@ def open_panel(where: str | Path, store: str | Path = STORE) -> Panel:
     """Open a cache folder, or a folder of caches as one panel; costs milliseconds at any size.
 
     Args:
-        where: a folder, or a URL (see `loaders.remote`), of which a local copy is opened.
+        where: a folder, or a URL (see `loaders.cache.remote`), of which a local copy is opened.
         store: folder of such copies.
 
     Raises InputError where the folder is no cache, is of another format version, or was altered or cut short, and

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.training import HORIZONS, RATE, Arrays, Training
-from engine.objective import draw_rotations, make_objective
+from engine.train.objective import draw_rotations, make_objective
 
 WINDOWS = 4096  # of a chunk
 # x [N, L, F], present [N, L] float 0/1 -> scores [N, H], quantiles [N, H, Q]

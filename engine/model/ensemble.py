@@ -3,7 +3,7 @@
 K members, S codes, D days, H horizons, Q quantile levels
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Ensemble(nn.Module):
         deviations: whether the scores of one alone are made deviations from the day's mean, as those of several are.
     """
 
-    def __init__(self, members: list[ATFT], neutral: Neutral, deviations: bool) -> None:
+    def __init__(self, members: Iterable[nn.Module], neutral: Neutral, deviations: bool) -> None:
         super().__init__()
         self.members, self.neutral, self.deviations = nn.ModuleList(members), neutral, deviations
 
@@ -33,6 +33,15 @@ class Ensemble(nn.Module):
     @property
     def horizons(self) -> int:
         return self.first.horizons
+
+    @property
+    def codes_are_independent(self) -> bool:
+        """Whether no code sees another one, so that any of them may be scored alone."""
+        return self.first.market is None or "market" in self.first.off
+
+    def with_members(self, members: Iterable[nn.Module]) -> "Ensemble":
+        """An ensemble of other members on the same blocks, its scores treated alike."""
+        return Ensemble(members, self.neutral, self.deviations)
 
     def bypass(self, parts: Sequence[Part]) -> None:
         """See ATFT.bypass, for every member."""
@@ -72,4 +81,6 @@ def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     context, names = config.data.context, config.data.features or ()
     ids = {names.index(name): count for name, count in config.model.categories.items()}
     members = [build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)]
-    return Ensemble(members, Neutral(features, config.model.risks, config.model.neutral), config.model.online > 0)
+    return Ensemble(
+        members, Neutral(features, config.model.risk_factors, config.model.neutralize), config.model.online_weight > 0
+    )

@@ -1,4 +1,4 @@
-"""Scores held back where they follow risk directions of the features (see engine/risk.py), day by day.
+"""Scores held back where they follow risk directions of the features (see engine/score/risk.py), day by day.
 
 What is left over is called feature neutral; a share of it keeps most of what the directions earn on average.
 

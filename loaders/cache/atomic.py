@@ -1,4 +1,4 @@
-"""Folders that appear under their final name complete or not at all."""
+"""Files and folders that appear under their final name complete or not at all."""
 
 import ctypes
 import errno
@@ -12,6 +12,22 @@ from loaders.cache.format import MANIFEST
 from loaders.errors import InputError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part. Raises InputError on a full disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            str(path), f"could not be written ({error.strerror})", "Make room or choose another folder"
+        ) from error
 
 
 @contextmanager

@@ -6,8 +6,8 @@
                          features  FixedSizeList<float16|float32>[F]
                          targets   FixedSizeList<float32>[H]      NaN = no target, never zero
                          presence  uint8                          ABSENT, CONTEXT or SCORED
-      rows.npy         uint64 [2, W] bits per row (see loaders.rows): it is present; it is a sample, that is SCORED and
-                       with a target for at least one horizon. A plan reads these instead of the rows
+      rows.npy         uint64 [2, W] bits per row (see rows.py): it is present; it is a sample, that is SCORED and with
+                       a target for at least one horizon. A plan reads these instead of the rows
 
 Rows lie code by code and, within a code, day by day over its whole span (first..last calendar day), so
 
@@ -36,8 +36,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from loaders.cache.rows import WORD, row_bits
 from loaders.errors import InputError
-from loaders.rows import WORD, row_bits
 
 FORMAT_VERSION = 2
 ABSENT, CONTEXT, SCORED = 0, 1, 2

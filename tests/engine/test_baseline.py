@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from engine.baseline import PENALTIES, run_baseline
-from engine.metrics import daily_rank_ic, ranks_within_day
-from engine.scores import present_rows
+from engine.score.files import present_rows
+from engine.score.metrics import daily_rank_ic, ranks_within_day
 from loaders.cache.format import create_columns
 from loaders.errors import InputError
 from loaders.panel import open_panel

@@ -2,7 +2,8 @@
 
 import pytest
 
-from engine.config import Config, config_hash, load_config, to_toml
+from engine.config import Config
+from engine.config_file import config_hash, load_config, to_toml
 from loaders.errors import InputError
 
 

@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from engine.checkpoint import LAST, load_checkpoint
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.distributed import ALONE, World, pooled
-from engine.objective import make_objective
-from engine.run import resumed_config
-from engine.trainer import train
+from engine.train.loop import train
+from engine.train.objective import make_objective
+from engine.train.run import resumed_config
 from kernels.rank_terms import SHARPE
 from loaders.errors import InputError
 from tests.panels import write_panel
@@ -31,11 +31,11 @@ QUIET = Console(quiet=True)
 SCRIPT = """
 import os, signal, sys, time
 from contextlib import contextmanager
-import engine.trainer
+import engine.train.loop
 from engine.cli import main
 rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
 del sys.argv[1:3]
-real, steps = engine.trainer.learn, 0
+real, steps = engine.train.loop.learn, 0
 
 def learn(*arguments):
     global steps
@@ -45,7 +45,7 @@ def learn(*arguments):
         os.kill(os.getpid(), number)
     return found
 
-open_inputs = engine.trainer.open_inputs
+open_inputs = engine.train.loop.open_inputs
 
 @contextmanager
 def slow_to_leave(*arguments):
@@ -56,7 +56,7 @@ def slow_to_leave(*arguments):
             time.sleep(2)
             raise
 
-engine.trainer.learn, engine.trainer.open_inputs = learn, slow_to_leave
+engine.train.loop.learn, engine.train.loop.open_inputs = learn, slow_to_leave
 main()
 """
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from engine.evaluate import evaluate, evaluate_scores, figures_of_part, part_samples
-from engine.scores import present_rows, read_scores, scores_of, write_scores
+from engine.score.files import present_rows, read_scores, scores_of, write_scores
 from loaders.errors import InputError
 from loaders.split import Days
 from tests.panels import write_panel

@@ -10,7 +10,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 import hpo.claims
-from engine.run import RunFailed
+from engine.train.run import RunFailed
 from hpo.claims import FOLDER, OWNER, REASON, RETRY_OF, SECONDS, claim, fail, folder_number
 from hpo.storage import open_storage
 

@@ -4,7 +4,9 @@ import numpy as np
 import optuna
 import pytest
 
-from engine.config import SPACE, Choices, Config, Range, Simplex, load_config
+from engine.config import Config
+from engine.config_file import load_config
+from hpo.config import SPACE, Choices, Range, Simplex
 from hpo.space import check_space, configured, parameters_of, suggest
 from loaders.errors import InputError
 

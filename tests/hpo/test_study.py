@@ -18,10 +18,10 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from rich.console import Console
 
-import engine.trainer
+import engine.train.loop
 import hpo.trial
-from engine.config import load_config
-from engine.trainer import train
+from engine.config_file import load_config
+from engine.train.loop import train
 from hpo.claims import SECONDS
 from hpo.cli import main
 from hpo.storage import open_storage
@@ -133,13 +133,13 @@ def test_studies_of_other_seeds_draw_other_trials(sampler):
 
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
-    real, parts = engine.trainer.score_part, []
+    real, parts = engine.train.loop.score_part, []
 
     def score_part(model, source, part, *more, **options):
         parts.append(part)
         return real(model, source, part, *more, **options)
 
-    monkeypatch.setattr(engine.trainer, "score_part", score_part)
+    monkeypatch.setattr(engine.train.loop, "score_part", score_part)
     run_study(work(cache, tmp_path / "out", 1, settings=["train.epochs=2"]), 1, QUIET)
     panel = hpo.study.open_inputs
     with panel(load_config(None, SMALL, str(cache)), "cpu") as inputs:
@@ -147,7 +147,7 @@ def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
 
 
 def test_a_trial_without_a_figure_fails_with_its_reason_and_the_study_goes_on(cache, tmp_path, monkeypatch):
-    real, calls = engine.trainer.figures_of_part, []
+    real, calls = engine.train.loop.figures_of_part, []
 
     def third_is_missing(*arguments):
         figures = real(*arguments)
@@ -156,7 +156,7 @@ def test_a_trial_without_a_figure_fails_with_its_reason_and_the_study_goes_on(ca
             figures["5"]["icir"] = float("nan")
         return figures
 
-    monkeypatch.setattr(engine.trainer, "figures_of_part", third_is_missing)
+    monkeypatch.setattr(engine.train.loop, "figures_of_part", third_is_missing)
     asked = work(cache, tmp_path / "out", 2, settings=["train.epochs=2", 'hpo.metrics=["icir"]', 'hpo.pruner="none"'])
     study = run_study(asked, 1, QUIET)
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL", "COMPLETE"]

@@ -12,14 +12,14 @@ import psutil
 import pytest
 import torch
 
-from loaders.driver import READ_ONLY_REGISTRATION
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import Panel
 from loaders.plan import Plan
-from loaders.source import open_source
 from loaders.split import Days
-from tests.loaders.fake_driver import FakeDriver
+from loaders.tiers.choose import open_source
+from loaders.tiers.driver import READ_ONLY_REGISTRATION
+from tests.loaders.tiers.fake_driver import FakeDriver
 from tests.panels import write_panel
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

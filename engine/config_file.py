@@ -1,0 +1,105 @@
+"""A configuration read from TOML and `--set`, written as TOML, and identified by a hash."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from engine.config import Config
+from loaders.errors import InputError
+
+RENAMED = {
+    "model.neutral": "model.neutralize",
+    "model.online": "model.online_weight",
+    "model.risks": "model.risk_factors",
+}
+OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training takes no notice of them
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def load_config(path: Path | None, settings: list[str], arrow: str | None = None) -> Config:
+    """`load` of a run's configuration."""
+    return load(Config, path, settings, arrow)
+
+
+def load(kind: type[AnyConfig], path: Path | None, settings: list[str], arrow: str | None = None) -> AnyConfig:
+    """Defaults, then the TOML file, then `section.key=value` settings, then the cache named on the command line.
+
+    A setting's value is read as TOML where it is valid TOML (numbers, booleans, lists) and as text otherwise.
+
+    Args:
+        kind: the configuration's class; sections that it does not have, and other commands do, may stand in the file.
+
+    Raises InputError naming the key, the value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(
+                str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
+            ) from error
+        values = {key: value for key, value in values.items() if key in kind.model_fields or key not in OTHER_SECTIONS}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise InputError("--set", f"{setting!r} is not section.key=value", "Write for example --set train.epochs=4")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise InputError("--set", f"{section!r} is no section", f"Sections are {', '.join(kind.model_fields)}")
+        values[section][name] = _value(text.strip())
+    if arrow is not None:
+        values.setdefault("data", {})["arrow"] = arrow
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(kind, error) from error
+
+
+def _refusal(kind: type[Config], error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden" and where in RENAMED:
+        return InputError(where, f"this setting is now called {RENAMED[where]}", "Use the new name")
+    given = "" if first["type"] == "extra_forbidden" or not first["loc"] else f" (got {first['input']!r})"
+    what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    return InputError(where, what + given, f"Settings there: {_known(kind, first['loc'])}")
+
+
+def _known(kind: type[Config], location: tuple[int | str, ...]) -> str:
+    section = kind.model_fields.get(str(location[0])) if location else None
+    place = section.annotation if section else kind
+    return ", ".join(place.model_fields) if isinstance(place, type) and issubclass(place, BaseModel) else str(place)
+
+
+def _value(text: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    # 2013-01-01 is a date in TOML; settings hold dates as text.
+    return value if isinstance(value, bool | int | float | str | list | dict) else text
+
+
+def to_toml(config: Config) -> str:
+    """The complete configuration of a run as TOML; unset keys are left out."""
+    return tomli_w.dumps(_of_run(config, exclude_none=True))
+
+
+def config_hash(config: Config) -> str:
+    """Identity of what decides a run's figures: all settings but where data lies and passes, and how often it saves."""
+    content = _of_run(config)
+    for name in ("arrow", "tier", "device_share", "store"):
+        del content["data"][name]
+    del content["train"]["checkpoint_seconds"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _of_run(config: Config, exclude_none: bool = False) -> dict[str, Any]:
+    return config.model_dump(mode="json", include=set(Config.model_fields), exclude_none=exclude_none)

@@ -1,0 +1,1 @@
+"""Score rows with a trained model, and say what the scores are worth."""

@@ -1,0 +1,102 @@
+"""Score files: what a model says of every present row, as Parquet.
+
+    date      date32
+    code      string
+    score_H   float32, one column per horizon H
+
+One row per present (date, code), ordered by date and code. The file's metadata hold `cache_id`, `split` and
+`run_id` where they are known; a file from elsewhere may leave them out. A folder of walk-forward folds holds one such
+file, `scores.parquet`, of all test parts.
+
+N rows, H horizons
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loaders.cache.atomic import write_atomically
+from loaders.errors import InputError
+
+SCORES = "scores.parquet"  # in a folder of folds
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N rows."""
+
+    date: npt.NDArray[np.datetime64]  # [N] datetime64[D]
+    code: npt.NDArray[np.str_]  # [N]
+    values: dict[int, npt.NDArray[np.float32]]  # horizon -> [N]
+    metadata: dict[str, str] = field(default_factory=dict)  # cache_id, split, run_id
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write a score file; readers see the whole file or none. Raises InputError where it cannot be written."""
+    codes, code = np.unique(scores.code, return_inverse=True)
+    columns = {
+        "date": pa.array(scores.date.astype("datetime64[D]")),
+        "code": pa.array(codes.tolist(), pa.string()).take(pa.array(code)),
+        **{f"score_{h}": pa.array(values, pa.float32()) for h, values in scores.values.items()},
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, metadata=scores.metadata), sink)
+    write_atomically(path, sink.getvalue())
+
+
+def read_scores(path: Path) -> Scores:
+    """Read a score file, written here or elsewhere.
+
+    Raises InputError for a file that is no Parquet, lacks a column or has one of another type, holds a score that is
+    missing or infinite, or holds a (date, code) twice.
+    """
+    where = str(path)
+    cure = "Score files hold date, code and score_H per horizon, one row per date and code"
+    try:
+        table = pq.read_table(pa.OSFile(where, "rb"))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(where, f"not a readable Parquet file ({error})", cure) from error
+    names = [name for name in table.column_names if name.startswith("score_") and name[6:].isdecimal()]
+    if not {"date", "code"} <= set(table.column_names) or not names:
+        raise InputError(where, f"columns are {', '.join(table.column_names)}", cure)
+    try:
+        date = table["date"].cast(pa.date32()).to_numpy().astype("datetime64[D]")
+        codes = table["code"].cast(pa.string()).combine_chunks().dictionary_encode()
+        values = {int(name[6:]): table[name].cast(pa.float32()).to_numpy() for name in names}
+    except pa.ArrowException as error:
+        raise InputError(where, f"a column has the wrong type ({error})", cure) from error
+    for column in ("date", "code"):
+        if table[column].null_count:
+            raise InputError(where, f"{table[column].null_count:,} rows have no {column}", cure)
+    for h, column in values.items():
+        if bad := int((~np.isfinite(column)).sum()):
+            raise InputError(where, f"score_{h} is missing or infinite in {bad:,} rows", "Leave such rows out")
+    code = codes.indices.to_numpy()
+    order = np.lexsort((code, date))
+    again = (np.diff(code[order]) == 0) & (date[order][1:] == date[order][:-1])
+    dictionary = np.array(codes.dictionary.to_pylist(), np.str_)
+    if again.any():
+        i = order[int(np.argmax(again))]
+        raise InputError(where, f"holds {date[i]} {dictionary[code[i]]} twice", cure)
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    keep = {key: metadata[key] for key in ("cache_id", "split", "run_id") if key in metadata}
+    return Scores(date, dictionary[code], values, keep)
+
+
+def holds_folds(folder: Path) -> bool:
+    """Whether `train_folds` made this folder, finished or not."""
+    return (folder / "config.toml").exists() and (folder / "fold-0").is_dir()
+
+
+def read_joined(folder: Path, split: str) -> Scores:
+    """The joined test scores of a folder of folds. Raises InputError for another split, and where they are missing."""
+    if split != "test":
+        what = f"{folder} holds the test scores of its folds, and none of {split}"
+        raise InputError("--split", what, f"Leave it out, or name one of the folds, such as {folder / 'fold-0'}")
+    if not (folder / SCORES).exists():
+        raise InputError(str(folder), "not all of its folds are trained", "Resume with `atft-engine train --resume`")
+    return read_scores(folder / SCORES)

@@ -1,0 +1,126 @@
+"""The online regression: what the last year's returns say, fitted anew for every day to what is known by then.
+
+A network is as old as the end of its training part. Beside it stands a ridge regression whose slopes on day t are
+
+    argmin_w  sum of 0.5^((t - h - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - h  +  C / EXPECTED^2 w'w,
+
+r the rank of a return over h days within its day, of deviation 1, and x the C = 2F features and their squares,
+standardised within the day: least squares that forget (Haykin 2002, "Adaptive Filter Theory", chapter 9) from a normal
+prior on the slopes, so that a market with few samples gets small ones. A return over h days from day u on is known at
+the close of day u + h: slopes of day t hold nothing that was not known on it, on days of validation and test as on any
+other.
+
+Everything runs in one thread: the products of a day are too small to be shared.
+
+N rows, F features, H horizons
+"""
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.model.neutral import Neutral, centred_and_scale
+from engine.score.cross_section import ranks_within_day
+from engine.score.rows import present_rows
+from engine.threads import one_thread_each
+from loaders.cache.format import SCORED
+from loaders.panel import Int, Panel
+from loaders.split import Days
+
+HALF_LIFE = 250.0  # days
+EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: what is expected of a RankIC
+
+Float32 = npt.NDArray[np.float32]
+
+
+def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
+    """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED; what they learn from begins with the panel.
+
+    Args:
+        without: features that take no part, such as ids.
+    """
+    with one_thread_each(1, "online") as threads:
+        return threads.submit(_slopes, panel, part, without).result()
+
+
+def _slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
+    horizons, features = panel.manifest.horizons, len(panel.manifest.features)
+    rows, day, _ = present_rows(panel, Days(0, part.stop))
+    universe = panel.presence[rows] == SCORED
+    rows, day = rows[universe], day[universe]
+    ranks = _ranks(panel.targets[rows], day)
+    borders = np.searchsorted(day, np.arange(part.stop + 1))
+    columns = 2 * features
+    squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64)
+    products = torch.zeros(len(horizons), columns, dtype=torch.float64)
+    prior, fade = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64), 0.5 ** (1 / HALF_LIFE)
+    # Of each horizon's last h days, whose returns are not known yet, the oldest first.
+    none = torch.zeros(columns, columns), torch.zeros(columns)
+    waiting = [deque([none] * h, h) for h in horizons]
+    slopes = torch.zeros(len(part), columns, len(horizons))
+    for t in range(part.stop):
+        here = slice(borders[t], borders[t + 1])
+        x, scored = _features(panel, rows[here])
+        x[:, without] = 0
+        x = _columns(x, scored)
+        for i, days in enumerate(waiting):
+            square, product = days[0]
+            squares[i].mul_(fade).add_(square)
+            products[i].mul_(fade).add_(product)
+            if t >= part.start:
+                slopes[t - part.start, :, i] = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
+            known = torch.isfinite(ranks[here, i])
+            of_known = x[known]
+            days.append((of_known.T @ of_known, of_known.T @ ranks[here, i][known]))
+    return slopes.numpy()
+
+
+def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
+    """Scores [N, H] by slopes of the part's days, in the order of `present_rows`.
+
+    Args:
+        neutral: what holds them back, None: nothing.
+    """
+    with one_thread_each(1, "online") as threads:
+        return threads.submit(_scores, panel, part, slopes, neutral).result()
+
+
+def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
+    rows, day, _ = present_rows(panel, part)
+    borders = np.searchsorted(day, np.arange(part.start, part.stop + 1))
+    found = []
+    for i in range(len(part)):
+        x, scored = _features(panel, rows[borders[i] : borders[i + 1]])
+        scores = _columns(x, scored) @ torch.from_numpy(slopes[i])
+        if neutral is not None:
+            of_day = (array[:, None].to(neutral.directions.device) for array in (scores, x, scored))
+            scores = neutral(*of_day)[:, 0].cpu()
+        found.append(scores)
+    return torch.cat(found).numpy()
+
+
+def _features(panel: Panel, rows: Int) -> tuple[Tensor, Tensor]:
+    """Features [N, F] of one day's rows, and which of them are of the universe [N] (float 0/1)."""
+    x = torch.from_numpy(panel.features[rows].astype(np.float32))
+    return x, torch.from_numpy(panel.presence[rows] == SCORED).float()
+
+
+def _columns(x: Tensor, scored: Tensor) -> Tensor:
+    """What a day's returns are regressed on, [N, 2F]: x [N, F] and its squares, standardised over `scored` rows [N]."""
+    share_of = (scored / scored.sum().clamp(min=1))[None, None]
+    centred, scale = centred_and_scale(x[None], share_of)
+    z = centred * scale
+    centred, scale = centred_and_scale(z.square(), share_of)
+    return torch.cat([z, centred * scale], -1)[0]
+
+
+def _ranks(targets: Float32, day: Int) -> Tensor:
+    """Ranks within the day of each horizon's targets [N, H], of deviation 1, NaN where there is none."""
+    ranks = np.full(targets.shape, np.nan, np.float32)
+    for i, column in enumerate(targets.T):
+        known = np.isfinite(column)
+        ranks[known, i] = ranks_within_day(column[known], day[known]) * np.sqrt(12)
+    return torch.from_numpy(ranks)

@@ -1,0 +1,48 @@
+"""Metrics of the scores of a part of a panel, per horizon.
+
+N rows, H horizons
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.score.cross_section import Samples, samples_of
+from engine.score.metrics import Metrics, metrics_of
+from engine.score.rows import PartRows, present_rows
+from loaders.cache.format import SCORED
+from loaders.panel import Panel
+from loaders.split import Days
+
+
+@dataclass(frozen=True)
+class PartSamples:
+    """What the metrics of a part need and no score changes: made once, for scores of every epoch."""
+
+    present: PartRows
+    samples: dict[int, Samples]  # horizon -> those of the N present rows that are scored and have a target
+
+
+def part_samples(panel: Panel, part: Days) -> PartSamples:
+    """The samples of a part, for `part_metrics`."""
+    present = present_rows(panel, part)
+    targets = panel.targets[present.rows]
+    targets[panel.presence[present.rows] != SCORED] = np.nan
+    return PartSamples(
+        present, {h: samples_of(targets[:, i], present.day) for i, h in enumerate(panel.manifest.horizons)}
+    )
+
+
+def part_metrics(part: PartSamples, scores: npt.NDArray[np.floating], cost_bps: float = 10.0) -> dict[str, Metrics]:
+    """Metrics per horizon (keyed "1", "5", ...) of scores [N, H] in the order of `present_rows`.
+
+    Only samples count: scored rows with a target. A metric that is not defined is NaN.
+    """
+    expected = (len(part.present.rows), len(part.samples))
+    if scores.shape != expected:
+        raise ValueError(f"scores of shape {scores.shape} for a part of {expected[0]} rows and {expected[1]} horizons")
+    return {
+        str(h): metrics_of(samples, scores[:, i], part.present.code, h, cost_bps)
+        for i, (h, samples) in enumerate(part.samples.items())
+    }

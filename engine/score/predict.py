@@ -1,0 +1,198 @@
+"""Scores of a trained model, for every present row of a part of a panel.
+
+    score = neutralised network scores  +  model.online_weight x neutralised scores of the online regression
+
+`score_part` is that definition, for validation, `evaluate`, `predict` and tuning alike.
+
+N rows, S codes, D days, H horizons
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_model
+from engine.config import Config
+from engine.config_file import config_hash, load_config
+from engine.distributed import SINGLE, World
+from engine.inputs import (
+    categorical_features,
+    check_agreement,
+    check_categories,
+    make_split,
+    open_loader,
+    resolve_device,
+)
+from engine.model.ensemble import Ensemble, build_ensemble
+from engine.model.neutral import Neutral
+from engine.score.online import online_scores, online_slopes
+from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
+from engine.threads import one_thread_each
+from loaders.batch import Request
+from loaders.cache.format import SCORED
+from loaders.errors import InputError
+from loaders.panel import Panel
+from loaders.plan import scoring_blocks
+from loaders.split import Days
+from loaders.tiers.choose import Source
+
+PIECE = 1 << 12  # codes x scored days that a CPU's core computes at a time
+
+
+def score_part(
+    model: Ensemble,
+    source: Source,
+    part: Days,
+    config: Config,
+    *,
+    online: Float32 | None = None,
+    metrics_only: PartRows | None = None,
+    world: World = SINGLE,
+) -> Float32:
+    """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
+
+    Each rank scores a shard of the part's days, and all of them get all scores.
+
+    Args:
+        online: what `weighted_online_scores` gave for the part; None: it is computed here.
+        metrics_only: the part's present rows, where the scores go to metrics alone, which need rows of the universe. A
+            code that has none in a block's days is then left out and its rows are NaN, unless codes see one another.
+
+    Raises RankLost.
+    """
+    network = _network_scores(model, source, part, config, metrics_only, world)
+    if online is None:
+        online = weighted_online_scores(config, source.panel, part, model.neutral)
+    return network if online is None else network + online
+
+
+def weighted_online_scores(
+    config: Config, panel: Panel, part: Days, neutral: Neutral, slopes: Float32 | None = None
+) -> Float32 | None:
+    """What the online regression adds to the scores of a part [N, H], neutralised like them; None where it is off.
+
+    Args:
+        slopes: of the part's days, where they are known already.
+    """
+    if not config.model.online_weight:
+        return None
+    slopes = online_slopes(panel, part, categorical_features(config, panel)) if slopes is None else slopes
+    return config.model.online_weight * online_scores(panel, part, slopes, neutral)
+
+
+@torch.no_grad()
+def _network_scores(
+    model: Ensemble, source: Source, part: Days, config: Config, metrics_only: PartRows | None, world: World
+) -> Float32:
+    was_training = model.training
+    model.eval()
+    panel, context = source.panel, config.data.context
+    # Blocks of equal length: a last one of few days would be computed to its full length all the same.
+    days = -(-len(part) // -(-len(part) // config.data.scoring_days))
+    some = metrics_only if model.codes_are_independent else None
+    blocks = scoring_blocks(panel, part, days) if some is None else universe_blocks(panel, part, some, days)
+    values, here = [], []
+    loading = source.load(Request(part, world.shard(blocks), days, context))
+    with _in_pieces(model, days) as pieces, loading as loader:
+        for batch in loader:
+            present = batch.presence > 0
+            with torch.inference_mode():  # not around the loader, whose memory training uses again
+                scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float())
+            inside = slice(0, part.stop - batch.block.day)
+            values.append(scores[:, inside].float().transpose(0, 1).flatten(0, 1))
+            here.append(present[:, context - 1 :][:, inside].T.flatten())
+    model.train(was_training)
+    # Selected at the end: the device is waited for once, not block by block.
+    none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
+    found: Float32 = world.all_gather_cat(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
+    return found if some is None else scatter(found, blocks, days, some)
+
+
+class _InPieces(nn.Module):
+    """A model whose codes do not see one another, on some of them at a time, each piece on one thread.
+
+    All codes of a block at once make arrays of hundreds of megabytes between the layers: far beyond any cache, and of
+    memory that the system hands out anew each time. Threads that share the operators of a small piece would wait for
+    one another at each, and many times as long as they compute where another process takes a core.
+    """
+
+    def __init__(self, member: nn.Module, codes: int, threads: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self.member, self.codes, self.threads = member, codes, threads
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        @torch.inference_mode()
+        def piece(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+            scores, quantiles = self.member(x, present)
+            return scores, quantiles
+
+        pieces = self.threads.map(piece, x.split(self.codes), present.split(self.codes))
+        scores, quantiles = zip(*pieces, strict=True)
+        return torch.cat(scores), torch.cat(quantiles)
+
+
+@contextmanager
+def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
+    """The same model; on a CPU its members take codes in pieces, where they may."""
+    if not model.codes_are_independent or next(model.parameters()).device.type != "cpu":
+        yield model
+        return
+    codes = max(PIECE // days, 1)
+    with one_thread_each(torch.get_num_threads(), "score") as threads:
+        yield model.with_members([_InPieces(member, codes, threads) for member in model.members])
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder's configuration and best model, on the CPU."""
+
+    folder: Path
+    config: Config
+    model: Ensemble
+    state: State
+
+
+def load_run(run: Path) -> TrainedRun:
+    """Read a run folder. Raises InputError where it holds no trained run, or files of two runs."""
+    path = run / "checkpoints" / BEST
+    if not (run / "config.toml").exists():
+        raise InputError(str(run), "no run here (config.toml is missing)", "Name a folder made by `atft-engine train`")
+    config = load_config(run / "config.toml", [])
+    state, tensors = load_checkpoint(path)
+    last, _ = load_checkpoint(run / "checkpoints" / LAST)
+    if state.run_id != last.run_id or state.config_hash != config_hash(config):
+        raise InputError(
+            str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again"
+        )
+    model = build_ensemble(config, len(state.features), len(state.horizons))
+    restore_model(model, tensors, path)
+    model.bypass(state.off)
+    return TrainedRun(run, config, model, state)
+
+
+def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | None = None) -> RowScores:
+    """Scores of a run's best model on one part (train, valid or test) of its own cache or another one.
+
+    Args:
+        member: of a run of several models, this one alone; the first is 0.
+
+    Raises InputError where the cache does not fit the run, and for a member that the run does not have.
+    """
+    config, model = run.config, run.model
+    check_agreement(run.state.features, run.state.horizons, panel, str(run.folder))
+    check_categories(config, panel)
+    if member is not None:
+        if member >= len(model.members):
+            what = f"the run has {len(model.members)} models, and so no number {member}"
+            raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
+        model = model.with_members([model.members[member]])
+    device = resolve_device(config.train.device)
+    part = make_split(config, panel).part(split_name)
+    with open_loader(config, panel, device) as source:
+        values = score_part(model.to(device), source, part, config)
+    return row_scores(panel, part, values, split_name, run.state.run_id)

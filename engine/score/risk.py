@@ -1,0 +1,92 @@
+"""Risk directions: the combinations of features along which a market's returns differ most from day to day.
+
+How well a feature ranks the returns of one day is mostly weather: volatile stocks lead for a month and trail in the
+next. What is common to that weather is a few directions w of the features, those of the largest
+
+    w' C w / w' G w,    C the covariance over days of each feature's correlation with the day's ranked returns,
+                        G the mean over days of the features' correlations with one another, shrunk towards 1,
+
+as in models of risk whose factors are portfolios of characteristics (Kozak, Nagel and Santosh 2020, "Shrinking the
+cross-section"). A score that leans on them is right and wrong with the weather; `engine.model.neutral` holds it back.
+
+N rows, F features, H horizons
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.score.cross_section import MIN_SAMPLES, ranks_within_day
+from engine.score.rows import present_rows
+from loaders.cache.format import SCORED
+from loaders.panel import Panel
+from loaders.split import Days
+
+MOST_DAYS = 504  # evenly spaced over the part: as good as all of them for a few directions
+SHRINKAGE = 0.1  # of G towards 1: else the difference of two features that are nearly one could be a direction
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What risk directions are made of."""
+
+    returns: Float  # [F, F] C, summed over horizons
+    features: Float  # [F, F] G
+    noise: float  # the largest w' C w / w' G w that chance makes where returns have nothing in common
+
+
+def moments_of(panel: Panel, part: Days) -> Moments:
+    """Moments of a part of a panel, each day's features standardised over its rows of the universe."""
+    rows, day, _ = present_rows(panel, part)
+    chosen = np.unique(np.linspace(part.start, part.stop - 1, MOST_DAYS).astype(np.int64))
+    here = (panel.presence[rows] == SCORED) & np.isin(day, chosen)
+    rows, day = rows[here], day[here]
+    targets = panel.targets[rows]
+    ranks = np.zeros(targets.shape)
+    for i, column in enumerate(targets.T):
+        known = np.isfinite(column)
+        ranks[known, i] = ranks_within_day(column[known], day[known]) * np.sqrt(12)  # of variance 1
+    starts = np.flatnonzero(np.diff(day, prepend=-1))
+    width = panel.features.shape[1]
+    together, daily, noise = np.zeros((width, width)), [], []
+    for start, stop in zip(starts, np.append(starts[1:], len(day)), strict=True):
+        known = np.isfinite(targets[start:stop]).sum(0)
+        if known.min() < MIN_SAMPLES:
+            continue
+        x = panel.features[rows[start:stop]].astype(np.float64)
+        x -= x.mean(0)
+        scale = x.std(0)
+        x /= np.where(scale > 1e-6, scale, np.inf)
+        together += x.T @ x / len(x)
+        daily.append(x.T @ ranks[start:stop] / known)  # [F, H]
+        noise.append((1 / known).sum())
+    days = len(daily)
+    if days < 2:
+        return Moments(np.zeros((width, width)), np.eye(width), np.inf)
+    centred = np.stack(daily) - np.mean(daily, 0)
+    of_returns = np.einsum("dfh,dgh->fg", centred, centred) / days
+    # The largest of F eigenvalues that are all one lies so far above it when estimated (Marchenko and Pastur 1967).
+    return Moments(of_returns, together / days, float(np.mean(noise)) * (1 + np.sqrt(width / days)) ** 2)
+
+
+def risk_directions(moments: Moments, most: int, without: list[int]) -> npt.NDArray[np.float32]:
+    """The directions [F, R] of the largest risk, R = min(most, F): columns by which to weigh standardised features.
+
+    A direction whose risk is not above what chance explains is 0.
+
+    Args:
+        without: features that take no part, such as ids.
+    """
+    width = len(moments.features)
+    used = np.setdiff1d(np.arange(width), without)
+    block = np.ix_(used, used)
+    root = np.linalg.cholesky((1 - SHRINKAGE) * moments.features[block] + SHRINKAGE * np.eye(len(used)))
+    half = np.linalg.solve(root, moments.returns[block])
+    values, vectors = np.linalg.eigh(np.linalg.solve(root, half.T))
+    vectors = np.linalg.solve(root.T, vectors)[:, ::-1][:, :most] * (values[::-1][:most] > moments.noise)
+    found = np.zeros((width, min(most, width)), np.float32)
+    found[used, : vectors.shape[1]] = vectors
+    return found

@@ -1,0 +1,55 @@
+"""Metrics as tables for a terminal and as JSON. What is not defined (NaN) is a dash in a table and null in JSON."""
+
+import json
+import math
+from typing import Any
+
+from rich.table import Table
+
+from engine.score.metrics import METRICS, Metrics
+
+_METRICS = {name: (metric.label, metric.form) for name, metric in METRICS.items()}
+_COMPARISON = {
+    "rank_ic": ("RankIC", ".4f"),
+    "rank_ic_against": ("RankIC against", ".4f"),
+    "difference": ("difference", "+.4f"),
+    "difference_se": ("  standard error", ".4f"),
+    "difference_t": ("  t", "+.1f"),
+    "days": ("days", ",.0f"),
+    "samples": ("samples", ",.0f"),
+}
+
+
+def metrics_table(title: str, results: dict[str, Metrics]) -> Table:
+    """One column per horizon, one line per metric."""
+    return _table(title, results, _METRICS)
+
+
+def comparison_table(title: str, results: dict[str, Metrics]) -> Table:
+    """The same for the paired comparison that `evaluate` returns under "against"."""
+    return _table(title, results, _COMPARISON)
+
+
+def _table(title: str, results: dict[str, Metrics], rows: dict[str, tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for horizon in results:
+        table.add_column(f"h={horizon}", justify="right")
+    for key, (label, form) in rows.items():
+        values = [metrics[key] for metrics in results.values()]
+        table.add_row(label, *("–" if value is None or value != value else format(value, form) for value in values))
+    return table
+
+
+def finite(value: Any) -> Any:
+    """The same nested structure with numbers that are NaN or infinite replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON text, null for numbers that are NaN or infinite."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)

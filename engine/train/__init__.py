@@ -1,0 +1,1 @@
+"""Train a model: blocks in, a run folder out."""

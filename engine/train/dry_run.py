@@ -1,0 +1,148 @@
+"""A rehearsal: two short epochs of the real configuration, what they showed, and what the whole run will take.
+
+All that a run does is done, on a few blocks of training and the whole validation part; nothing of it is kept.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from engine.config import Config
+from engine.distributed import open_world
+from engine.inputs import open_inputs
+from engine.train.fold import make_fold
+from engine.train.loop import EpochResult, epochs
+from engine.train.run import Run, lost_ranks_explained, open_run
+from engine.train.schedule import phases_of
+from engine.train.tracking import throughput
+
+BLOCKS = 32  # of an epoch of the rehearsal
+MOST_WAIT = 0.05  # share of the training time, beyond which the loader holds the device up
+LEAST_UTILIZATION = 0.6
+MOST_MEMORY = 0.9  # of the device's, or the machine's
+TRIALS = 20  # of a study, for the projection
+
+
+@dataclass(frozen=True)
+class Item:
+    """A line of the checklist."""
+
+    name: str
+    found: str
+    wanted: str = ""
+    ok: bool | None = None  # None: shown, not checked
+
+
+def dry_run(config: Config, console: Console) -> list[Item]:
+    """Rehearse a training; its first phase, where it has several.
+
+    Raises what `engine.train.loop.train` raises: InputError for bad input, RunFailed for a loss that is not finite.
+    """
+    with (
+        open_world(config.train.device) as (world, device),
+        lost_ranks_explained(None),
+        open_inputs(config, device) as inputs,
+        TemporaryDirectory(prefix="atft-dry-run-") as folder,
+    ):
+        console = console if world.first else Console(quiet=True)
+        fold = make_fold(config, inputs.panel)
+        with open_run(_short(config), inputs, fold, Path(folder) / "run", False, console, world) as run:
+            first, second = epochs(run)
+            return [*_checks(run, first, second), *_projections(run, config, second)]
+
+
+def checklist(items: list[Item]) -> Table:
+    """The items as a table."""
+    table = Table(title="dry run", title_justify="left")
+    for column in ("", "check", "found", "wanted"):
+        table.add_column(column)
+    marks = {True: "ok", False: "FAILED", None: ""}
+    for item in items:
+        table.add_row(marks[item.ok], item.name, item.found, item.wanted)
+    return table
+
+
+def _short(config: Config) -> Config:
+    train = config.train.model_copy(update={"epochs": 2, "blocks": BLOCKS, "patience": 2})
+    phases = tuple(phase.model_copy(update={"epochs": 2, "blocks": BLOCKS}) for phase in config.phases[:1])
+    return config.model_copy(update={"train": train, "phases": phases})
+
+
+def _checks(run: Run, first: EpochResult, second: EpochResult) -> list[Item]:
+    device = run.inputs.device
+    measured = throughput(run.state, device)
+    wait = second.seconds["wait"] / second.seconds["train"]
+    use, peak = measured["device_utilization"], measured["peak_memory_bytes"]
+    losses = [epoch.line["train"]["loss"] for epoch in (first, second)]
+    assert peak is not None
+    room = _memory(device)
+    without, broken = _gradients(run)
+    bad = f"zero: {', '.join(without) or 'none'}; not finite: {', '.join(broken) or 'none'}"
+    return [
+        Item("data wait", f"{wait:.1%}", f"at most {MOST_WAIT:.0%}", wait <= MOST_WAIT),
+        Item(
+            "device utilisation",
+            "not measured" if use is None else f"{use:.0%}",
+            f"at least {LEAST_UTILIZATION:.0%}",
+            None if use is None else use >= LEAST_UTILIZATION,
+        ),
+        Item("loss falls", f"{losses[0]:.4f}, then {losses[1]:.4f}", "", losses[1] < losses[0]),
+        Item("gradients", bad, "none of either", not without and not broken),
+        Item(
+            "peak memory", f"{peak / 1e9:.1f} GB of {room / 1e9:.1f}", f"at most {MOST_MEMORY:.0%}",
+            peak <= MOST_MEMORY * room,
+        ),
+        Item("validation RankIC", f"{second.line['valid_rank_ic']:.4f}"),
+    ]  # fmt: skip
+
+
+def _gradients(run: Run) -> tuple[list[str], list[str]]:
+    """Names of matrices that never had a gradient, and of those that had one which is not finite.
+
+    The optimizers' mean square of the gradients remembers all of them. Biases are left out: of some, such as those in
+    front of a softmax, the gradient is zero by right.
+    """
+    without, broken = [], []
+    moments = {
+        weight: slots for optimizer in run.learner.weights.optimizers for weight, slots in optimizer.state.items()
+    }
+    for name, weight in run.learner.weights.model.named_parameters():
+        square = moments.get(weight, {}).get("exp_avg_sq")
+        if square is None or weight.dim() < 2:  # frozen or bypassed
+            continue
+        if not torch.isfinite(square).all():
+            broken.append(name)
+        elif not square.any():
+            without.append(name)
+    return without, broken
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _projections(run: Run, config: Config, epoch: EpochResult) -> list[Item]:
+    per_block, every = epoch.seconds["train"] / epoch.blocks, max(len(plan.epoch(0)) for plan in run.plans)
+    split, validation = run.fold.split, epoch.seconds["validation"]
+    seconds = validation * (1 + len(split.test) / len(split.valid))  # the best model at the end
+    for phase in phases_of(config):
+        seconds += phase.epochs * (per_block * min(phase.blocks or every, every) + validation)
+    first = phases_of(config)[0]
+    an_epoch = per_block * min(first.blocks or every, every) + validation
+    return [
+        Item("an epoch", f"{_time(an_epoch)}, {validation / an_epoch:.0%} of it validation"),
+        Item("the run", _time(seconds), "without early stopping"),
+        Item(f"{TRIALS} trials", _time(TRIALS * seconds), "without pruning"),
+    ]
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

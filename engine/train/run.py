@@ -1,0 +1,231 @@
+"""A run opened: its folder made or its last checkpoint restored, ready for its next epoch (see loop.py)."""
+
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weights, save_best, save_last
+from engine.config import Config
+from engine.config_file import config_hash, load_config, to_toml
+from engine.distributed import SINGLE, RankLost, World
+from engine.inputs import Inputs, resolve
+from engine.model.ensemble import seeds_of
+from engine.score.predict import weighted_online_scores
+from engine.score.risk import risk_directions
+from engine.score.rows import Float32
+from engine.train.fold import Fold
+from engine.train.learner import Learner, make_learner
+from engine.train.objective import Objective, make_objective
+from engine.train.schedule import Phase, phases_of
+from engine.train.tracking import RunLog, device_name, open_log, write_metrics
+from loaders.batch import AHEAD
+from loaders.cache.atomic import write_atomically
+from loaders.errors import InputError
+from loaders.panel import Panel
+from loaders.plan import Plan
+
+
+class RunFailed(Exception):
+    """A training that cannot go on, such as a loss that is no longer finite. Exit code 1."""
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM; the run's state has been saved. Exit code 1."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run knows. Where it stands is in `state`; its configuration, inputs and fold stay as they are."""
+
+    config: Config
+    folder: Path
+    state: State
+    inputs: Inputs
+    fold: Fold
+    plans: list[Plan]  # of each member
+    learner: Learner
+    log: RunLog
+    stop: list[int]  # signals received
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        return phases_of(self.config)
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[self.state.phase]
+
+    @cached_property
+    def valid_online(self) -> Float32 | None:
+        """What is added to the network's scores of the validation part."""
+        slopes = self.fold.slopes if self.config.model.online_weight else None
+        neutral = self.learner.weights.model.neutral
+        return weighted_online_scores(self.config, self.fold.panel, self.fold.split.valid, neutral, slopes)
+
+    def save_best(self) -> None:
+        """Write the best checkpoint, on the first rank."""
+        if self.learner.world.first:
+            save_best(self.folder / "checkpoints" / BEST, self.state, self.learner.weights)
+
+    def save_last(self) -> None:
+        """Write the checkpoint to resume from, on the first rank."""
+        if self.learner.world.first:
+            save_last(self.folder / "checkpoints" / LAST, self.state, self.learner.weights)
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    inputs: Inputs,
+    fold: Fold,
+    folder: Path | None,
+    resume: bool,
+    console: Console,
+    world: World = SINGLE,
+) -> Iterator[Run]:
+    """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`."""
+    panel, device = inputs.panel, inputs.device
+    config = resolve(config, panel)
+    data, train = config.data, config.train
+    world.days(data.block_days)
+    plans = [
+        Plan(panel, fold.split.train, data.block_days, data.block_codes, seed, train.half_life)
+        for seed in seeds_of(config)
+    ]
+    torch.use_deterministic_algorithms(train.deterministic)
+    features, horizons = panel.manifest.features, panel.manifest.horizons
+    for phase in phases_of(config):
+        phase_objective(config, phase, len(horizons), device)  # refused now rather than hours later
+    with ExitStack() as stack:
+        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world))
+        if resume:
+            folder = _existing(folder)
+            state = _restored(folder, config, panel, learner)
+        else:
+            run_id = world.broadcast(f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+            folder = Path("runs") / run_id if folder is None else folder
+            if world.first and folder.is_dir() and any(folder.iterdir()):
+                raise InputError(str(folder), "the folder is not empty", "Pass --resume, or another --out")
+            state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
+            if config.model.neutralize:
+                _set_risk_directions(learner, config, fold)
+            if world.first:
+                _make_folder(folder)
+        stop = stack.enter_context(_signals())
+        log = stack.enter_context(open_log(folder, console, state, resume, world.first))
+        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop)
+        _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
+        if not resume:
+            run.save_last()
+            if world.first:
+                write_atomically(folder / "config.toml", to_toml(config).encode())
+        if world.first:
+            write_metrics(folder, state)
+        console.print(_heading(run))
+        world.barrier()  # until all have read the checkpoint that the first will replace
+        yield run
+
+
+@contextmanager
+def lost_ranks_explained(folder: Path | None) -> Iterator[None]:
+    """Make of a rank that no longer answers a RunFailed that says how to resume."""
+    try:
+        yield
+    except RankLost as error:
+        what = f"{folder or 'the run'}: another rank no longer answers ({error})"
+        raise RunFailed(f"{what}. Its own message says why; resume with --resume and the run's --out") from error
+
+
+def resumed_config(folder: Path | None, settings: list[str], arrow: str | None) -> Config:
+    """The configuration stored in a run folder, for --resume; `train` refuses settings that change metrics."""
+    return load_config(_existing(folder) / "config.toml", settings, arrow)
+
+
+def phase_objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:
+    """What a phase trains on. Raises InputError where its weights of horizons are not as many as horizons."""
+    return make_objective(config.model_copy(update={"objective": phase.objective}), horizons, device)
+
+
+def _existing(folder: Path | None) -> Path:
+    if folder is None or not (folder / "config.toml").exists():
+        raise InputError(str(folder or "--resume"), "no run to resume here", "Name its folder with --out")
+    return folder
+
+
+def _set_risk_directions(learner: Learner, config: Config, fold: Fold) -> None:
+    """Give the model the risk factors of the training part; they are kept with its weights from then on."""
+    directions = torch.from_numpy(risk_directions(fold.moments, config.model.risk_factors, fold.categorical))
+    for ensemble in learner.weights.ensembles:
+        ensemble.neutral.directions.copy_(directions)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be made ({error.strerror})", "Choose another --out") from error
+
+
+def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> State:
+    """The state of a run folder's last checkpoint, whose tensors are put where they belong."""
+    path = folder / "checkpoints" / LAST
+    state, tensors = load_checkpoint(path)
+    if state.config_hash != config_hash(config):
+        what = "the configuration differs from the one this run began with"
+        raise InputError(str(folder), what, "Leave --config and --set out to resume, or begin another run")
+    if state.cache_id != panel.manifest.cache_id:
+        what = f"began on cache {state.cache_id}, {panel.folder} is {panel.manifest.cache_id}"
+        raise InputError(str(folder), what, "Resume on the cache it began with, or begin another run")
+    restore_weights(learner.weights, tensors, path)
+    return state
+
+
+def _heading(run: Run) -> str:
+    panel, state, learner = run.inputs.panel, run.state, run.learner
+    dates = [
+        f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(run.fold.split).items()
+    ]
+    model = learner.weights.model
+    params = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    if len(model.members) > 1:
+        side = "side by side, a thread each" if learner.backend.threads else "one after the other"
+        params += f" in {len(model.members)} models trained {side}"
+    begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
+    return (
+        f"run {state.run_id}: {params} on {device_name(run.inputs.device)}, {len(state.features)} features, "
+        f"context {run.config.data.context} days{begun}\n{' | '.join(dates)}\n"
+        f"loader: {run.inputs.source}, {AHEAD} blocks ahead\n"
+        f"step: {'compiled' if learner.backend.compiled else 'not compiled (train.compile)'}"
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once."""
+    received: list[int] = []
+    previous = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield received
+    except RankLost:
+        # torchrun ends all ranks now; this one ends by itself and says why first.
+        previous[int(signal.SIGTERM)] = signal.SIG_IGN
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""What a run tells: live progress, TensorBoard events, metrics.jsonl, summary.json. Nothing here changes a metric."""
+
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from engine.checkpoint import State
+from engine.score.tables import to_json
+from loaders.cache.atomic import write_atomically
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """Where a run reports to."""
+
+    console: Console
+    writer: Any  # TensorBoard's SummaryWriter; None on all ranks but the first
+
+
+@contextmanager
+def open_log(folder: Path, console: Console, state: State, resumed: bool, first: bool) -> Iterator[RunLog]:
+    """A run's log; events after the step that it resumes from are dropped."""
+    if not first:
+        yield RunLog(console, None)
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder), purge_step=state.step + 1 if resumed else None)
+    try:
+        yield RunLog(console, writer)
+    finally:
+        writer.close()
+
+
+@dataclass
+class Live:
+    """The progress bar of a run: one task per epoch, refreshed twice a second."""
+
+    progress: Progress
+    task: TaskID
+    shown: float = 0.0
+
+    def due(self) -> bool:
+        """Whether half a second has passed since the figures were last shown."""
+        return time.perf_counter() - self.shown > 0.5
+
+    def show(self, epoch: int, epochs: int, position: int, blocks: int, speed: float, wait: float, loss: float) -> None:
+        self.shown = time.perf_counter()
+        text = f"{speed:,.0f} samples/s · data wait {wait:.0%} · loss {loss:.4f}"
+        self.progress.update(
+            self.task, description=f"epoch {epoch + 1}/{epochs}", completed=position, total=blocks, figures=text
+        )
+
+
+def live(console: Console) -> Live:
+    """A progress display; use its `progress` as a context manager."""
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(), console=console, transient=True,
+    )  # fmt: skip
+    return Live(progress, progress.add_task("preparing", total=None, figures=""))
+
+
+def write_metrics(run: Path, state: State) -> None:
+    """metrics.jsonl, a line per validation, of what depends on seed, data and settings alone: no times."""
+    lines = "".join(to_json(line) + "\n" for line in state.history)
+    write_atomically(run / "metrics.jsonl", lines.encode())
+
+
+def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
+    """One validation's metrics, and throughput so far, as TensorBoard scalars."""
+    for name, value in line["train"].items():
+        writer.add_scalar(f"train/{name}", value, state.step)
+    writer.add_scalar("train/learning_rate", line["learning_rate"], state.step)
+    for horizon, metrics in line["valid"].items():
+        for name in ("rank_ic", "rank_icir", "ic"):
+            writer.add_scalar(f"valid/{name}_h{horizon}", metrics[name], state.step)
+    seconds = state.seconds
+    writer.add_scalar("throughput/samples_per_s", state.samples / max(seconds["train"], 1e-9), state.step)
+    writer.add_scalar("throughput/data_wait_fraction", seconds["wait"] / max(seconds["train"], 1e-9), state.step)
+    writer.flush()
+
+
+def throughput(state: State, device: torch.device) -> dict[str, float | int | None]:
+    """Throughput as summary.json has it; a sample counts once, a row each time it is read."""
+    train, validation = max(state.seconds["train"], 1e-9), state.seconds["validation"]
+    cuda = device.type == "cuda"
+    peak = (
+        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return {
+        "samples_per_s": state.samples / train,
+        "rows_per_s": state.rows / train,
+        "epoch_s": train / max(state.epoch, 1),
+        "data_wait_fraction": state.seconds["wait"] / train,
+        "validation_fraction": validation / (train + validation),
+        "device_utilization": _utilization(device) if cuda else None,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _utilization(device: torch.device) -> float | None:
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (ModuleNotFoundError, RuntimeError):  # NVML's Python package or library is absent: the contract says null
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the CPU's and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"cpu ({model}, {torch.get_num_threads()} threads)"
+
+
+def git_revision() -> str | None:
+    """The commit of the engine's own source, with -dirty where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""A simulated market whose attainable RankIC is known."""

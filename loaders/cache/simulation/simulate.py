@@ -1,0 +1,205 @@
+"""A market of any size whose attainable RankIC is known: a cache to train on where the right answer can be looked up.
+
+Features are standard normal. The first four, `ret_1`, `f1`, `f2` and `f3`, carry the signal (see `planted`); of the
+others odd ones are independent from day to day and even ones drift slowly, and none says anything. Returns are
+
+    market loading x market  +  RETURN_SD (a signal of the day before  +  b own surprise)
+
+and a target is exp(sum of h log returns) - 1. One code in five is listed late, one in seven delisted early, spans have
+gaps, and codes of small simulated size are context. The oracle is the conditional expectation of the targets given
+all features up to the day; its RankIC is measured on this very panel, and kept in the manifest.
+
+S codes, T days, F features, H horizons, K ingredients
+"""
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.cache.atomic import atomic_folder
+from loaders.cache.format import ABSENT, Columns, Manifest, create_columns, write_manifest
+from loaders.cache.simulation import market, planted
+from loaders.errors import InputError
+
+Int = npt.NDArray[np.int64]
+
+FIRST_DAY = "2000-01-03"
+LATE, EARLY = 0.2, 0.15  # shares of codes listed after the first day, and delisted before the last
+UNEVEN = 0.45  # of the calendar, at either end, in which listings and delistings happen
+SLOW = 0.95  # persistence of the even features that carry no signal
+
+
+@dataclass(frozen=True)
+class _Spans:
+    first: Int  # [S] calendar day of each code's first row
+    days: Int  # [S]
+
+    @property
+    def offset(self) -> Int:
+        """[S] row of each code's first day."""
+        return np.cumsum(self.days) - self.days
+
+
+def simulate(
+    out: Path,
+    codes: int,
+    days: int,
+    features: int,
+    ic: float,
+    seed: int,
+    horizons: list[int],
+    dtype: str,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Write a simulated cache into `out` and return its manifest.
+
+    Args:
+        codes, days, features: size of the panel; days are calendar days, late and delisted codes have fewer.
+        ic: RankIC that the best possible forecast of the first horizon is expected to reach.
+        seed: 0 or more; every value is a function of it.
+        horizons: days ahead, ascending.
+        dtype: of the stored features, "float16" or "float32".
+        on_progress: receives lines to show.
+
+    `manifest.simulation["oracle_rank_ic"]` holds, by horizon, the mean daily RankIC of the best possible forecast on
+    the scored rows of the whole panel (null where no day has 20 samples). Raises InputError for settings out of
+    range, an `out` that cannot be written and a disk that fills up.
+    """
+    _check(codes, days, features, ic, seed, horizons, dtype)
+    scale = planted.scale_for(ic, horizons[0])
+    if math.isnan(scale):
+        most = planted.expected_rank_ic(horizons[0], planted.LARGEST_SCALE)
+        what = f"ic is {ic}, at a first horizon of {horizons[0]} days at most {most:.2f} can be reached"
+        raise InputError("--ic", what, "Lower it, or begin with a shorter horizon")
+    keys = market.stream_keys(seed)
+    spans = _spans(keys, codes, days)
+    rows = int(spans.days.sum())
+    gigabytes = rows * features * np.dtype(dtype).itemsize / 1e9
+    on_progress(f"simulating {codes:,} codes x {days:,} days x {features} features, {gigabytes:.2f} GB")
+    with atomic_folder(out) as folder:
+        columns = create_columns(folder, rows, features, len(horizons), dtype)
+        forecasts = _fill(columns, spans, days, keys, scale, horizons)
+        simulation = _simulation(_measure(columns, spans, days, forecasts), horizons, ic, scale)
+        manifest = Manifest(
+            features=[*planted.PLANTED, *(f"f{i}" for i in range(4, features))],
+            horizons=horizons,
+            dtype=dtype,
+            calendar=[str(day) for day in np.busday_offset(FIRST_DAY, np.arange(days), "forward")],
+            codes=[f"S{i:0{len(str(codes - 1))}d}" for i in range(codes)],
+            first=spans.first.tolist(),
+            days=spans.days.tolist(),
+            rows=rows,
+            counts=_counts(columns, spans, days),
+            recipe={
+                "name": "simulate", "codes": codes, "days": days, "features": features, "ic": ic, "seed": seed,
+                "horizons": horizons, "dtype": dtype,
+            },
+            normalisation="none: every feature is drawn from the standard normal distribution",
+            simulation=simulation,
+        )  # fmt: skip
+        write_manifest(folder, manifest)
+    for h in horizons:
+        best, expected = simulation["oracle_rank_ic"][str(h)], simulation["expected_rank_ic"][str(h)]
+        found = "undefined, no day has 20 samples" if best is None else f"{best:.4f}"
+        on_progress(f"oracle RankIC at {h} d: {found} (expected {expected:.4f})")
+    return manifest
+
+
+def _check(codes: int, days: int, features: int, ic: float, seed: int, horizons: list[int], dtype: str) -> None:
+    for name, value, least in (("codes", codes, 20), ("days", days, 60), ("features", features, 4), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"--{name}", f"{name} is {value}, the least is {least}", f"Pass --{name} {least} or more")
+    if not 0 < ic < 0.5:
+        raise InputError("--ic", f"ic is {ic}, not between 0 and 0.5", "Pass for example --ic 0.05")
+    if not horizons or min(horizons) < 1 or sorted(set(horizons)) != horizons:
+        raise InputError("--horizons", f"{horizons} is not ascending, distinct and 1 or more", "Write for example 1,5")
+    if horizons[-1] * 4 >= days:
+        what = f"horizon {horizons[-1]} is not below a quarter of the {days} days"
+        raise InputError("--horizons", what, "Shorten it, or simulate more days")
+    if dtype not in ("float16", "float32"):
+        raise InputError("--dtype", f"dtype is {dtype!r}", "Use float16 or float32")
+
+
+def _spans(keys: npt.NDArray[np.uint64], codes: int, days: int) -> _Spans:
+    """Where each code's life begins and ends; both uniform in their part of the calendar."""
+    listing = market.uniforms(keys[market.LISTING], codes) / LATE
+    delisting = market.uniforms(keys[market.DELISTING], codes) / EARLY
+    uneven = int(UNEVEN * days)
+    first = np.where(listing < 1, 1 + (listing * uneven).astype(np.int64), 0)
+    stop = np.where(delisting < 1, days - 1 - (delisting * uneven).astype(np.int64), days)
+    return _Spans(first, stop - first)
+
+
+def _fill(
+    columns: Columns, spans: _Spans, days: int, keys: npt.NDArray[np.uint64], scale: float, horizons: list[int]
+) -> npt.NDArray[np.float32]:
+    """Fill the columns, code by code on all cores, and return the oracle's forecasts, float32 [rows, H]."""
+    n_codes, features = len(spans.first), columns.features.shape[1]
+    persistence = np.array([SLOW if i % 2 == 0 else 0.0 for i in range(features)])
+    persistence[: len(planted.PLANTED)] = 0, planted.PERSISTENCE, planted.PERSISTENCE, 0
+    coefficients = np.stack([planted.forecast(h) for h in (1, *horizons)])
+    returns = market.market_returns(keys[market.MARKET], days)
+    level = market.normals(keys[market.LEVEL], n_codes)
+    beta = market.market_loadings(keys[market.BETA], n_codes)
+    forecasts = np.empty(columns.targets.shape, np.float32)
+    ahead = np.array(horizons, np.int64)
+
+    def fill(code: int) -> None:
+        own = slice(int(spans.offset[code]), int(spans.offset[code] + spans.days[code]))
+        x = np.empty((int(spans.days[code]), features), np.float32)
+        market.simulate_code(
+            keys, code, spans.first[code], persistence, returns, level[code], beta[code], scale, coefficients, ahead,
+            x, columns.presence[own], columns.targets[own], forecasts[own],
+        )  # fmt: skip
+        columns.features[own] = x
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(n_codes)))
+    return forecasts
+
+
+def _measure(columns: Columns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> list[float | None]:
+    """Mean daily RankIC of the forecasts for each horizon, over the days that have one."""
+
+    def measure(day: int) -> Any:
+        return market.day_rank_ic(
+            day, spans.first, spans.days, spans.offset, columns.presence, columns.targets, forecasts
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        daily = np.stack(list(pool.map(measure, range(days))))
+    return [float(np.nanmean(column)) if np.isfinite(column).any() else None for column in daily.T]
+
+
+def _counts(columns: Columns, spans: _Spans, days: int) -> dict[str, int]:
+    absent, context, scored = (int(n) for n in np.bincount(columns.presence, minlength=3))
+    return {
+        "absent": absent,
+        "context": context,
+        "scored": scored,
+        "late_listings": int((spans.first > 0).sum()),
+        "delistings": int((spans.first + spans.days < days).sum()),
+        "gaps": int(((columns.presence[1:] == ABSENT) & (columns.presence[:-1] != ABSENT)).sum()),
+    }
+
+
+def _simulation(measured: list[float | None], horizons: list[int], ic: float, scale: float) -> dict[str, Any]:
+    expected = {h: planted.expected_rank_ic(h, scale) for h in horizons}
+    linear = {h: planted.expected_rank_ic(h, scale, linear_only=True) for h in horizons}
+    return {
+        "oracle_rank_ic": {str(h): value for h, value in zip(horizons, measured, strict=True)},
+        "expected_rank_ic": {str(h): expected[h] for h in horizons},
+        "expected_linear_share": {str(h): linear[h] / expected[h] for h in horizons},
+        "ic": ic,
+        "scale": scale,
+        "coefficients": {
+            str(h): dict(zip(planted.INGREDIENTS, planted.forecast(h).tolist(), strict=True)) for h in horizons
+        },
+    }

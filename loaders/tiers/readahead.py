@@ -1,0 +1,70 @@
+"""Read the rows of coming blocks from disk before they are gathered, for caches that memory does not hold.
+
+A gather that meets a row which is not in memory waits for the disk, one page after another. The plan knows which runs
+come next, so the kernel is told of exactly these (madvise WILLNEED) and reads them all at once, behind the computation.
+Where every row is in memory already, telling costs a system call per run and gains nothing: so it is asked first.
+
+S codes, D scored days, L context, T = D + L - 1 days read
+"""
+
+import ctypes
+import mmap
+
+import numpy as np
+from numba import njit
+
+from loaders.panel import Panel
+from loaders.plan import Block
+from loaders.tiers.cores import available_memory
+
+PROBES = 64  # pages that are looked at
+WARM = 0.99  # share of them in memory from which a cache counts as being in memory
+WILLNEED = 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+_madvise.restype = ctypes.c_int
+_mincore = _libc.mincore
+_mincore.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
+_mincore.restype = ctypes.c_int
+
+
+def share_in_memory(panel: Panel, probes: int = PROBES) -> float:
+    """Share of the features' pages that are in memory, from that many of them; 1 where the system does not tell."""
+    seen = asked = 0
+    state = ctypes.c_ubyte()
+    for columns in panel.shards:
+        start = columns.features.ctypes.data // mmap.PAGESIZE
+        pages = -(-columns.features.nbytes // mmap.PAGESIZE)
+        for page in np.unique(np.linspace(0, pages - 1, min(probes, pages)).astype(np.int64)):
+            if _mincore((start + int(page)) * mmap.PAGESIZE, mmap.PAGESIZE, ctypes.addressof(state)) == 0:
+                asked, seen = asked + 1, seen + (state.value & 1)
+    return seen / asked if asked else 1.0
+
+
+def read_ahead(panel: Panel) -> tuple[bool, str]:
+    """Whether rows should be read ahead, and why."""
+    free = available_memory()
+    if panel.nbytes > free:
+        return True, f"{panel.nbytes / 1e9:.1f} GB of rows, {free / 1e9:.1f} GB of memory available"
+    share = share_in_memory(panel)
+    return share < WARM, f"{share:.0%} of the rows in memory"
+
+
+def advise(panel: Panel, block: Block, days: int, context: int) -> None:
+    """Ask the kernel to read a block's features, and return at once."""
+    begin = block.day - context + 1
+    low = np.clip(begin - panel.first[block.codes], 0, panel.days[block.codes])
+    high = np.clip(block.day + days - panel.first[block.codes], 0, panel.days[block.codes])
+    row_bytes = len(panel.manifest.features) * np.dtype(panel.manifest.dtype).itemsize
+    start = panel.address[0, block.codes] + low * row_bytes
+    _advise(start, (high - low) * row_bytes, mmap.PAGESIZE)
+
+
+@njit(nogil=True)
+def _advise(start, nbytes, page):  # type: ignore[no-untyped-def]
+    for i in range(len(start)):
+        if nbytes[i] > 0:
+            first = start[i] // page * page
+            _madvise(first, start[i] + nbytes[i] - first, WILLNEED)

@@ -1,0 +1,89 @@
+"""The rehearsal: what it judges, what it projects, and that it keeps nothing."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+import engine.train.dry_run
+from engine.cli import app
+from engine.config_file import load_config
+from engine.train.dry_run import checklist, dry_run
+from engine.train.run import RunFailed
+from loaders.cache.simulation.simulate import simulate
+
+SHORT = ["data.context=8", "data.block_days=8", "data.block_codes=30", "model.spans=[3]", "train.learning_rate=0.01"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dry") / "cache"
+    simulate(folder, 60, 300, 4, 0.2, 3, [1, 5], "float32")
+    return folder
+
+
+def found(items):
+    return {item.name: item for item in items}
+
+
+def test_a_sound_configuration_passes_and_leaves_nothing(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.train.dry_run, "MOST_WAIT", 1.0)  # blocks this small are waited for
+    items = found(dry_run(load_config(None, [*SHORT, f"data.arrow={cache}"]), Console(quiet=True)))
+    assert not list(tmp_path.iterdir())
+    assert {name for name, item in items.items() if item.ok} == {"data wait", "loss falls", "gradients", "peak memory"}
+    assert items["device utilisation"].ok is None
+    assert items["gradients"].found == "zero: none; not finite: none"
+
+
+def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
+    """Epochs of 2 s for 4 blocks and 3 s of validation: arithmetic on the plan and the phases."""
+    config = load_config(None, [*SHORT, f"data.arrow={cache}", "train.epochs=6"])
+    monkeypatch.setattr(engine.train.dry_run, "_rehearse", lambda _t: engine.train.dry_run._Epoch(2.0, 0.0, 3.0, 4, 1.0))
+    monkeypatch.setattr(engine.train.dry_run, "_judged", lambda *_: [])
+    seen = []
+    real = engine.train.dry_run._projected
+    monkeypatch.setattr(engine.train.dry_run, "_projected", lambda t, *more: seen.append(t) or real(t, *more))
+    items = found(dry_run(config, Console(quiet=True)))
+    blocks, split = len(seen[0].plans[0].epoch(0)), seen[0].inputs.split
+    epoch = blocks * 0.5 + 3
+    run = 6 * epoch + 3 * (1 + len(split.test) / len(split.valid))
+    assert items["an epoch"].found == f"{engine.train.dry_run._time(epoch)}, {3 / epoch:.0%} of it validation"
+    assert items["the run"].found == engine.train.dry_run._time(run)
+    assert items["20 trials"].found == engine.train.dry_run._time(20 * run)
+
+
+def test_gradients_that_are_zero_or_not_finite_are_named():
+    used, idle, sick = (nn.Linear(3, 3) for _ in range(3))
+    model = nn.ModuleDict({"used": used, "idle": idle, "sick": sick})
+    optimizer = torch.optim.AdamW(model.parameters())
+    x = torch.ones(2, 3)
+    (used(x).sum() + 0 * idle(x).sum() + torch.inf * sick(x).sum()).backward()
+    optimizer.step()
+    learner = SimpleNamespace(ensemble=model, optimizers=[optimizer])
+    without, broken = engine.train.dry_run._gradients(SimpleNamespace(learner=learner))
+    assert (without, broken) == (["idle.weight"], ["sick.weight"])
+
+
+def test_the_command_fails_where_a_check_does(cache, monkeypatch):
+    monkeypatch.setattr(engine.train.dry_run, "MOST_WAIT", -1.0)
+    arguments = ["train", "--dry-run", "--arrow", str(cache)]
+    for setting in SHORT:
+        arguments += ["--set", setting]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, RunFailed)
+    assert "data wait" in str(done.exception)
+    assert "FAILED" in done.output
+
+
+def test_a_checklist_marks_every_line():
+    items = [engine.train.dry_run.Item(name, "x", ok=ok) for name, ok in (("a", True), ("b", False), ("c", None))]
+    console = Console(width=80, record=True, quiet=True)
+    console.quiet = False
+    with console.capture() as capture:
+        console.print(checklist(items))
+    lines = [line for line in capture.get().splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in lines] == ["ok", "FAILED", ""]

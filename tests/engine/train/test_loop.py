@@ -1,0 +1,483 @@
+"""A run is reproducible, survives a kill, refuses what is not its own, and reports every figure of the contract."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import engine.inputs
+import engine.train.loop
+from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
+from engine.config_file import load_config
+from engine.model.ensemble import Ensemble
+from engine.score.predict import load_run, make_split, online_part, predict_run, score_part
+from engine.score.risk import moments_of, risk_directions
+from engine.train.loop import train
+from engine.train.run import RunFailed, resumed_config
+from engine.train.schedule import learning_rate
+from loaders.errors import InputError
+from loaders.gather import gather
+from loaders.panel import open_panel
+from loaders.tiers.choose import open_source
+from tests.panels import write_panel
+
+SETTINGS = [
+    "data.context=8", "data.block_days=4", "data.block_codes=24", "model.spans=[3]", "train.epochs=3",
+    "train.checkpoint_seconds=0",
+]  # fmt: skip
+QUIET = Console(quiet=True)
+FIGURES = {
+    "ic", "icir", "rank_ic", "rank_icir", "rank_ic_se", "rank_ic_t", "decile_spread", "sharpe", "turnover", "days",
+    "samples",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """An unbroken run to compare with."""
+    return train(load_config(None, SETTINGS, str(cache)), tmp_path_factory.mktemp("runs") / "whole", False, QUIET)
+
+
+def figures(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def splits(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())["splits"]
+
+
+def command(cache: Path, run: Path, *more: str) -> list[str]:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    return [sys.executable, "-m", "engine", "train", "--arrow", str(cache), "--out", str(run), *settings, *more]
+
+
+def test_summary_has_the_contract(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert {
+        "run_id", "cache_id", "config_hash", "git", "device", "seed", "params", "splits", "throughput",
+    } <= set(summary)  # fmt: skip
+    assert set(summary["splits"]) == {"valid", "test"}
+    for horizons in summary["splits"].values():
+        assert set(horizons) == {"1", "5"}
+        assert all(set(values) >= FIGURES for values in horizons.values())
+    assert set(summary["throughput"]) == {
+        "samples_per_s", "rows_per_s", "epoch_s", "data_wait_fraction", "validation_fraction", "device_utilization",
+        "peak_memory_bytes",
+    }  # fmt: skip
+    assert list(whole.glob("events.out.tfevents.*"))
+    assert len(figures(whole)) == 3
+
+
+def test_it_learns_the_planted_signal(whole):
+    assert splits(whole)["test"]["1"]["rank_ic"] > 0.3
+    losses = [line["train"]["loss"] for line in figures(whole)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("tier", ["ring", "dali"])
+def test_every_tier_and_a_copy_from_a_url_train_to_the_same_figures(cache, whole, tmp_path, tier):
+    if tier == "dali" and find_spec("nvidia.dali") is None:
+        pytest.skip("DALI is not installed")
+    shown = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    settings = [*SETTINGS, f"data.tier={tier}", f"data.store={tmp_path / 'store'}"]
+    run = train(load_config(None, settings, cache.as_uri()), tmp_path / "run", False, shown)
+    assert figures(run) == figures(whole)
+    assert splits(run) == splits(whole)
+    assert f"loader: {tier} (asked for" in shown.export_text()
+
+
+def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole, tmp_path):
+    altered, run = tmp_path / "cache", tmp_path / "run"
+    shutil.copytree(cache, altered)
+    rows = altered / "panel.arrow"
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+    done = subprocess.run(command(altered, run), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: \S*/cache/panel.arrow: checksum differs in chunk 0 .*[.] .*resume\n", done.stderr)
+    assert not (run / "summary.json").exists()
+    shutil.copy(cache / "panel.arrow", rows)
+    train(resumed_config(run, [], None), run, True, QUIET)
+    assert splits(run) == splits(whole)
+
+    os.truncate(rows, len(content) - 100)
+    done = subprocess.run(command(altered, tmp_path / "other"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "panel.arrow" in done.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_same_seed_same_figures_other_seed_other(cache, whole, tmp_path):
+    again = train(load_config(None, SETTINGS, str(cache)), tmp_path / "again", False, QUIET)
+    assert figures(again) == figures(whole)
+    assert splits(again) == splits(whole)
+    other = train(load_config(None, [*SETTINGS, "train.seed=1"], str(cache)), tmp_path / "other", False, QUIET)
+    assert figures(other) != figures(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
+    run = tmp_path / "run"
+    last = run / "checkpoints" / LAST
+    process = subprocess.Popen(command(cache, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if last.exists() and load_checkpoint(last)[0].step > 20:
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    _, stderr = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert "SIGTERM" in stderr
+        assert "--resume" in stderr
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not load_checkpoint(last)[0].finished
+
+    train(resumed_config(run, [], None), run, True, QUIET)
+    assert figures(run) == figures(whole)
+    assert splits(run) == splits(whole)
+
+
+def test_resuming_a_finished_run_keeps_its_figures(whole):
+    before = figures(whole), splits(whole)
+    train(resumed_config(whole, [], None), whole, True, QUIET)
+    assert (figures(whole), splits(whole)) == before
+
+
+def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp_path):
+    panel = open_panel(cache)
+    config = load_config(None, [*SETTINGS, "train.half_life=0"], str(cache))
+    run = train(config, tmp_path / "run", False, QUIET)
+    part = make_split(config, panel).train
+    rows = np.concatenate(
+        [np.arange(r.start, r.stop) for r in (panel.rows_of(s, part.start, part.stop) for s in range(60))]
+    )
+    expected = ((panel.presence[rows] == 2) & np.isfinite(panel.targets[rows]).any(1)).sum()
+    state, _ = load_checkpoint(run / "checkpoints" / LAST)
+    assert state.samples == 3 * expected
+
+
+@torch.no_grad()
+def test_validation_covers_every_present_row_without_dropout(cache, whole):
+    config, panel, model, _ = load_run(whole, str(cache))
+    part = make_split(config, panel).valid
+    online = online_part(config, panel, part, model.neutral)
+    model.train()
+    with open_source(panel, torch.device("cpu")) as source:
+        scores = score_part(model, source, part, config, online)
+        assert model.training
+        assert np.array_equal(scores, score_part(model, source, part, config, online))
+    row, model = 0, model.eval()
+    from loaders.plan import Block
+
+    for day in range(part.start, part.stop):
+        batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
+        presence = torch.from_numpy(batch.presence)
+        alone, _ = model(torch.from_numpy(batch.x), (presence > 0).float(), (presence == 2).float())
+        present = batch.presence[:, -1] > 0
+        expected = alone[:, 0].numpy()[present] + online[row : row + present.sum()]
+        np.testing.assert_allclose(scores[row : row + present.sum()], expected, atol=1e-5)
+        row += int(present.sum())
+    assert row == len(scores)
+
+
+def test_learning_rate_warms_up_and_anneals():
+    for progress, expected in ((0.05, 0.5), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)):
+        assert learning_rate(1.0, 0.1, progress) == pytest.approx(expected)
+
+
+def test_a_run_folder_is_never_overwritten(cache, whole):
+    with pytest.raises(InputError, match="not empty"):
+        train(load_config(None, SETTINGS, str(cache)), whole, False, QUIET)
+
+
+def test_resume_refuses_other_settings_and_other_caches(cache, whole, tmp_path):
+    with pytest.raises(InputError, match="configuration differs"):
+        train(resumed_config(whole, ["train.epochs=9"], None), whole, True, QUIET)
+    write_panel(tmp_path / "other", n_codes=60, n_days=160, seed=9)
+    with pytest.raises(InputError, match="began on cache"):
+        train(resumed_config(whole, [], str(tmp_path / "other")), whole, True, QUIET)
+    with pytest.raises(InputError, match="no run to resume"):
+        resumed_config(tmp_path / "nothing", [], None)
+
+
+def test_config_and_cache_must_agree(whole, tmp_path):
+    write_panel(tmp_path / "narrow", n_codes=60, n_days=160, n_features=4)
+    write_panel(tmp_path / "far", n_codes=60, n_days=160, horizons=(1, 3))
+    for name, word in (("narrow", "features"), ("far", "horizons")):
+        with pytest.raises(InputError, match=word):
+            train(load_config(whole / "config.toml", [], str(tmp_path / name)), tmp_path / "run", False, QUIET)
+        with pytest.raises(InputError, match=word):
+            load_run(whole, str(tmp_path / name))
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_another_run_are_refused(cache, whole, tmp_path):
+    other = train(load_config(None, [*SETTINGS, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
+    (other / "checkpoints" / "best.safetensors").write_bytes((whole / "checkpoints" / "best.safetensors").read_bytes())
+    with pytest.raises(InputError, match="another run"):
+        load_run(other, str(cache))
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
+    real = engine.train.loop.objective_of
+
+    def poisoned(*arguments):
+        return replace(real(*arguments), tau=torch.tensor(torch.nan))
+
+    monkeypatch.setattr(engine.train.loop, "objective_of", poisoned)
+    with pytest.raises(RunFailed, match="loss is nan"):
+        train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_missing_validation_figure_fails_the_run(tmp_path):
+    write_panel(tmp_path / "cache", n_codes=15, n_days=160)
+    with pytest.raises(RunFailed, match="RankIC is nan"):
+        train(load_config(None, SETTINGS, str(tmp_path / "cache")), tmp_path / "run", False, QUIET)
+
+
+def test_damaged_checkpoints_are_named(cache, tmp_path):
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"\x80\x04pickle", b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.safetensors"):
+            load_checkpoint(path)
+    with pytest.raises(InputError, match="no such"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    path = tmp_path / LAST
+    path.write_bytes((whole / "checkpoints" / LAST).read_bytes())
+    state, _ = load_checkpoint(path)
+    model = torch.nn.Linear(1, 1)
+
+    def full(_self, _target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        save_checkpoint(path, state, model, None, [torch.optim.AdamW(model.parameters())], torch.zeros(1))
+    assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == [LAST]
+
+
+PHASES = """
+[[phases]]
+name = "one horizon"
+epochs = 1
+horizon_weights = [1, 0]
+off = ["normalisation", "market"]
+[[phases]]
+name = "whole"
+epochs = 2
+learning_rate = 1e-3
+frozen = ["embedding"]
+weights = { rank_ic = 0.5, ic = 0.3, sharpe = 0.1 }
+blocks = 5
+"""
+
+PARTS = ["model.residual=true", "model.market_tokens=2"]
+
+
+@pytest.fixture(scope="module")
+def phased(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phased")
+    (folder / "c.toml").write_text(PHASES)
+    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    config = load_config(folder / "c.toml", settings, str(cache))
+    return train(config, folder / "run", False, QUIET)
+
+
+def test_each_phase_does_what_it_says(phased):
+    first, second, third = figures(phased)
+    assert [line["phase"] for line in (first, second, third)] == ["one horizon", "whole", "whole"]
+    assert first["off"] == ["normalisation", "market"]
+    assert (second["off"], second["frozen"]) == ([], ["embedding"])
+    assert first["valid_rank_ic"] == first["valid"]["1"]["rank_ic"]
+    assert second["valid_rank_ic"] == pytest.approx(sum(second["valid"][h]["rank_ic"] for h in ("1", "5")) / 2)
+    assert set(first["train"]) == {"loss", "rank_ic", "ic", "quantile"}
+    assert set(third["train"]) == {"loss", "rank_ic", "ic", "sharpe"}
+    assert second["best"]  # of another figure than the first phase's
+    assert third["step"] - second["step"] == second["step"] - first["step"] == 5
+    # The cosine from each phase's own learning rate: the last block of five in the second epoch of two.
+    assert third["learning_rate"] == pytest.approx(learning_rate(1e-3, 0.05, 0.9))
+    weights, _ = load_checkpoint(phased / "checkpoints" / LAST)
+    assert (weights.phase, weights.phase_epoch, weights.finished) == (1, 2, True)
+
+
+def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_path):
+    """The embedding after the second phase is that of a run that ends with the first."""
+    (tmp_path / "c.toml").write_text(PHASES.split('[[phases]]\nname = "whole"')[0])
+    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    short = train(load_config(tmp_path / "c.toml", settings, str(cache)), tmp_path / "run", False, QUIET)
+    _, before = load_checkpoint(short / "checkpoints" / LAST)
+    _, after = load_checkpoint(phased / "checkpoints" / LAST)
+    for name, value in before.items():
+        if not name.startswith("model.members."):
+            continue
+        part = name.split(".")[3]
+        if part in ("embed", "residual"):
+            assert torch.equal(value, after[name]), name
+        elif part in ("layers", "norm", "market", "static"):
+            assert not torch.equal(value, after[name]), name
+        if part in ("norm", "market") and name.endswith(("mix", "token")):
+            fresh = 0.0 if name.endswith("mix") else None
+            assert fresh is None or bool((value == fresh).all()), name  # bypassed in the first phase
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_phases_averages_and_members_resume_to_the_same_figures(phased, tmp_path, step):
+    other = tmp_path / "other"
+    command = [sys.executable, "-c", _STOPPED, str(step), str(phased / "config.toml"), str(other)]
+    subprocess.run(command, check=True, timeout=120)
+    assert not load_checkpoint(other / "checkpoints" / LAST)[0].finished
+    train(resumed_config(other, [], None), other, True, QUIET)
+    assert figures(other) == figures(phased)
+    assert splits(other) == splits(phased)
+
+
+_STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from rich.console import Console
+import engine.train.loop as trainer
+from engine.config_file import load_config
+real, steps = trainer.learn, 0
+
+def learn(*arguments, **more):
+    global steps
+    steps += 1
+    found = real(*arguments, **more)
+    if steps == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return found
+
+trainer.learn = learn
+config = load_config(Path(sys.argv[2]), [])
+try:
+    trainer.train(config, Path(sys.argv[3]), False, Console(quiet=True))
+except trainer.Stopped:
+    sys.exit(0)
+sys.exit(1)
+"""
+
+
+def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
+    """Blocks of its own in their own order, as many as they are, and its own schedule."""
+    settings = [*SETTINGS, "train.epochs=1", "train.half_life=60", "data.block_codes=20"]
+    both = train(load_config(None, [*settings, "train.seeds=2"], str(cache)), tmp_path / "both", False, QUIET)
+    _, together = load_checkpoint(both / "checkpoints" / LAST)
+    steps, samples = [], 0
+    for k in (0, 1):
+        config = load_config(None, [*settings, f"train.seed={k}"], str(cache))
+        run = train(config, tmp_path / str(k), False, QUIET)
+        state, alone = load_checkpoint(run / "checkpoints" / LAST)
+        steps.append(state.step)
+        samples += state.samples
+        weights = [name for name in alone if name.startswith("model.")]
+        expected = torch.cat([alone[name].flatten() for name in weights])
+        found = torch.cat([together[name.replace("members.0", f"members.{k}")].flatten() for name in weights])
+        # Parts of a block are added up in another order, which AdamW makes much of where a gradient is 0.
+        assert torch.isclose(found, expected, rtol=0, atol=1e-4).float().mean() > 0.99
+    state, _ = load_checkpoint(both / "checkpoints" / LAST)
+    assert steps[0] != steps[1]  # or this could not find a schedule that is not the member's own
+    assert (state.step, state.samples) == (max(steps), samples)
+
+
+def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch):
+    seen, real = [], engine.train.loop.learn
+
+    def learn(learner, *arguments):
+        found = real(learner, *arguments)
+        seen.append(learner.ensemble.first.heads.weight.detach().clone())
+        return found
+
+    monkeypatch.setattr(engine.train.loop, "learn", learn)
+    config = load_config(None, [*SETTINGS, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
+    run = train(config, tmp_path / "run", False, QUIET)
+    state, last = load_checkpoint(run / "checkpoints" / LAST)
+    expected = torch.stack(seen[state.history[0]["step"] :]).mean(0)
+    torch.testing.assert_close(last["average.members.0.heads.weight"], expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(last["average.members.0.heads.weight"], last["model.members.0.heads.weight"], rtol=1e-4)
+
+
+def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
+    config, panel, model, _ = load_run(phased, str(cache))
+    assert len(model.members) == 2
+    assert config.train.seeds == 2
+    with open_source(panel, torch.device("cpu")) as source:
+        scores = score_part(model, source, make_split(config, panel).test, config, None)
+    assert np.isfinite(scores).all()
+    assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
+    config, panel, ensemble, _ = load_run(phased, None)
+    part = make_split(config, panel).test
+    each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
+    with open_source(panel, torch.device("cpu")) as source:
+        for member, values in zip(ensemble.members, each, strict=True):
+            alone = Ensemble([member], ensemble.neutral, ensemble.deviations)
+            online = online_part(config, panel, part, ensemble.neutral)
+            expected = score_part(alone, source, part, config, online)
+            np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
+    assert not np.array_equal(each[0][1], each[1][1])
+    with pytest.raises(InputError, match="--member"):
+        predict_run(phased, None, "test", 2)
+
+
+def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path, monkeypatch):
+    moments = []
+
+    def any_risk(panel, part):
+        assert part == make_split(config, panel).train
+        moments.append(replace(moments_of(panel, part), noise=0.0))
+        return moments[0]
+
+    monkeypatch.setattr(engine.inputs, "moments_of", any_risk)
+    config = load_config(None, [*SETTINGS, "train.epochs=2", "model.risks=2", "train.swa=0.5"], str(cache))
+    run = train(config, tmp_path / "run", False, QUIET)
+    (only,) = moments
+    _, panel, model, _ = load_run(run, None)
+    expected = torch.from_numpy(risk_directions(only, 2, []))
+    assert expected.any(0).all()
+    assert torch.equal(model.neutral.directions, expected)
+    _, last = load_checkpoint(run / "checkpoints" / LAST)
+    assert torch.equal(last["average.neutral.directions"], expected)
+
+    part = make_split(config, panel).test
+    with open_source(panel, torch.device("cpu")) as source:
+        online = online_part(config, panel, part, model.neutral)
+        held_back = score_part(model, source, part, config, online)
+        model.neutral.directions.zero_()
+        whole = score_part(model, source, part, config, online_part(config, panel, part, model.neutral))
+    assert not np.allclose(held_back, whole, atol=1e-3)
+    np.testing.assert_array_equal(np.stack(list(predict_run(run, None, "test").values.values()), 1), held_back)
+
+    train(resumed_config(run, [], None), run, True, QUIET)  # reads them from the checkpoint
+    assert len(moments) == 1

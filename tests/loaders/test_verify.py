@@ -1,0 +1,103 @@
+"""A cache that was altered is found beside the training; one that changes in use stops the loader."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from loaders import verify
+from loaders.cache.format import write_manifest
+from loaders.errors import InputError
+from loaders.panel import open_panel
+from loaders.plan import Plan
+from loaders.split import Days
+from loaders.tiers.prefetch import prefetched
+from loaders.verify import checked
+from tests.loaders.tiers.test_prefetch import CPU
+from tests.panels import write_panel
+
+
+@pytest.fixture
+def cache(tmp_path):
+    manifest = write_panel(tmp_path / "cache").manifest
+    manifest.chunk_bytes = 4096
+    write_manifest(tmp_path / "cache", manifest)
+    return tmp_path / "cache"
+
+
+def flip(folder, position):
+    with (folder / "panel.arrow").open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_whole_cache_passes(cache):
+    with checked(open_panel(cache)) as check:
+        check.to_the_end()
+        check.so_far()
+    assert "check" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("position", [5000, 20_000, -300])
+def test_a_flipped_bit_is_named(cache, position):
+    position %= (cache / "panel.arrow").stat().st_size
+    flip(cache, position)
+    chunk = position // 4096
+    with (
+        checked(open_panel(cache)) as check,
+        pytest.raises(InputError, match=f"chunk {chunk} .bytes {chunk * 4096}[.]"),
+    ):
+        check.to_the_end()
+
+
+def test_an_altered_index_of_rows_does_not_open(cache):
+    content = bytearray((cache / "rows.npy").read_bytes())
+    content[-20] ^= 1
+    (cache / "rows.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"rows[.]npy: checksum differs in chunk 0"):
+        open_panel(cache)
+
+
+def test_leaving_early_ends_the_thread(cache, monkeypatch):
+    panel = open_panel(cache)
+    real = verify.checksum_of
+    monkeypatch.setattr(checking, "checksum_of", lambda chunk: (threading.Event().wait(0.01), real(chunk))[1])
+    with checked(panel) as check:
+        pass
+    assert check.done.is_set()
+    assert check.error is None
+    assert "check" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("change", ["truncate", "write"])
+def test_a_file_that_changes_in_use_stops_the_loader(cache, change):
+    panel = open_panel(cache)
+    blocks = Plan(panel, Days(8, 110), 8, 12, seed=0).epoch(0)
+    seen = 0
+
+    def consume():
+        nonlocal seen
+        with prefetched(panel, Days(8, 110), blocks, 8, 6, CPU, ahead=1) as loader:
+            for _ in loader:
+                seen += 1
+                if seen == 3 and change == "write":
+                    flip(cache, 5000)
+                elif seen == 3:
+                    os.truncate(cache / "panel.arrow", panel.files[0][1].st_size - 100)  # inside the last page
+
+    with pytest.raises(InputError, match="changed while in use") as caught:
+        consume()
+    assert 3 <= seen < len(blocks)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_is_replaced_in_use_goes_on_with_the_old_rows(cache, tmp_path):
+    panel = open_panel(cache)
+    before = np.array(panel.features[:50])
+    write_panel(tmp_path / "new", seed=9)
+    os.replace(tmp_path / "new" / "panel.arrow", cache / "panel.arrow")
+    panel.check_unchanged()
+    np.testing.assert_array_equal(panel.features[:50], before)
