@@ -38,7 +38,7 @@ from bench.peers._gradients import with_gradients
 from bench.peers.plain_terms import loss as loss_by_terms
 from bench.sections import LEVELS, TAU, Ranking, Sections, fresh_sections
 from engine.config import Config, ModelConfig
-from engine.model.atft import build_model
+from engine.model.registry import build_model
 from engine.train.objective import draw_rotations, make_objective
 from kernels.correlation import spearman
 from kernels.rank_objective import rank_objective

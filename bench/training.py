@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engine.config import Config
 from engine.config_file import load_config
-from engine.model.atft import ATFT, build_model
+from engine.model.atft import ATFT
+from engine.model.registry import build_model
 from engine.train.objective import draw_rotations, make_objective
 from engine.train.schedule import phases_of
 from engine.train.step import Lesson, learn, losses_of, make_learner

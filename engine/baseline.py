@@ -6,13 +6,13 @@
     online     the regression that stands beside a network's scores, alone (engine/score/online.py)
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
-training samples as float32 [N, F].
+training samples as float32 [N, F]. A new rival is a function and an entry of RIVALS.
 
 N rows or samples, F features, H horizons
 """
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,6 @@ from loaders.split import Days, Split
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
-Kind = Literal["ridge", "reversal", "lightgbm", "online"]
 
 CHUNK_ROWS = 1 << 17
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the variance of a feature
@@ -48,43 +47,62 @@ TREES = {
 MOST_TREES, PATIENCE, LEAF_ROWS = 500, 50, 1000
 
 
-def run_baseline(
-    panel: Panel, split: Split, kind: Kind, feature: str = "ret_1", seed: int = 0
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Scores [N, H] of the parts "valid" and "test", in the order of `present_rows`.
+@dataclass(frozen=True)
+class Options:
+    """What rivals may be told."""
 
-    Args:
-        feature: the one that `reversal` bets against.
-        seed: of the trees' sampling of rows and features.
+    feature: str = "ret_1"  # that `reversal` bets against
+    seed: int = 0  # of the trees' sampling of rows and features
 
-    Raises InputError for a feature the cache lacks, a part without samples, and an absent lightgbm.
+
+PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
+
+
+def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None = None) -> PartScores:
+    """Fit a rival of that name and score the parts "valid" and "test".
+
+    Raises InputError for a name that RIVALS lacks, a feature the cache lacks, a part without samples, and an absent
+    lightgbm.
     """
-    if kind == "reversal":
-        return _reversal(panel, split, feature)
-    if kind == "online":
-        start, parts = split.valid.start, {name: split.part(name) for name in ("valid", "test")}
-        slopes = online_slopes(panel, Days(start, split.test.stop), [])
-        return {
-            name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)
-            for name, part in parts.items()
-        }
-    fit = _ridge if kind == "ridge" else _trees
-    columns = [fit(panel, split, i, seed) for i in range(len(panel.manifest.horizons))]
-    return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}
+    if kind not in RIVALS:
+        raise InputError("--kind", f"no rival {kind!r}", f"Use {', '.join(RIVALS)}")
+    return RIVALS[kind](panel, split, options or Options())
 
 
-def _reversal(panel: Panel, split: Split, feature: str) -> dict[str, npt.NDArray[np.float32]]:
+def _online(panel: Panel, split: Split, options: Options) -> PartScores:
+    start = split.valid.start
+    slopes = online_slopes(panel, Days(start, split.test.stop), [])
+    parts = {name: split.part(name) for name in ("valid", "test")}
+    return {
+        name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)
+        for name, part in parts.items()
+    }
+
+
+def _reversal(panel: Panel, split: Split, options: Options) -> PartScores:
     names = panel.manifest.features
-    if feature not in names:
+    if options.feature not in names:
         shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise InputError("--feature", f"no feature {feature!r} in {panel.folder}", f"Choose one of {shown}")
-    column = names.index(feature)
+        raise InputError("--feature", f"no feature {options.feature!r} in {panel.folder}", f"Choose one of {shown}")
+    column = names.index(options.feature)
     scores = {}
     for name in ("valid", "test"):
         rows, _, _ = present_rows(panel, split.part(name))
         values = -panel.features[rows, column].astype(np.float32)
         scores[name] = np.repeat(values[:, None], len(panel.manifest.horizons), 1)
     return scores
+
+
+def _by_horizon(
+    fit: Callable[[Panel, Split, int, Options], PartScores],
+) -> Callable[[Panel, Split, Options], PartScores]:
+    """A rival whose fit takes one horizon at a time, by its number."""
+
+    def every(panel: Panel, split: Split, options: Options) -> PartScores:
+        columns = [fit(panel, split, i, options) for i in range(len(panel.manifest.horizons))]
+        return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}
+
+    return every
 
 
 def _samples(panel: Panel, split: Split, name: str, horizon: int) -> tuple[Int, Int]:
@@ -110,7 +128,7 @@ def _chunks(day: Int) -> Iterator[slice]:
         start = stop
 
 
-def _ridge(panel: Panel, split: Split, horizon: int, seed: int) -> dict[str, npt.NDArray[np.float32]]:
+def _ridge(panel: Panel, split: Split, horizon: int, options: Options) -> PartScores:
     """Least squares of the rank targets on features centred within the day, with the best of PENALTIES."""
     rows, day = _samples(panel, split, "train", horizon)
     target = ranks_within_day(panel.targets[rows, horizon], day)
@@ -153,7 +171,7 @@ def _linear(panel: Panel, rows: Int, coefficients: Float) -> Float:
     return np.concatenate([panel.features[piece].astype(np.float64) @ coefficients for piece in pieces])
 
 
-def _trees(panel: Panel, split: Split, horizon: int, seed: int) -> dict[str, npt.NDArray[np.float32]]:
+def _trees(panel: Panel, split: Split, horizon: int, options: Options) -> PartScores:
     try:
         import lightgbm
     except ImportError as error:
@@ -167,7 +185,7 @@ def _trees(panel: Panel, split: Split, horizon: int, seed: int) -> dict[str, npt
     train = dataset("train")
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
     # Small panels still split: a leaf asks for a twentieth of the samples at most.
-    parameters = TREES | {"seed": seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
+    parameters = TREES | {"seed": options.seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
     booster = lightgbm.train(parameters, train, MOST_TREES, valid_sets=[dataset("valid", train)], callbacks=[stop])
     scores = {}
     for name in ("valid", "test"):
@@ -183,3 +201,11 @@ def _float32(panel: Panel, rows: Int) -> npt.NDArray[np.float32]:
     for i in range(0, len(rows), CHUNK_ROWS):
         x[i : i + CHUNK_ROWS] = panel.features[rows[i : i + CHUNK_ROWS]]
     return x
+
+
+RIVALS: dict[str, Callable[[Panel, Split, Options], PartScores]] = {
+    "ridge": _by_horizon(_ridge),
+    "reversal": _reversal,
+    "lightgbm": _by_horizon(_trees),
+    "online": _online,
+}

@@ -65,7 +65,7 @@ def _names(texts: list[str] | None) -> list[str]:
 def cache_build(
     sources: Annotated[list[Path], typer.Argument(help="Parquet, CSV or Arrow files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    recipe: Annotated[Literal["columns", "ohlcv"], typer.Option(help="Ready features, or daily bars.")] = "columns",
+    recipe: Annotated[str, typer.Option(help="columns: ready features; ohlcv: daily bars.")] = "columns",
     date: Annotated[str, typer.Option(help="Column of dates.")] = "date",
     code: Annotated[str | None, typer.Option(help="Column of codes (default: code, or ticker for ohlcv).")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
@@ -79,29 +79,18 @@ def cache_build(
 ) -> None:
     """Build a cache from files, in any row order."""
     try:
-        from loaders.cache.build import build_columns, build_ohlcv
+        from loaders.cache.build import build
     except ModuleNotFoundError as error:
         if error.name != "polars":
             raise
         raise InputError("cache build", "polars is not installed", "pip install 'atft-engine[build]'") from error
 
-    days = None if horizons is None else _integers(horizons, "--horizons")
-    if recipe == "ohlcv":
-        if features or targets:
-            raise InputError(
-                "--features", "recipe ohlcv makes its own columns", "Leave it out, or use --recipe columns"
-            )
-        manifest = build_ohlcv(
-            sources, out, date, code or "ticker", days or [1, 5], dtype, start, end, min_price, min_dollar_volume,
-            on_progress=console.print,
-        )  # fmt: skip
-    else:
-        if min_price is not None or min_dollar_volume is not None:
-            raise InputError("--min-price", "only recipe ohlcv knows prices", "Leave it out, or use --recipe ohlcv")
-        manifest = build_columns(
-            sources, out, date, code or "code", _names(features), _names(targets), days, dtype, start, end,
-            on_progress=console.print,
-        )  # fmt: skip
+    settings = {
+        "date": date, "code": code, "features": _names(features), "targets": _names(targets),
+        "horizons": None if horizons is None else _integers(horizons, "--horizons"), "dtype": dtype, "start": start,
+        "end": end, "min_price": min_price, "min_dollar_volume": min_dollar_volume,
+    }  # fmt: skip
+    manifest = build(recipe, sources, out, settings, console.print)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
 
 
@@ -246,7 +235,7 @@ def predict_command(
 @app.command("baseline")
 def baseline_command(
     arrow: Arrow = "cache/",
-    kind: Annotated[Literal["ridge", "reversal", "lightgbm", "online"], typer.Option(help="Which rival.")] = "ridge",
+    kind: Annotated[str, typer.Option(help="Which rival: ridge, reversal, lightgbm or online.")] = "ridge",
     config: ConfigFile = None,
     settings: Settings = None,
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
@@ -255,7 +244,7 @@ def baseline_command(
     as_json: AsJson = False,
 ) -> None:
     """Fit a simple rival on the same cache, split and metrics."""
-    from engine.baseline import run_baseline
+    from engine.baseline import Options, run_baseline
     from engine.config_file import load_config
     from engine.inputs import make_split
     from engine.score.files import write_scores
@@ -267,7 +256,7 @@ def baseline_command(
     resolved = load_config(config, settings or [], arrow)
     panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
-    scores = run_baseline(panel, split, kind, feature, resolved.train.seed)
+    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed))
     result: dict[str, Any] = {
         name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps) for name, values in scores.items()
     }

@@ -83,7 +83,7 @@ class ModelConfig(Section):
     """The network, and what is done to its scores."""
 
     name: str = "atft"
-    """Which network, a key of engine.model.MODELS."""
+    """Which network, a key of engine/model/registry.py's MODELS."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Width and depth."""
     selection: bool = True

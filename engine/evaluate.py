@@ -40,7 +40,7 @@ class _Source:
 
 
 def evaluate(
-    paths: list[Path], split: str, against: Path | None, arrow: str | None, cost_bps: float = 10.0
+    paths: list[Path], split: str, against: Path | None, arrow: str | Path | None, cost_bps: float = 10.0
 ) -> dict[str, Any]:
     """Metrics of the average of runs and score files, and their comparison with another.
 
@@ -57,9 +57,9 @@ def evaluate(
     share no horizon or sample.
     """
     every = paths if against is None else [*paths, against]
-    data = _cache_of(every) if arrow is None else Data(arrow=arrow)
+    data = _cache_of(every) if arrow is None else Data(arrow=str(arrow))
     panel = open_panel(data.arrow, data.store)
-    sources = [_source(path, panel, split, None if arrow else data) for path in every]
+    sources = [_source(path, panel, split, None if arrow is not None else data) for path in every]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
         raise InputError("evaluate", f"different splits: {found}", "Compare scores of one split")

@@ -1,9 +1,10 @@
-"""Test RankIC of a run beside ridge's and the simulated market's oracle: python compare_with_oracle.py RUN CACHE."""
+"""Test RankIC of a run, of ridge and of the simulated market's oracle on the same days: compare_with_oracle.py RUN CACHE."""
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -11,6 +12,7 @@ from engine.baseline import run_baseline
 from engine.config_file import load_config
 from engine.inputs import make_split
 from engine.score.part_metrics import part_metrics, part_samples
+from loaders.cache.simulation.simulate import mean_of_days
 from loaders.panel import open_panel
 
 run, cache = Path(sys.argv[1]), Path(sys.argv[2])
@@ -24,8 +26,9 @@ assert simulation is not None, f"{cache} was not simulated"
 table = Table(title="Test RankIC, mean over days", caption=f"run: {run}")
 for column in ("horizon", "ridge", "model", "oracle", "model / oracle"):
     table.add_column(column, justify="right")
-for horizon, best in simulation["oracle_rank_ic"].items():
-    assert best is not None, f"{cache} has no day with 20 samples, and so no oracle"
+for horizon, daily in simulation["oracle_daily_rank_ic"].items():
+    best = mean_of_days(np.array(daily[split.test.start : split.test.stop], float))
+    assert best is not None, f"no test day of {cache} has 20 samples, and so no oracle"
     score = model[horizon]["rank_ic"]
     row = [f"{horizon} d", f"{ridge[horizon]['rank_ic']:.4f}", f"{score:.4f}", f"{best:.4f}", f"{score / best:.0%}"]
     table.add_row(*row)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.fitting import Fitting
-from engine.baseline import run_baseline
+from engine.baseline import Options, run_baseline
 
 TASK = "fit"
 NEEDS = ("lightgbm",)
@@ -23,4 +23,4 @@ def build(work: Fitting) -> Iterator[Fitting]:
 def run(work: Fitting, seeds: list[int]) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
     """Yield, for each seed, the scores [N, H] of the parts "valid" and "test"."""
     for seed in seeds:
-        yield run_baseline(work.panel, work.split, "lightgbm", seed=seed)
+        yield run_baseline(work.panel, work.split, "lightgbm", Options(seed=seed))

@@ -13,10 +13,9 @@ exactly the days it can see in full, so a block's scores are those of its window
 S codes, D scored days, L context, F features, H horizons, Q quantile levels
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig, Part
@@ -24,7 +23,7 @@ from engine.model.embedding import Categories, Embedding
 from engine.model.market import MarketAttention
 from engine.model.residual import CodeDropout, GatedResidual, Noise
 from engine.model.static import Static
-from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence
+from engine.model.temporal import LAYERS, AdaptiveNorm, BandedConvolution
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ class ATFT(nn.Module):
         if config.normalisation:
             self.norm = AdaptiveNorm(size.width, config.spans)
             budget -= max(config.spans) - 1
-        parts = [kind for kind in _KINDS if getattr(config, kind)] * size.layers
+        parts = [kind for kind in LAYERS if getattr(config, kind)] * size.layers
         self.layers = nn.ModuleList()
         for i, kind in enumerate(parts):
             reach = budget // (len(parts) - i)
             budget -= reach
-            layer = _KINDS[kind](size, reach + 1, config.dropout)
+            layer = LAYERS[kind](size.width, size.heads, reach + 1, config.dropout)
             self.layers.append(nn.ModuleList([layer, _residual(config, size.width)]))
         self.unused = budget  # days of the context that the temporal branch does not look back on, 0 with any layer on
         self.widen = nn.Linear(size.width, width) if config.static else nn.Identity()
@@ -89,6 +88,11 @@ class ATFT(nn.Module):
         self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout))
         self.heads = nn.Linear(width, horizons * (1 + self.levels))
         self.off: frozenset[Part] = frozenset()
+
+    @property
+    def codes_are_independent(self) -> bool:
+        """Whether no code's score depends on another code."""
+        return self.market is None or "market" in self.off
 
     def bypass(self, parts: Sequence[Part]) -> None:
         """Leave these parts out of `forward` from now on, their weights untouched, and no others."""
@@ -134,20 +138,5 @@ class ATFT(nn.Module):
         return out[..., 0], out[..., 1:]
 
 
-_KINDS: dict[str, Callable[[Size, int, float], nn.Module]] = {  # of temporal layers, by the setting that turns them on
-    "attention": lambda size, window, dropout: BandedAttention(size.width, size.heads, window, dropout),
-    "recurrence": lambda size, window, dropout: BandedRecurrence(size.width, window, dropout),
-}
-
-
 def _residual(config: ModelConfig, width: int) -> nn.Module:
     return GatedResidual(width, config.dropout) if config.residual else nn.Identity()
-
-
-def build_model(
-    config: ModelConfig, features: int, horizons: int, context: int, seed: int, categories: dict[int, int] | None = None
-) -> ATFT:
-    """A freshly initialised model; the same weights for the same arguments on one version of torch."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ATFT(config, features, horizons, context, categories or {})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import Config, Part
-from engine.model.atft import ATFT, build_model
 from engine.model.neutral import Neutral
+from engine.model.registry import Network, build_model
 from kernels.rank_terms import EPSILON, masked_mean
 
 
@@ -26,7 +26,7 @@ class Ensemble(nn.Module):
         self.members, self.neutral, self.deviations = nn.ModuleList(members), neutral, deviations
 
     @property
-    def first(self) -> ATFT:
+    def first(self) -> Network:
         """One of them, to ask for what all share."""
         return self.members[0]  # type: ignore[return-value]
 
@@ -37,19 +37,19 @@ class Ensemble(nn.Module):
     @property
     def codes_are_independent(self) -> bool:
         """Whether no code sees another one, so that any of them may be scored alone."""
-        return self.first.market is None or "market" in self.first.off
+        return self.first.codes_are_independent
 
     def with_members(self, members: Iterable[nn.Module]) -> "Ensemble":
         """An ensemble of other members on the same blocks, its scores treated alike."""
         return Ensemble(members, self.neutral, self.deviations)
 
     def bypass(self, parts: Sequence[Part]) -> None:
-        """See ATFT.bypass, for every member."""
+        """See Network.bypass, for every member."""
         for member in self.members:
             member.bypass(parts)  # type: ignore[operator]
 
     def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [S, D, H] and quantiles [S, D, H, Q]; see ATFT.forward.
+        """Scores [S, D, H] and quantiles [S, D, H, Q]; see Network.forward.
 
         Of several members, or asked for: (the mean of) their scores in deviations from the day's mean over the rows
         that are `scored` [S, D + L - 1] (float 0/1), so each has the same say in the order. Of all: without a share of

@@ -3,6 +3,8 @@
 S codes, T days, d width. Each takes [S, T, d] and gives the days that it can see in full: fewer by what it looks back.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -174,3 +176,10 @@ def _after(late: tuple[Tensor, Tensor], days: int, early: tuple[Tensor, Tensor],
     decay, added = (array[:, before:] for array in late)
     decay_before, added_before = (array[:, : array.shape[1] - days] for array in early)
     return decay * decay_before, torch.addcmul(added, decay, added_before)
+
+
+# Layers of the temporal branch by the setting of [model] that turns them on; of width, heads, window and dropout.
+LAYERS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
+    "attention": BandedAttention,
+    "recurrence": lambda width, _heads, window, dropout: BandedRecurrence(width, window, dropout),
+}

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from engine.baseline import PENALTIES, run_baseline
-from engine.score.files import present_rows
-from engine.score.metrics import daily_rank_ic, ranks_within_day
+from engine.baseline import PENALTIES, Options, run_baseline
+from engine.score.cross_section import ranks_within_day
+from engine.score.metrics import daily_rank_ic
+from engine.score.rows import present_rows
 from loaders.cache.format import create_columns
 from loaders.errors import InputError
 from loaders.panel import open_panel
@@ -54,12 +55,12 @@ def test_ridge_against_least_squares(tmp_path):
 def test_reversal_bets_against_the_feature(tmp_path):
     panel = panel_in(tmp_path)
     for feature in ("ret_1", "f3"):
-        found = run_baseline(panel, SPLIT, "reversal", feature)
+        found = run_baseline(panel, SPLIT, "reversal", Options(feature))
         rows, _, _ = present_rows(panel, SPLIT.test)
         column = panel.manifest.features.index(feature)
         np.testing.assert_array_equal(found["test"], np.repeat(-panel.features[rows, column][:, None], 2, 1))
     with pytest.raises(InputError, match="nope"):
-        run_baseline(panel, SPLIT, "reversal", "nope")
+        run_baseline(panel, SPLIT, "reversal", Options("nope"))
 
 
 @pytest.mark.parametrize("kind", ["ridge", "lightgbm"])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from engine.checkpoint import LAST, load_checkpoint
 from engine.config_file import load_config
-from engine.distributed import ALONE, World, pooled
+from engine.distributed import SINGLE, World, sync_loss
 from engine.train.loop import train
 from engine.train.objective import make_objective
 from engine.train.run import resumed_config
@@ -35,9 +35,9 @@ import engine.train.loop
 from engine.cli import main
 rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
 del sys.argv[1:3]
-real, steps = engine.train.loop.learn, 0
+real, steps = engine.train.loop.train_step, 0
 
-def learn(*arguments):
+def train_step(*arguments):
     global steps
     steps += 1
     found = real(*arguments)
@@ -56,7 +56,7 @@ def slow_to_leave(*arguments):
             time.sleep(2)
             raise
 
-engine.train.loop.learn, engine.train.loop.open_inputs = learn, slow_to_leave
+engine.train.loop.train_step, engine.train.loop.open_inputs = train_step, slow_to_leave
 main()
 """
 
@@ -115,7 +115,7 @@ def test_two_ranks_are_one_process(cache, alone, script, tmp_path):
     assert done.stdout.count("· test") == 1  # one rank speaks
 
 
-def test_a_killed_rank_ends_the_job_and_one_process_goes_on(cache, alone, script, tmp_path):
+def test_a_killed_rank_ends_the_job_and_one_process_resumes(cache, alone, script, tmp_path):
     run = tmp_path / "run"
     done = ranks(script, *fresh(cache, run), number=signal.SIGKILL, at=70)
     assert done.returncode != 0
@@ -140,13 +140,13 @@ def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(cache, alone, script,
 
 def test_days_are_shared_evenly_or_not_at_all():
     assert [list(World(rank, 3).days(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
-    assert ALONE.days(5) == range(5)
+    assert SINGLE.days(5) == range(5)
     with pytest.raises(InputError, match=r"data\.block_days"):
         World(0, 3).days(32)
 
 
 @pytest.mark.parametrize("sharpe", [0.0, 0.4])
-def test_pooled_terms_are_those_of_all_days(monkeypatch, sharpe):
+def test_synced_terms_are_those_of_all_days(monkeypatch, sharpe):
     """Without processes: what each rank would say is put into the other's ears."""
     config = load_config(None, [f"objective.sharpe={sharpe}", "objective.horizon_weights=[1, 0.5]"])
     objective = make_objective(config, 2, torch.device("cpu"))
@@ -163,15 +163,15 @@ def test_pooled_terms_are_those_of_all_days(monkeypatch, sharpe):
     parts = [slice(0, 3), slice(3, 6)]
     of_rank = [objective.of_rank(scores[:, p], quantiles[:, p], returns[:, p], none) for p in parts]
     said: list[torch.Tensor] = []
-    monkeypatch.setattr(World, "gathered", lambda _world, values: said.append(values) or torch.stack([values] * 2))
+    monkeypatch.setattr(World, "all_gather", lambda _world, values: said.append(values) or torch.stack([values] * 2))
     arguments = (objective.weights[SHARPE], objective.horizons, False)
     for rank in (0, 1):
-        pooled(World(rank, 2), of_rank[rank], *arguments)
-    told = torch.stack(said)
-    monkeypatch.setattr(World, "gathered", lambda _world, _values: told)
+        sync_loss(World(rank, 2), of_rank[rank], *arguments)
+    results = torch.stack(said)
+    monkeypatch.setattr(World, "all_gather", lambda _world, _values: results)
     total = 0.0
     for rank in (0, 1):
-        mine, values, stopped = pooled(World(rank, 2), of_rank[rank], *arguments)
+        mine, values, stopped = sync_loss(World(rank, 2), of_rank[rank], *arguments)
         total = total + mine
         torch.testing.assert_close(values, torch.cat([loss.detach()[None], terms]), equal_nan=True)
         assert not stopped

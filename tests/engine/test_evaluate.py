@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from engine.evaluate import evaluate, evaluate_scores, figures_of_part, part_samples
-from engine.score.files import present_rows, read_scores, scores_of, write_scores
+from engine.evaluate import evaluate
+from engine.score.files import read_scores, write_scores
+from engine.score.part_metrics import part_metrics, part_samples
+from engine.score.rows import present_rows, row_scores, to_file
 from loaders.errors import InputError
 from loaders.split import Days
 from tests.panels import write_panel
@@ -31,14 +33,18 @@ def random_scores(panel, seed):
 
 
 def written(panel, path, seed, **changes):
-    scores = scores_of(panel, PART, random_scores(panel, seed), "test", f"run-{seed}")
-    write_scores(path, scores)
+    scores = row_scores(panel, PART, random_scores(panel, seed), "test", f"run-{seed}")
+    write_scores(path, to_file(panel, scores))
     if changes:
         table = pq.read_table(path)
         for name, values in changes.items():
             table = table.set_column(table.column_names.index(name), name, [values])
         pq.write_table(table, path)
     return path
+
+
+def metrics(panel, scores):
+    return part_metrics(part_samples(panel, PART), scores)
 
 
 def daily(panel, columns, horizon):
@@ -79,29 +85,29 @@ def test_a_score_file_comes_back(panel, tmp_path):
 
 def test_only_samples_count(panel):
     scores = random_scores(panel, 1)
-    figures = evaluate_scores(panel, PART, scores)
+    before = metrics(panel, scores)
     rows, _, _ = present_rows(panel, PART)
     unseen = (panel.presence[rows] != 2) | np.isnan(panel.targets[rows, 0])
     assert unseen.sum() > 100
     scores[unseen, 0] = 1e6
-    assert evaluate_scores(panel, PART, scores)["1"] == figures["1"]
+    assert metrics(panel, scores)["1"] == before["1"]
     for i, h in enumerate((1, 5)):
         by_scipy = [values[0] for values in daily(panel, [scores[:, i]], i).values()]
-        assert figures[str(h)]["days"] == len(by_scipy)
+        assert before[str(h)]["days"] == len(by_scipy)
     by_scipy = [values[0] for values in daily(panel, [random_scores(panel, 1)[:, 0]], 0).values()]
-    assert figures["1"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
+    assert before["1"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
 
 
 def test_a_part_prepared_once_serves_every_epoch(panel):
     prepared = part_samples(panel, PART)
     for seed in (0, 1, 0):
         scores = random_scores(panel, seed)
-        assert figures_of_part(prepared, scores) == evaluate_scores(panel, PART, scores)
+        assert part_metrics(prepared, scores) == metrics(panel, scores)
         by_scipy = [values[0] for values in daily(panel, [scores[:, 1]], 1).values()]
-        assert figures_of_part(prepared, scores)["5"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
+        assert part_metrics(prepared, scores)["5"]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=1e-12)
     for wrong in (scores[1:], scores[:, :1]):
         with pytest.raises(ValueError, match="scores of shape"):
-            figures_of_part(prepared, wrong)
+            part_metrics(prepared, wrong)
 
 
 def test_several_files_are_averaged_as_zscores_within_the_day(panel, tmp_path):
@@ -118,7 +124,7 @@ def test_several_files_are_averaged_as_zscores_within_the_day(panel, tmp_path):
         assert found[str(h)]["rank_ic"] == pytest.approx(np.mean(by_scipy), abs=2e-3)
         assert found[str(h)]["days"] == len(by_scipy)
     alone = evaluate(paths[:1], "test", None, panel.folder)["splits"]["test"]
-    assert alone["1"] == pytest.approx(evaluate_scores(panel, PART, random_scores(panel, 0))["1"])
+    assert alone["1"] == pytest.approx(metrics(panel, random_scores(panel, 0))["1"])
 
 
 def test_against_pairs_the_days(panel, tmp_path):
@@ -168,7 +174,7 @@ def test_bad_score_files_are_named(panel, tmp_path):
 
 
 def test_scores_of_another_cache_are_refused(panel, tmp_path):
-    """Figures must never come from another run's rows, even where dates and codes agree."""
+    """Metrics must never come from another run's rows, even where dates and codes agree."""
     other = write_panel(tmp_path / "other", n_codes=60, n_days=120, seed=0, signal=0.1)
     path = written(panel, tmp_path / "s.parquet", 0)
     with pytest.raises(InputError, match=r"s\.parquet"):

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loaders.batch import new_slot
 from loaders.cache.format import create_columns
-from loaders.gather import gather, gather_windows, new_slot
+from loaders.gather import fill_block, fill_windows, gather
 from loaders.panel import open_panel
 from loaders.plan import Block, Plan, count_samples
 from loaders.split import Days
@@ -43,9 +44,9 @@ def test_against_a_loop(tmp_path, dtype, days, context):
         for found, expected in zip(
             (batch.x, batch.presence, batch.y), by_loop(panel, part, block, days, context), strict=True
         ):
-            assert found.dtype == expected.dtype
+            assert found.numpy().dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
-        assert batch.samples == np.isfinite(batch.y).any(2).sum()
+        assert batch.samples == np.isfinite(batch.y.numpy()).any(2).sum()
 
 
 @settings(deadline=None, max_examples=40)
@@ -62,7 +63,8 @@ def test_windows_of_random_panels(tmp_path_factory, seed, context, half):
     part = Days(*sorted(rng.choice(n_days + 1, 2, replace=False).tolist()))
     codes, day = rng.integers(0, len(panel.offset), 30), rng.integers(0, n_days, 30)
     day[:2] = n_days - 1
-    found = gather_windows(panel, part, codes, day, context)
+    found = new_slot(panel, 30, 1, context)
+    fill_windows(panel, part, codes, day, context, found)
     for i in range(30):
         x, presence, y = by_loop(panel, part, Block(int(day[i]), codes[i : i + 1]), 1, context)
         np.testing.assert_array_equal(found.x[i], x[0])
@@ -81,17 +83,15 @@ def test_windows_of_random_panels(tmp_path_factory, seed, context, half):
 def test_windows_of_a_block_are_its_rows(tmp_path):
     """A block says the same as its windows one by one, in a slot that is used again."""
     panel = write_panel(tmp_path, n_codes=20, n_days=60)
-    part, slot = Days(10, 50), None
+    part, slot = Days(10, 50), new_slot(panel, 7 * 8, 1, 5)
     for block in Plan(panel, part, 8, 7, seed=0).epoch(0)[:6]:
         batch = gather(panel, part, block, 8, 5)
         codes, day = np.repeat(block.codes, 8), np.tile(block.day + np.arange(8), len(block.codes))
-        slot = slot or new_slot(panel, 7 * 8, 1, 5)
-        windows = gather_windows(panel, part, codes, day, 5, slot)
-        assert np.shares_memory(windows.x, slot.x)
-        x = windows.x.reshape(len(block.codes), 8, 5, -1)
+        fill_windows(panel, part, codes, day, 5, slot)
+        x = slot.x[: len(codes)].reshape(len(block.codes), 8, 5, -1)
         for d in range(8):
             np.testing.assert_array_equal(x[:, d], batch.x[:, d : d + 5])
-        np.testing.assert_array_equal(windows.y.reshape(batch.y.shape), batch.y)
+        np.testing.assert_array_equal(slot.y[: len(codes)].reshape(batch.y.shape), batch.y)
 
 
 def test_every_float16_widens_exactly(tmp_path):
@@ -104,7 +104,7 @@ def test_every_float16_widens_exactly(tmp_path):
     columns.presence[:] = 2
     panel = open_panel(tmp_path)
     batch = gather(panel, Days(0, 1100), Block(0, np.arange(80)), 1100, 1)
-    inside = np.concatenate([batch.x[s, panel.first[s] : panel.first[s] + panel.days[s], 0] for s in range(80)])
+    inside = np.concatenate([batch.x.numpy()[s, panel.first[s] : panel.first[s] + panel.days[s], 0] for s in range(80)])
     expected = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     np.testing.assert_array_equal(inside[:65536], expected)
 
@@ -113,7 +113,14 @@ def test_context_and_absent_rows_have_no_label(tmp_path):
     panel = write_panel(tmp_path, n_codes=30, n_days=60)
     part = Days(0, 60)
     batch = gather(panel, part, Block(0, np.arange(30)), 60, 1)
-    assert (batch.presence == 1).sum() > 20
-    assert np.isnan(batch.y[batch.presence != 2]).all()
-    assert not batch.x[batch.presence == 0].any()
-    assert np.isfinite(batch.y[batch.presence == 2]).mean() > 0.9
+    x, presence, y = (array.numpy() for array in (batch.x, batch.presence, batch.y))
+    assert (presence == 1).sum() > 20
+    assert np.isnan(y[presence != 2]).all()
+    assert not x[presence == 0].any()
+    assert np.isfinite(y[presence == 2]).mean() > 0.9
+
+
+def test_a_slot_that_is_too_small_is_refused(tmp_path):
+    panel = write_panel(tmp_path, n_codes=20, n_days=60)
+    with pytest.raises(ValueError, match="20 runs do not fit into a slot of 19"):
+        fill_block(panel, Days(0, 60), Block(0, np.arange(20)), 3, new_slot(panel, 19, 8, 3))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from loaders.batch import Request
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import Panel
@@ -69,7 +70,7 @@ def test_the_same_blocks_in_the_same_order(either_panel, tier, ahead):
     with open_source(panel, DEVICE, tier, driver=driver()) as source:
         assert source.tier == tier
         for _ in range(2):  # an epoch after another from one source
-            with source.load(PART, blocks, DAYS, CONTEXT, ahead=ahead, poison=True) as loader:
+            with source.load(Request(PART, blocks, DAYS, CONTEXT, ahead=ahead, poison=True)) as loader:
                 for loaded, block in zip(loader, blocks, strict=True):
                     assert_block(panel, loaded, block)
             assert loader.stages.wait > 0
@@ -79,7 +80,7 @@ def test_the_same_blocks_in_the_same_order(either_panel, tier, ahead):
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_block_that_is_kept_too_long_is_poisoned(panel, tier):
     with open_source(panel, DEVICE, tier, driver=driver()) as source:
-        with source.load(PART, blocks_of(panel, 1), DAYS, CONTEXT, poison=True) as loader:
+        with source.load(Request(PART, blocks_of(panel, 1), DAYS, CONTEXT, poison=True)) as loader:
             (kept,) = loader
         assert torch.isnan(kept.x).all()
 
@@ -87,7 +88,7 @@ def test_a_block_that_is_kept_too_long_is_poisoned(panel, tier):
 @pytest.mark.parametrize("tier", ["resident", "mapped"])
 def test_a_slow_consumer_is_the_bottleneck_of_a_device_tier(panel, tier):
     with open_source(panel, DEVICE, tier, driver=driver()) as source:
-        with source.load(PART, blocks_of(panel, 2), DAYS, CONTEXT) as loader:
+        with source.load(Request(PART, blocks_of(panel, 2), DAYS, CONTEXT)) as loader:
             for _ in loader:
                 time.sleep(0.5)
         assert loader.stages.bottleneck == "consumer"
@@ -97,7 +98,7 @@ def test_a_slow_consumer_is_the_bottleneck_of_a_device_tier(panel, tier):
 def test_no_blocks(panel, tier):
     with (
         open_source(panel, DEVICE, tier, driver=driver()) as source,
-        source.load(PART, [], DAYS, CONTEXT) as loader,
+        source.load(Request(PART, [], DAYS, CONTEXT)) as loader,
     ):
         assert list(loader) == []
 
@@ -123,7 +124,7 @@ def test_an_error_is_raised_in_the_place_of_its_block(panel, tier, at, monkeypat
     def consume():
         with (
             open_source(panel, DEVICE, tier, driver=driver()) as source,
-            source.load(PART, blocks, DAYS, CONTEXT, ahead=3) as loader,
+            source.load(Request(PART, blocks, DAYS, CONTEXT, ahead=3)) as loader,
         ):
             for loaded in loader:
                 assert_block(panel, loaded, blocks[len(seen)])
@@ -147,7 +148,7 @@ def test_starts_and_stops_at_random_moments_leave_nothing(panel, tier):
         try:
             with (
                 open_source(panel, DEVICE, tier, driver=driver()) as source,
-                source.load(PART, blocks, DAYS, CONTEXT) as loader,
+                source.load(Request(PART, blocks, DAYS, CONTEXT)) as loader,
             ):
                 for i, _ in enumerate(loader):
                     if i == stop and kind == 1:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from loaders import verify
+from loaders.batch import Request
 from loaders.cache.format import write_manifest
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.plan import Plan
 from loaders.split import Days
 from loaders.tiers.prefetch import prefetched
-from loaders.verify import checked
+from loaders.verify import verifying
 from tests.loaders.tiers.test_prefetch import CPU
 from tests.panels import write_panel
 
@@ -35,10 +36,10 @@ def flip(folder, position):
 
 
 def test_a_whole_cache_passes(cache):
-    with checked(open_panel(cache)) as check:
-        check.to_the_end()
-        check.so_far()
-    assert "check" not in {thread.name for thread in threading.enumerate()}
+    with verifying(open_panel(cache)) as verification:
+        verification.wait()
+        verification.raise_if_failed()
+    assert "verify" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("position", [5000, 20_000, -300])
@@ -47,10 +48,10 @@ def test_a_flipped_bit_is_named(cache, position):
     flip(cache, position)
     chunk = position // 4096
     with (
-        checked(open_panel(cache)) as check,
+        verifying(open_panel(cache)) as verification,
         pytest.raises(InputError, match=f"chunk {chunk} .bytes {chunk * 4096}[.]"),
     ):
-        check.to_the_end()
+        verification.wait()
 
 
 def test_an_altered_index_of_rows_does_not_open(cache):
@@ -64,12 +65,12 @@ def test_an_altered_index_of_rows_does_not_open(cache):
 def test_leaving_early_ends_the_thread(cache, monkeypatch):
     panel = open_panel(cache)
     real = verify.checksum_of
-    monkeypatch.setattr(checking, "checksum_of", lambda chunk: (threading.Event().wait(0.01), real(chunk))[1])
-    with checked(panel) as check:
+    monkeypatch.setattr(verify, "checksum_of", lambda chunk: (threading.Event().wait(0.01), real(chunk))[1])
+    with verifying(panel) as verification:
         pass
-    assert check.done.is_set()
-    assert check.error is None
-    assert "check" not in {thread.name for thread in threading.enumerate()}
+    assert verification.done.is_set()
+    assert verification.error is None
+    assert "verify" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("change", ["truncate", "write"])
@@ -80,7 +81,7 @@ def test_a_file_that_changes_in_use_stops_the_loader(cache, change):
 
     def consume():
         nonlocal seen
-        with prefetched(panel, Days(8, 110), blocks, 8, 6, CPU, ahead=1) as loader:
+        with prefetched(panel, Request(Days(8, 110), blocks, 8, 6, ahead=1), CPU) as loader:
             for _ in loader:
                 seen += 1
                 if seen == 3 and change == "write":
@@ -94,7 +95,7 @@ def test_a_file_that_changes_in_use_stops_the_loader(cache, change):
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_that_is_replaced_in_use_goes_on_with_the_old_rows(cache, tmp_path):
+def test_a_cache_that_is_replaced_in_use_keeps_its_old_rows(cache, tmp_path):
     panel = open_panel(cache)
     before = np.array(panel.features[:50])
     write_panel(tmp_path / "new", seed=9)

@@ -8,19 +8,62 @@ F features, H horizons, n rows of a batch
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from loaders.cache.format import SCORED, Columns
-from loaders.cache.layout import Layout, stream
-from loaders.cache.sources import match_columns
+from loaders.cache import sources
+from loaders.cache.atomic import atomic_folder
+from loaders.cache.format import SCORED, Columns, Manifest, create_columns, write_manifest
+from loaders.cache.layout import Layout, stream, survey
+from loaders.cache.recipes.common import Options, Progress, manifest_of, source_name, summary
 from loaders.errors import InputError
 
 LARGEST_ERROR = 0.01  # rounding error that float16 may add, in standard deviations of the column
 LARGEST_LOSS = 0.001  # share of nonzero values that float16 may turn into zero
+
+
+@dataclass(frozen=True)
+class ColumnsOptions(Options):
+    """Settings of recipe `columns`.
+
+    Args:
+        features, targets: names or patterns (`*`, `?`, `[...]`) of columns; patterns never take a target, the date or
+            the code as a feature.
+        horizons: days ahead of each target in the order of `targets`; None: the last integer in each name.
+    """
+
+    features: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+
+
+def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_progress: Progress) -> Manifest:
+    """Build a cache of a ready panel: its feature and target columns as they are.
+
+    A missing feature is stored as 0 and counted, a missing target as NaN. Raises InputError naming file, column, code
+    or date for bad input; nothing is written then.
+    """
+    options.check_dates()
+    files = sources.find_files(paths)
+    date, code = options.date, options.code
+    chosen = choose(sources.column_names(files), options)
+    table = sources.scan(files, date, code, chosen.features + chosen.targets, options.start, options.end)
+    source = source_name(paths, files)
+    layout = survey(table, source, date, code)
+    on_progress(summary(layout, len(chosen.features), len(files)))
+    with atomic_folder(out) as folder:
+        columns = create_columns(folder, layout.rows, len(chosen.features), len(chosen.horizons), options.dtype)
+        counts = fill(columns, table, layout, chosen, source)
+        recipe = {
+            "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
+            "targets": chosen.targets,
+        }  # fmt: skip
+        manifest = manifest_of(columns, layout, chosen.features, chosen.horizons, options.dtype, counts, recipe, "none")
+        write_manifest(folder, manifest)
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -32,23 +75,22 @@ class Chosen:
     horizons: list[int]
 
 
-def choose(
-    names: list[str], date: str, code: str, features: list[str], targets: list[str], horizons: list[int] | None
-) -> Chosen:
+def choose(names: list[str], options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
+    date, code, features, targets = options.date, options.code, options.features, options.targets
     has = f"The file has {', '.join(names[:30])}"
     if not targets:
         raise InputError("--targets", "no target column is named", has)
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
-    chosen_targets = match_columns("--targets", targets, names, {date, code})
+    chosen_targets = sources.match_columns("--targets", targets, names, {date, code})
     reserved = {date, code, *chosen_targets}
-    chosen_features = match_columns("--features", features, names, reserved)
+    chosen_features = sources.match_columns("--features", features, names, reserved)
     for name in chosen_features:
         if name in reserved:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")
-    days = _horizons_in(chosen_targets) if horizons is None else horizons
+    days = _horizons_in(chosen_targets) if options.horizons is None else options.horizons
     if len(days) != len(chosen_targets):
         what = f"{len(days)} horizons for {len(chosen_targets)} targets ({', '.join(chosen_targets)})"
         raise InputError("--horizons", what, "Give one per target, in the targets' order")

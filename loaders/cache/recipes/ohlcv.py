@@ -16,15 +16,19 @@ S codes, T days, F features, H horizons, n days of a code's span
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from numba import njit
 
-from loaders.cache.format import ABSENT, CONTEXT, SCORED
-from loaders.cache.layout import Layout, stream
+from loaders.cache import sources
+from loaders.cache.atomic import atomic_folder
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, create_columns, write_manifest
+from loaders.cache.layout import Layout, stream, survey
+from loaders.cache.recipes.common import Options, Progress, manifest_of, source_name, summary
 from loaders.cache.recipes.features import FEATURES, daily_features
 from loaders.errors import InputError
 
@@ -40,6 +44,55 @@ NORMALISATION = (
     "missing is 0"
 )
 FEWEST_RANKED = 20
+
+
+@dataclass(frozen=True)
+class OhlcvOptions(Options):
+    """Settings of recipe `ohlcv`. Features of the first days look back before `start` where the files do.
+
+    Args:
+        horizons: days ahead, ascending; None: 1 and 5.
+        min_price: lowest close of the universe.
+        min_dollar_volume: least mean of close x volume over the last 20 calendar days of the universe.
+    """
+
+    code: str = "ticker"
+    min_price: float | None = None
+    min_dollar_volume: float | None = None
+
+
+def build_ohlcv(paths: list[Path], out: Path, options: OhlcvOptions, on_progress: Progress) -> Manifest:
+    """Build a cache of daily bars: causal features, rank-normalised within each date, and forward returns.
+
+    The files have open, high, low, close and volume. Rows outside the universe are context: never scored, nor ranked
+    among the others. Raises InputError naming file, column, code or date for bad input; nothing is written then.
+    """
+    options.check_dates()
+    files = sources.find_files(paths)
+    start, horizons = options.start, options.horizons or [1, 5]
+    warm_up = None if start is None else str(np.datetime64(start, "D") - WARM_UP_DAYS)
+    table = sources.scan(files, options.date, options.code, list(BARS), warm_up, options.end)
+    source = source_name(paths, files)
+    layout = survey(table, source, options.date, options.code)
+    on_progress(summary(layout, len(FEATURES), len(files)))
+    universe = Universe(options.min_price, options.min_dollar_volume)
+    bars, counts = read_bars(table, layout, source)
+    kept = keep_from(layout, bars, start, source)
+    on_progress(f"features of {kept.rows:,} rows")
+    raw, presence, targets = compute(bars, layout, kept, universe, horizons, counts)
+    with atomic_folder(out) as folder:
+        columns = create_columns(folder, kept.rows, len(FEATURES), len(horizons), options.dtype)
+        columns.presence[:] = presence
+        columns.targets[:] = targets
+        on_progress("ranks within each date")
+        counts["missing_features"] = rank_within_dates(raw, presence, kept, columns.features)
+        recipe = {
+            "name": "ohlcv", "date": options.date, "code": options.code, "start": start, "end": options.end,
+            **asdict(universe),
+        }  # fmt: skip
+        manifest = manifest_of(columns, kept, list(FEATURES), horizons, options.dtype, counts, recipe, NORMALISATION)
+        write_manifest(folder, manifest)
+    return manifest
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ def simulate(
         on_progress: receives lines to show.
 
     `manifest.simulation["oracle_rank_ic"]` holds, by horizon, the mean daily RankIC of the best possible forecast on
-    the scored rows of the whole panel (null where no day has 20 samples). Raises InputError for settings out of
+    the scored rows of the whole panel, and `["oracle_daily_rank_ic"]` that of every day, for the mean over a part of
+    the panel (null where a day has fewer than 20 samples). Raises InputError for settings out of
     range, an `out` that cannot be written and a disk that fills up.
     """
     _check(codes, days, features, ic, seed, horizons, dtype)
@@ -86,7 +87,7 @@ def simulate(
     with atomic_folder(out) as folder:
         columns = create_columns(folder, rows, features, len(horizons), dtype)
         forecasts = _fill(columns, spans, days, keys, scale, horizons)
-        simulation = _simulation(_measure(columns, spans, days, forecasts), horizons, ic, scale)
+        simulation = _simulation(_oracle(columns, spans, days, forecasts), horizons, ic, scale)
         manifest = Manifest(
             features=[*planted.PLANTED, *(f"f{i}" for i in range(4, features))],
             horizons=horizons,
@@ -165,8 +166,8 @@ def _fill(
     return forecasts
 
 
-def _measure(columns: Columns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> list[float | None]:
-    """Mean daily RankIC of the forecasts for each horizon, over the days that have one."""
+def _oracle(columns: Columns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> planted.Float:
+    """Daily RankIC of the forecasts [T, H], NaN on a day with too few samples."""
 
     def measure(day: int) -> Any:
         return market.day_rank_ic(
@@ -174,8 +175,12 @@ def _measure(columns: Columns, spans: _Spans, days: int, forecasts: npt.NDArray[
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        daily = np.stack(list(pool.map(measure, range(days))))
-    return [float(np.nanmean(column)) if np.isfinite(column).any() else None for column in daily.T]
+        return np.stack(list(pool.map(measure, range(days))))
+
+
+def mean_of_days(daily: planted.Float) -> float | None:
+    """Mean over the days [T] that have a RankIC, None without any."""
+    return float(np.nanmean(daily)) if np.isfinite(daily).any() else None
 
 
 def _counts(columns: Columns, spans: _Spans, days: int) -> dict[str, int]:
@@ -190,11 +195,15 @@ def _counts(columns: Columns, spans: _Spans, days: int) -> dict[str, int]:
     }
 
 
-def _simulation(measured: list[float | None], horizons: list[int], ic: float, scale: float) -> dict[str, Any]:
+def _simulation(daily: planted.Float, horizons: list[int], ic: float, scale: float) -> dict[str, Any]:
     expected = {h: planted.expected_rank_ic(h, scale) for h in horizons}
     linear = {h: planted.expected_rank_ic(h, scale, linear_only=True) for h in horizons}
     return {
-        "oracle_rank_ic": {str(h): value for h, value in zip(horizons, measured, strict=True)},
+        "oracle_rank_ic": {str(h): mean_of_days(column) for h, column in zip(horizons, daily.T, strict=True)},
+        "oracle_daily_rank_ic": {
+            str(h): [None if math.isnan(value) else value for value in column.tolist()]
+            for h, column in zip(horizons, daily.T, strict=True)
+        },
         "expected_rank_ic": {str(h): expected[h] for h in horizons},
         "expected_linear_share": {str(h): linear[h] / expected[h] for h in horizons},
         "ic": ic,

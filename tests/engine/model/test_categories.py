@@ -10,11 +10,12 @@ from rich.console import Console
 
 from engine.config import ModelConfig
 from engine.config_file import load_config, to_toml
-from engine.model.atft import build_model
-from engine.score.predict import predict_run
+from engine.model.registry import build_model
+from engine.score.predict import load_run, predict_run
 from engine.train.loop import train
-from loaders.cache.build import build_columns
+from loaders.cache.build import build
 from loaders.errors import InputError
+from loaders.panel import open_panel
 
 QUIET = Console(quiet=True)
 SMALL = ["data.context=4", "data.block_days=16", "train.epochs=3", "train.half_life=0", "train.learning_rate=5e-3"]
@@ -57,8 +58,8 @@ def cache(tmp_path_factory):
         }
     )
     frame.write_parquet(folder / "panel.parquet")
-    names = (["f_noise", "f_sector"], ["fwd_1"])
-    build_columns([folder / "panel.parquet"], folder / "cache", "date", "code", *names, None, "float32", None, None)
+    settings = {"features": ["f_noise", "f_sector"], "targets": ["fwd_1"], "dtype": "float32"}
+    build("columns", [folder / "panel.parquet"], folder / "cache", settings)
     return folder / "cache"
 
 
@@ -74,7 +75,7 @@ def test_what_ids_mean_is_learned_and_kept(cache, tmp_path):
     as_number = trained(cache, tmp_path / "number")
     assert as_ids > 0.6  # of the possible 0.69: means 1 apart, deviations 1
     assert as_number < as_ids / 2
-    assert np.isfinite(predict_run(tmp_path / "ids", None, "test").values[1]).all()
+    assert np.isfinite(predict_run(load_run(tmp_path / "ids"), open_panel(cache), "test").values[1]).all()
 
 
 @pytest.mark.parametrize(

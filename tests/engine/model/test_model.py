@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine.config import ModelConfig
-from engine.model.atft import build_model
 from engine.model.embedding import Basis, Embedding
 from engine.model.market import MarketAttention
+from engine.model.registry import build_model
 from engine.model.residual import CodeDropout, Noise
 from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence, windowed
 from loaders.gather import gather
@@ -68,10 +68,10 @@ def test_panel_block_scores_are_single_window_scores(tmp_path):
     part = Days(20, 100)
     net = model()
     whole = gather(panel, part, Block(40, np.arange(len(panel.offset))), D, L)
-    scores, _ = net(torch.from_numpy(whole.x), (torch.from_numpy(whole.presence) > 0).float())
+    scores, _ = net(whole.x, (whole.presence > 0).float())
     for day in range(D):
         window = gather(panel, part, Block(40 + day, whole.block.codes), 1, L)
-        alone, _ = net(torch.from_numpy(window.x), (torch.from_numpy(window.presence) > 0).float())
+        alone, _ = net(window.x, (window.presence > 0).float())
         assert float((alone[:, 0] - scores[:, day]).abs().max()) <= 1e-5
 
 

@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.score.metrics import (
-    FIGURES,
-    daily_rank_ic,
-    figures_of,
-    newey_west_se,
-    ranks_within_day,
-    samples_of,
-    split_metrics,
-    zscores_within_day,
-)
+from engine.score.cross_section import ranks_within_day, samples_of, zscores_within_day
+from engine.score.metrics import METRICS, daily_rank_ic, metrics_of, newey_west_se, split_metrics
 
 
 def market(seed=0, days=60, codes=50, ties=False, missing=0.1):
@@ -60,7 +52,7 @@ def test_correlations_against_scipy(horizon, ties):
     sections = by_day(scores, targets, day, code)
     ic = [stats.pearsonr(s, y).statistic for s, y, _ in sections]
     rank_ic = [stats.spearmanr(s, y).statistic for s, y, _ in sections]
-    assert set(found) == set(FIGURES)
+    assert set(found) == set(METRICS)
     assert found["ic"] == pytest.approx(np.mean(ic), abs=1e-12)
     assert found["icir"] == pytest.approx(np.mean(ic) / np.std(ic, ddof=1), rel=1e-9)
     assert found["rank_ic"] == pytest.approx(np.mean(rank_ic), abs=1e-12)
@@ -100,7 +92,7 @@ def test_samples_made_once_serve_scores_of_any_type(ties):
     scores, targets, day, code = market(seed=11, ties=ties)
     samples = samples_of(targets, day)
     for s in (scores.astype(np.float32), -scores.astype(np.float16), scores, np.round(scores).astype(np.int8)):
-        found = figures_of(samples, s, code, 5)
+        found = metrics_of(samples, s, code, 5)
         sections = by_day(s.astype(np.float64), targets, day, code)
         assert found["ic"] == pytest.approx(
             np.mean([stats.pearsonr(a, y).statistic for a, y, _ in sections]), abs=1e-12
@@ -140,7 +132,7 @@ def test_perfect_reversed_and_constant():
     assert reverse["decile_spread"] == pytest.approx(-perfect["decile_spread"])
     for value in (0.0, 0.1, -1e9, 1 / 3):
         constant = split_metrics(np.full(len(day), value), targets, day, code, 1)
-        assert all(math.isnan(constant[name]) for name in FIGURES[:-2]), constant
+        assert all(math.isnan(constant[name]) for name in METRICS if name not in ("days", "samples")), constant
         assert constant["days"] == 0
 
 

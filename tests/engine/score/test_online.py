@@ -8,10 +8,10 @@ from scipy import stats
 from engine.baseline import run_baseline
 from engine.config_file import load_config
 from engine.model.ensemble import Ensemble, build_ensemble
-from engine.score.files import present_rows
 from engine.score.metrics import daily_rank_ic
 from engine.score.online import EXPECTED, HALF_LIFE, online_scores, online_slopes
-from engine.score.predict import online_part, score_part
+from engine.score.predict import score_part, weighted_online_scores
+from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.panel import open_panel
 from loaders.split import Days, Split
@@ -142,17 +142,23 @@ def test_scores_are_columns_times_the_days_slopes(cache):
 def test_a_share_of_them_is_added_to_the_models_deviations(cache, seeds):
     """Both held back alike: by all that follows the first feature."""
     panel = open_panel(cache)
-    settings = [f"train.seeds={seeds}", "model.online=0.4", "model.neutral=1", "model.risks=1", "data.scoring_days=13"]
+    settings = [
+        f"train.seeds={seeds}",
+        "model.online_weight=0.4",
+        "model.neutralize=1",
+        "model.risk_factors=1",
+        "data.scoring_days=13",
+    ]
     config = load_config(None, settings)
     model = build_ensemble(config, 5, 2)
     model.neutral.directions[0] = 1
-    online = online_part(config, panel, PART, model.neutral)
+    online = weighted_online_scores(config, panel, PART, model.neutral)
     with open_source(panel, torch.device("cpu")) as source:
-        found = score_part(model, source, PART, config, online)
-        own = score_part(model, source, PART, config, None)
+        found = score_part(model, source, PART, config)
+        own = score_part(model, source, PART, config, online=np.zeros_like(online))
         model.neutral.directions.zero_()
         members = [Ensemble([member], model.neutral, True) for member in model.members]
-        members = [score_part(member, source, PART, config, None) for member in members]
+        members = [score_part(member, source, PART, config, online=np.zeros_like(online)) for member in members]
     np.testing.assert_allclose(found - own, online, atol=1e-5)
     x, rows, day = columns_of(panel, PART)
     slopes = online_slopes(panel, PART, [])
@@ -166,9 +172,9 @@ def test_a_share_of_them_is_added_to_the_models_deviations(cache, seeds):
 
 
 def test_without_a_say_it_is_not_computed(cache):
-    config = load_config(None, ["model.online=0"])
+    config = load_config(None, ["model.online_weight=0"])
     model = build_ensemble(config, 5, 2)
-    assert online_part(config, open_panel(cache), PART, model.neutral) is None
+    assert weighted_online_scores(config, open_panel(cache), PART, model.neutral) is None
     assert not model.deviations
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from engine.config_file import load_config
-from engine.evaluate import figures_of_part, part_samples
 from engine.model.ensemble import build_ensemble
 from engine.score import predict
-from engine.score.files import present_rows
-from engine.score.predict import online_part, score_part
+from engine.score.part_metrics import part_metrics, part_samples
+from engine.score.predict import score_part
+from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.split import Days
 from loaders.tiers.choose import open_source
@@ -35,7 +35,7 @@ def scored(panel, monkeypatch, piece, settings, bypassed=()):
     for member in model.members:
         member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, PART, config, online_part(config, panel, PART, model.neutral))
+        scores = score_part(model, source, PART, config)
     assert model.training
     assert all(member.training for member in model.members)
     return scores, max(seen)
@@ -63,22 +63,21 @@ def test_pieces_have_the_scores_of_whole_blocks(panel, monkeypatch, settings, by
     ("settings", "fewer"),
     [([], True), (["train.seeds=2"], True), (["model.market_tokens=2"], False)],
 )
-def test_for_figures_only_codes_of_the_universe_are_scored(panel, settings, fewer):
+def test_for_metrics_only_codes_of_the_universe_are_scored(panel, settings, fewer):
     """Codes that are context on the part's one day: their scores are left out, all others are what they are."""
     config = load_config(None, ["data.scoring_days=32", *settings])
     model = build_ensemble(config, len(panel.manifest.features), 2).eval()
     part = Days(30, 31)
     rows, _, code = present_rows(panel, part)
     with open_source(panel, torch.device("cpu")) as source:
-        online = online_part(config, panel, part, model.neutral)
-        every = score_part(model, source, part, config, online)
-        some = score_part(model, source, part, config, online, judged=True)
+        every = score_part(model, source, part, config)
+        some = score_part(model, source, part, config, metrics_only=present_rows(panel, part))
     universe = panel.presence[rows] == SCORED
     assert len(np.unique(code[universe])) < len(np.unique(code))
     scored = np.isfinite(some).all(1)
     np.testing.assert_array_equal(scored, universe if fewer else True)
     np.testing.assert_allclose(some[scored], every[scored], atol=1e-5)
     samples = part_samples(panel, part)
-    expected, found = (figures_of_part(samples, scores) for scores in (every, some))
+    expected, found = (part_metrics(samples, scores) for scores in (every, some))
     assert found["1"]["samples"] > 30
     assert found["1"] == pytest.approx(expected["1"], nan_ok=True, abs=1e-6)

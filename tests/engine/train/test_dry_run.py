@@ -1,4 +1,4 @@
-"""The rehearsal: what it judges, what it projects, and that it keeps nothing."""
+"""The dry run: what it checks, what it projects, and that it keeps nothing."""
 
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import engine.train.dry_run
 from engine.cli import app
 from engine.config_file import load_config
 from engine.train.dry_run import checklist, dry_run
+from engine.train.loop import EpochResult
 from engine.train.run import RunFailed
 from loaders.cache.simulation.simulate import simulate
 
@@ -40,20 +41,20 @@ def test_a_sound_configuration_passes_and_leaves_nothing(cache, tmp_path, monkey
 
 
 def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
-    """Epochs of 2 s for 4 blocks and 3 s of validation: arithmetic on the plan and the phases."""
-    config = load_config(None, [*SHORT, f"data.arrow={cache}", "train.epochs=6"])
-    monkeypatch.setattr(engine.train.dry_run, "_rehearse", lambda _t: engine.train.dry_run._Epoch(2.0, 0.0, 3.0, 4, 1.0))
-    monkeypatch.setattr(engine.train.dry_run, "_judged", lambda *_: [])
-    seen = []
-    real = engine.train.dry_run._projected
-    monkeypatch.setattr(engine.train.dry_run, "_projected", lambda t, *more: seen.append(t) or real(t, *more))
+    """Epochs of 2 s for 4 blocks and 3 s of validation, by hand.
+
+    An epoch of 10 blocks takes 10 x 0.5 + 3 = 8 s. The parts have 45 - 7 = 38 and 60 of the 300 days, so six epochs and
+    the last evaluation take 6 x 8 + 3 x (1 + 60 / 38) = 55.7 s.
+    """
+    config = load_config(None, [*SHORT, f"data.arrow={cache}", "train.epochs=6", "train.blocks=10"])
+    first = EpochResult({}, 4, {"train": 9.0, "wait": 0.0, "validation": 9.0})
+    second = EpochResult({}, 4, {"train": 2.0, "wait": 0.0, "validation": 3.0})
+    monkeypatch.setattr(engine.train.dry_run, "epochs", lambda run: iter([first, second]))
+    monkeypatch.setattr(engine.train.dry_run, "_checks", lambda *_: [])
     items = found(dry_run(config, Console(quiet=True)))
-    blocks, split = len(seen[0].plans[0].epoch(0)), seen[0].inputs.split
-    epoch = blocks * 0.5 + 3
-    run = 6 * epoch + 3 * (1 + len(split.test) / len(split.valid))
-    assert items["an epoch"].found == f"{engine.train.dry_run._time(epoch)}, {3 / epoch:.0%} of it validation"
-    assert items["the run"].found == engine.train.dry_run._time(run)
-    assert items["20 trials"].found == engine.train.dry_run._time(20 * run)
+    assert items["an epoch"].found == "0:00:08, 38% of it validation"
+    assert items["the run"].found == "0:00:56"
+    assert items["20 trials"].found == "0:18:35"
 
 
 def test_gradients_that_are_zero_or_not_finite_are_named():
@@ -63,7 +64,7 @@ def test_gradients_that_are_zero_or_not_finite_are_named():
     x = torch.ones(2, 3)
     (used(x).sum() + 0 * idle(x).sum() + torch.inf * sick(x).sum()).backward()
     optimizer.step()
-    learner = SimpleNamespace(ensemble=model, optimizers=[optimizer])
+    learner = SimpleNamespace(weights=SimpleNamespace(model=model, optimizers=[optimizer]))
     without, broken = engine.train.dry_run._gradients(SimpleNamespace(learner=learner))
     assert (without, broken) == (["idle.weight"], ["sick.weight"])
 

@@ -21,8 +21,10 @@ from engine.checkpoint import LAST, load_checkpoint
 from engine.cli import main
 from engine.config_file import load_config
 from engine.evaluate import evaluate
+from engine.inputs import make_split
 from engine.score.files import read_scores
-from engine.score.predict import make_split, predict_run
+from engine.score.predict import load_run, predict_run
+from engine.score.rows import to_file
 from engine.train.folds import fold_settings, train_folds
 from engine.train.run import Stopped, resumed_config
 from loaders.errors import InputError
@@ -99,9 +101,9 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_joined_scores_are_the_union_of_the_folds(cache, whole):
-    expected = {}
+    expected, panel = {}, open_panel(cache)
     for fold in folders(whole):
-        scores = predict_run(fold, None, "test")
+        scores = to_file(panel, predict_run(load_run(fold), panel, "test"))
         for row in zip(scores.date.tolist(), scores.code.tolist(), scores.values[1], scores.values[5], strict=True):
             assert row[:2] not in expected
             expected[row[:2]] = row[2:]
@@ -159,7 +161,9 @@ def test_rolling_folds_train_on_equally_many_days(run, cache, whole, tmp_path):
     assert [(s.valid, s.test) for s in splits] == [
         (s.valid, s.test) for s in (split_of(f, cache) for f in folders(whole))
     ]
-    ours, others = ([predict_run(fold, None, "test").values[1] for fold in folders(o)] for o in (out, whole))
+    ours, others = (
+        [predict_run(load_run(fold), open_panel(cache), "test").values[1] for fold in folders(o)] for o in (out, whole)
+    )
     assert [np.array_equal(a, b) for a, b in zip(ours, others, strict=True)] == [True, False, False]
 
 
@@ -225,15 +229,15 @@ def test_stopped_by_a_signal(cache, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "fold-2")
-    real = engine.train.loop.learn
+    real = engine.train.loop.train_step
 
-    def learn(*arguments, **more):
+    def train_step(*arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        monkeypatch.setattr(engine.train.loop, "learn", real)
+        monkeypatch.setattr(engine.train.loop, "train_step", real)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(engine.train.loop, "learn", learn)
-    with pytest.raises(Stopped, match=rf"fold 3 of 3. Go on with --resume --out {out}$"):
+    monkeypatch.setattr(engine.train.loop, "train_step", train_step)
+    with pytest.raises(Stopped, match=rf"fold 3 of 3. Resume with --resume --out {out}$"):
         train_folds(resumed_config(out, [], None), out, True, QUIET)
     assert not (out / "scores.parquet").exists()
     assert not (out / "summary.json").exists()

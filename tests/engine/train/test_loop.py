@@ -17,13 +17,16 @@ import pytest
 import torch
 from rich.console import Console
 
-import engine.inputs
+import engine.train.fold
 import engine.train.loop
-from engine.checkpoint import LAST, load_checkpoint, save_checkpoint
+from engine.checkpoint import LAST, load_checkpoint, save_last
 from engine.config_file import load_config
+from engine.inputs import make_split
 from engine.model.ensemble import Ensemble
-from engine.score.predict import load_run, make_split, online_part, predict_run, score_part
+from engine.score.metrics import METRICS
+from engine.score.predict import load_run, predict_run, score_part, weighted_online_scores
 from engine.score.risk import moments_of, risk_directions
+from engine.train.learner import make_learner
 from engine.train.loop import train
 from engine.train.run import RunFailed, resumed_config
 from engine.train.schedule import learning_rate
@@ -38,7 +41,7 @@ SETTINGS = [
     "train.checkpoint_seconds=0",
 ]  # fmt: skip
 QUIET = Console(quiet=True)
-FIGURES = {
+CONTRACT = {
     "ic", "icir", "rank_ic", "rank_icir", "rank_ic_se", "rank_ic_t", "decile_spread", "sharpe", "turnover", "days",
     "samples",
 }  # fmt: skip
@@ -78,7 +81,7 @@ def test_summary_has_the_contract(whole):
     assert set(summary["splits"]) == {"valid", "test"}
     for horizons in summary["splits"].values():
         assert set(horizons) == {"1", "5"}
-        assert all(set(values) >= FIGURES for values in horizons.values())
+        assert all(set(values) == set(METRICS) >= CONTRACT for values in horizons.values())
     assert set(summary["throughput"]) == {
         "samples_per_s", "rows_per_s", "epoch_s", "data_wait_fraction", "validation_fraction", "device_utilization",
         "peak_memory_bytes",
@@ -182,22 +185,22 @@ def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp
 
 @torch.no_grad()
 def test_validation_covers_every_present_row_without_dropout(cache, whole):
-    config, panel, model, _ = load_run(whole, str(cache))
+    run, panel = load_run(whole), open_panel(cache)
+    config, model = run.config, run.model
     part = make_split(config, panel).valid
-    online = online_part(config, panel, part, model.neutral)
+    online = weighted_online_scores(config, panel, part, model.neutral)
     model.train()
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, part, config, online)
+        scores = score_part(model, source, part, config)
         assert model.training
-        assert np.array_equal(scores, score_part(model, source, part, config, online))
+        assert np.array_equal(scores, score_part(model, source, part, config, online=online))
     row, model = 0, model.eval()
     from loaders.plan import Block
 
     for day in range(part.start, part.stop):
         batch = gather(panel, part, Block(day, np.arange(60)), 1, config.data.context)
-        presence = torch.from_numpy(batch.presence)
-        alone, _ = model(torch.from_numpy(batch.x), (presence > 0).float(), (presence == 2).float())
-        present = batch.presence[:, -1] > 0
+        alone, _ = model(batch.x, (batch.presence > 0).float(), (batch.presence == 2).float())
+        present = batch.presence[:, -1].numpy() > 0
         expected = alone[:, 0].numpy()[present] + online[row : row + present.sum()]
         np.testing.assert_allclose(scores[row : row + present.sum()], expected, atol=1e-5)
         row += int(present.sum())
@@ -231,7 +234,7 @@ def test_config_and_cache_must_agree(whole, tmp_path):
         with pytest.raises(InputError, match=word):
             train(load_config(whole / "config.toml", [], str(tmp_path / name)), tmp_path / "run", False, QUIET)
         with pytest.raises(InputError, match=word):
-            load_run(whole, str(tmp_path / name))
+            predict_run(load_run(whole), open_panel(tmp_path / name), "test")
     assert not (tmp_path / "run").exists()
 
 
@@ -239,16 +242,16 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
     other = train(load_config(None, [*SETTINGS, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
     (other / "checkpoints" / "best.safetensors").write_bytes((whole / "checkpoints" / "best.safetensors").read_bytes())
     with pytest.raises(InputError, match="another run"):
-        load_run(other, str(cache))
+        load_run(other)
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.train.loop.objective_of
+    real = engine.train.loop.phase_objective
 
     def poisoned(*arguments):
         return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.train.loop, "objective_of", poisoned)
+    monkeypatch.setattr(engine.train.loop, "phase_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -274,14 +277,15 @@ def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
     path = tmp_path / LAST
     path.write_bytes((whole / "checkpoints" / LAST).read_bytes())
     state, _ = load_checkpoint(path)
-    model = torch.nn.Linear(1, 1)
+    with make_learner(load_config(None, SETTINGS), 5, 2, torch.device("cpu")) as learner:
+        weights = learner.weights
 
     def full(_self, _target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="No space left"):
-        save_checkpoint(path, state, model, None, [torch.optim.AdamW(model.parameters())], torch.zeros(1))
+        save_last(path, state, weights)
     assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == [LAST]
 
@@ -367,9 +371,9 @@ from pathlib import Path
 from rich.console import Console
 import engine.train.loop as trainer
 from engine.config_file import load_config
-real, steps = trainer.learn, 0
+real, steps = trainer.train_step, 0
 
-def learn(*arguments, **more):
+def train_step(*arguments, **more):
     global steps
     steps += 1
     found = real(*arguments, **more)
@@ -377,7 +381,7 @@ def learn(*arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
     return found
 
-trainer.learn = learn
+trainer.train_step = train_step
 config = load_config(Path(sys.argv[2]), [])
 try:
     trainer.train(config, Path(sys.argv[3]), False, Console(quiet=True))
@@ -410,14 +414,14 @@ def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
 
 
 def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch):
-    seen, real = [], engine.train.loop.learn
+    seen, real = [], engine.train.loop.train_step
 
-    def learn(learner, *arguments):
+    def train_step(learner, *arguments):
         found = real(learner, *arguments)
-        seen.append(learner.ensemble.first.heads.weight.detach().clone())
+        seen.append(learner.weights.model.first.heads.weight.detach().clone())
         return found
 
-    monkeypatch.setattr(engine.train.loop, "learn", learn)
+    monkeypatch.setattr(engine.train.loop, "train_step", train_step)
     config = load_config(None, [*SETTINGS, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     state, last = load_checkpoint(run / "checkpoints" / LAST)
@@ -427,31 +431,32 @@ def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch)
 
 
 def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
-    config, panel, model, _ = load_run(phased, str(cache))
+    run, panel = load_run(phased), open_panel(cache)
+    config, model = run.config, run.model
     assert len(model.members) == 2
     assert config.train.seeds == 2
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, make_split(config, panel).test, config, None)
+        scores = score_part(model, source, make_split(config, panel).test, config)
     assert np.isfinite(scores).all()
     assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())
 
 
 def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
-    config, panel, ensemble, _ = load_run(phased, None)
+    run, panel = load_run(phased), open_panel(cache)
+    config, ensemble = run.config, run.model
     part = make_split(config, panel).test
-    each = [predict_run(phased, None, "test", member).values for member in (0, 1)]
+    each = [predict_run(run, panel, "test", member).values for member in (0, 1)]
     with open_source(panel, torch.device("cpu")) as source:
         for member, values in zip(ensemble.members, each, strict=True):
             alone = Ensemble([member], ensemble.neutral, ensemble.deviations)
-            online = online_part(config, panel, part, ensemble.neutral)
-            expected = score_part(alone, source, part, config, online)
+            expected = score_part(alone, source, part, config)
             np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
-        predict_run(phased, None, "test", 2)
+        predict_run(run, panel, "test", 2)
 
 
-def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path, monkeypatch):
+def test_scores_are_neutralised_to_the_risk_factors_of_the_training_part(cache, tmp_path, monkeypatch):
     moments = []
 
     def any_risk(panel, part):
@@ -459,11 +464,12 @@ def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path,
         moments.append(replace(moments_of(panel, part), noise=0.0))
         return moments[0]
 
-    monkeypatch.setattr(engine.inputs, "moments_of", any_risk)
-    config = load_config(None, [*SETTINGS, "train.epochs=2", "model.risks=2", "train.swa=0.5"], str(cache))
+    monkeypatch.setattr(engine.train.fold, "moments_of", any_risk)
+    config = load_config(None, [*SETTINGS, "train.epochs=2", "model.risk_factors=2", "train.swa=0.5"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     (only,) = moments
-    _, panel, model, _ = load_run(run, None)
+    panel, trained = open_panel(cache), load_run(run)
+    model = trained.model
     expected = torch.from_numpy(risk_directions(only, 2, []))
     assert expected.any(0).all()
     assert torch.equal(model.neutral.directions, expected)
@@ -472,12 +478,12 @@ def test_scores_are_held_back_by_the_risks_of_the_training_part(cache, tmp_path,
 
     part = make_split(config, panel).test
     with open_source(panel, torch.device("cpu")) as source:
-        online = online_part(config, panel, part, model.neutral)
-        held_back = score_part(model, source, part, config, online)
+        neutralised = score_part(model, source, part, config)
         model.neutral.directions.zero_()
-        whole = score_part(model, source, part, config, online_part(config, panel, part, model.neutral))
-    assert not np.allclose(held_back, whole, atol=1e-3)
-    np.testing.assert_array_equal(np.stack(list(predict_run(run, None, "test").values.values()), 1), held_back)
+        whole = score_part(model, source, part, config)
+    assert not np.allclose(neutralised, whole, atol=1e-3)
+    predicted = predict_run(load_run(run), panel, "test").values
+    np.testing.assert_array_equal(np.stack(list(predicted.values()), 1), neutralised)
 
     train(resumed_config(run, [], None), run, True, QUIET)  # reads them from the checkpoint
     assert len(moments) == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.config_file import load_config
-from engine.model.atft import build_model
+from engine.model.registry import build_model
 from engine.train.objective import WINSORISED, draw_rotations, make_objective
 from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
 from loaders.errors import InputError

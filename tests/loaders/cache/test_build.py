@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from loaders.cache.build import build_columns
+from loaders.cache import build as recipes
 from loaders.cache.format import ABSENT, SCORED
 from loaders.errors import InputError
 from loaders.panel import open_panel
@@ -40,11 +40,8 @@ FEATURES = ["size", "value", "count"]
 
 
 def build(paths, out, **changes):
-    arguments = {
-        "date": "date", "code": "code", "features": FEATURES, "targets": ["y_*"], "horizons": None, "dtype": "float32",
-        "start": None, "end": None,
-    }  # fmt: skip
-    return build_columns(paths if isinstance(paths, list) else [paths], out, **(arguments | changes))
+    settings = {"features": FEATURES, "targets": ["y_*"], "dtype": "float32"} | changes
+    return recipes.build("columns", paths if isinstance(paths, list) else [paths], out, settings)
 
 
 def contents(folder):
@@ -270,14 +267,15 @@ def test_a_killed_build_leaves_the_old_cache(tmp_path):
 import sys, time
 from pathlib import Path
 from loaders.cache import build
-fill = build.ready.fill
+from loaders.cache.recipes import columns
+fill = columns.fill
 def stuck(*arguments):
     fill(*arguments)
     print("filled", flush=True)
     time.sleep(600)
-build.ready.fill = stuck
+columns.fill = stuck
 source, out = map(Path, sys.argv[1:])
-build.build_columns([source], out, "date", "code", ["size"], ["y_1"], None, "float32", None, None)
+build.build("columns", [source], out, {"features": ["size"], "targets": ["y_1"], "dtype": "float32"})
 """
     for out in (tmp_path / "cache", tmp_path / "new"):
         arguments = [sys.executable, "-c", program, str(tmp_path / "p.parquet"), str(out)]

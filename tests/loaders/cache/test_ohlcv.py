@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from loaders.cache.build import build_ohlcv
+from loaders.cache import build as recipes
 from loaders.cache.format import ABSENT, CONTEXT, SCORED
 from loaders.cache.recipes.features import FEATURES, daily_features
 from loaders.errors import InputError
@@ -44,11 +44,8 @@ def bars(n_codes=30, n_days=320, seed=0, gaps=0.0):
 def build(frame, folder, **changes):
     folder.mkdir(exist_ok=True)
     frame.write_parquet(folder / "bars.parquet")
-    arguments = {
-        "date": "date", "code": "ticker", "horizons": [1, 5], "dtype": "float32", "start": None, "end": None,
-        "min_price": None, "min_dollar_volume": None,
-    }  # fmt: skip
-    manifest = build_ohlcv([folder / "bars.parquet"], folder / "cache", **(arguments | changes))
+    settings = {"horizons": [1, 5], "dtype": "float32"} | changes
+    manifest = recipes.build("ohlcv", [folder / "bars.parquet"], folder / "cache", settings)
     return open_panel(folder / "cache"), manifest
 
 

@@ -87,11 +87,12 @@ def test_columns_read_by_rows_like_arrays(whole, joined):
 
 
 def test_evaluation_of_shards_is_that_of_one_cache(whole, joined):
-    from engine.evaluate import evaluate_scores
-    from engine.score.files import present_rows
+    from engine.score.part_metrics import part_metrics, part_samples
+    from engine.score.rows import present_rows
 
     scores = np.random.default_rng(0).standard_normal((len(present_rows(whole, PART)[0]), 2))
-    assert evaluate_scores(joined, PART, scores) == evaluate_scores(whole, PART, scores)
+    of_shards, of_one = (part_metrics(part_samples(panel, PART), scores) for panel in (joined, whole))
+    assert of_shards == of_one
 
 
 def test_misfits_are_named(whole, tmp_path):

@@ -1,4 +1,4 @@
-"""The strategies against a fake driver that refuses each call in turn: what is locked, what is told, and nothing left."""
+"""Strategies of locking against a fake driver that refuses each call in turn: what is locked and said, nothing left."""
 
 import gc
 import os

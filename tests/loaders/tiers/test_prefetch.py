@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from loaders.gather import gather
+from loaders.batch import Request, Stages
+from loaders.gather import fill_block, gather
 from loaders.plan import Plan
 from loaders.split import Days
 from loaders.tiers import prefetch
@@ -27,18 +28,18 @@ def panel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def blocks(panel):
-    return Plan(panel, PART, DAYS, 13, seed=0).epoch(0)[:]
+    return Plan(panel, PART, DAYS, 13, seed=0).epoch(0)
 
 
 def open_loader(panel, blocks, **options):
-    return prefetched(panel, PART, blocks, DAYS, CONTEXT, CPU, **options)
+    return prefetched(panel, Request(PART, blocks, DAYS, CONTEXT, **options), CPU)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 7])
 @pytest.mark.parametrize("slow", ["nobody", "consumer", "producer"])
 def test_the_same_blocks_in_the_same_order(panel, blocks, ahead, slow, monkeypatch):
     if slow == "producer":
-        monkeypatch.setattr(prefetch, "gather", lambda *a: (time.sleep(0.002), gather(*a))[1])
+        monkeypatch.setattr(prefetch, "fill_block", lambda *a: (time.sleep(0.002), fill_block(*a))[1])
     with open_loader(panel, blocks, ahead=ahead, poison=True) as loader:
         seen = 0
         for loaded, block in zip(loader, blocks, strict=True):
@@ -52,12 +53,19 @@ def test_the_same_blocks_in_the_same_order(panel, blocks, ahead, slow, monkeypat
             assert loaded.block is block
             seen += 1
         assert seen == len(blocks) > 20
-        stages = loader.stages
-    assert stages.gather > 0
-    if slow == "consumer":
-        assert stages.bottleneck == "consumer"
-    if slow == "producer":
-        assert stages.bottleneck == "gather"
+    assert loader.stages.gather > 0
+
+
+@pytest.mark.parametrize(
+    ("stages", "bottleneck"),
+    [
+        (Stages(blocked=2, wait=1, gather=9), "consumer"),
+        (Stages(blocked=1, wait=2, gather=4, copy=3), "gather"),
+        (Stages(blocked=1, wait=2, gather=3, copy=4), "copy"),
+    ],
+)
+def test_the_bottleneck_is_who_the_other_waits_for(stages, bottleneck):
+    assert stages.bottleneck == bottleneck
 
 
 def test_a_block_that_is_kept_too_long_is_poisoned(panel, blocks):
@@ -75,12 +83,14 @@ def test_a_block_that_is_kept_too_long_is_poisoned(panel, blocks):
 
 def test_the_producer_is_held_back(panel, blocks, monkeypatch):
     formed = []
-    monkeypatch.setattr(prefetch, "gather", lambda *a: (formed.append(1), gather(*a))[1])
+    monkeypatch.setattr(prefetch, "fill_block", lambda *a: (formed.append(1), fill_block(*a))[1])
     with open_loader(panel, blocks, ahead=2) as loader:
         iterator = iter(loader)
         next(iterator)
-        time.sleep(0.2)
-        assert len(formed) == 4  # ahead + 2 slots, all filled; none again before the consumer moves on
+        while len(formed) < 4:  # ahead + 2 slots
+            time.sleep(0.001)
+        assert loader._free.empty()  # so none is filled again before the consumer moves on
+        assert len(formed) == 4
 
 
 class Broken(Exception):
@@ -91,9 +101,9 @@ def test_an_error_of_the_producer_reaches_the_consumer_at_its_block(panel, block
     def failing(panel, part, block, *rest):
         if block is blocks[5]:
             raise Broken("block 5")
-        return gather(panel, part, block, *rest)
+        fill_block(panel, part, block, *rest)
 
-    monkeypatch.setattr(prefetch, "gather", failing)
+    monkeypatch.setattr(prefetch, "fill_block", failing)
     seen = []
 
     def consume():
@@ -119,9 +129,9 @@ def test_a_thousand_starts_and_stops_leave_nothing(panel, blocks, monkeypatch):
     def sometimes(panel, part, block, *rest):
         if block is fail_at:
             raise Broken
-        return gather(panel, part, block, *rest)
+        fill_block(panel, part, block, *rest)
 
-    monkeypatch.setattr(prefetch, "gather", sometimes)
+    monkeypatch.setattr(prefetch, "fill_block", sometimes)
     process = psutil.Process()
 
     def once():

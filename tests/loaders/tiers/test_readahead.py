@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from loaders.batch import Request
 from loaders.gather import gather
 from loaders.panel import open_panel
 from loaders.plan import Block
@@ -70,11 +71,11 @@ def test_a_cold_cache_gives_the_same_blocks_and_counts_the_stage(folder):
     panel = forget(folder)
     blocks = [Block(day, np.arange(0, 64, 3)) for day in range(60, 900, 60)]
     part = Days(50, 1000)
-    with prefetched(panel, part, blocks, 60, 20, CPU) as loader:
+    with prefetched(panel, Request(part, blocks, 60, 20), CPU) as loader:
         for loaded, block in zip(loader, blocks, strict=True):
             np.testing.assert_array_equal(loaded.x.numpy(), gather(panel, part, block, 60, 20).x)
     assert loader.stages.read > 0
-    with prefetched(panel, part, blocks, 60, 20, CPU) as loader:
+    with prefetched(panel, Request(part, blocks, 60, 20), CPU) as loader:
         assert len(list(loader)) == len(blocks)
     if share_in_memory(panel) == 1:
         assert loader.stages.read == 0

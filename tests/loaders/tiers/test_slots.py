@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from loaders.batch import Request
 from loaders.gather import gather
 from loaders.plan import Plan
 from loaders.split import Days
 from loaders.tiers.choose import open_source
-from loaders.tiers.slots import Pool, cut, slot_bytes
+from loaders.tiers.slots import Pool, slot_bytes, slot_in
 from tests.panels import write_panel
 
 CPU = torch.device("cpu")
@@ -25,7 +26,8 @@ def panel(tmp_path_factory):
 def test_arrays_lie_apart_on_lines(panel, codes, days, context):
     nbytes = slot_bytes(panel, codes, days, context)
     piece = torch.zeros(nbytes + 64, dtype=torch.uint8)
-    x, presence, y = cut(piece, panel, codes, days, context)
+    slot = slot_in(piece, panel, codes, days, context)
+    x, presence, y = slot.x, slot.presence, slot.y
     assert x.shape == (codes, days + context - 1, 5)
     assert presence.shape == (codes, days + context - 1)
     assert y.shape == (codes, days, 2)
@@ -58,14 +60,14 @@ def test_loads_of_a_source_share_memory_and_two_at_once_do_not(panel):
     blocks, others = (Plan(panel, part, days, 13, seed=0).epoch(0)[:8] for days in (8, 16))
 
     def addresses(source, blocks, days):
-        with source.load(part, blocks, days, 6) as loader:
+        with source.load(Request(part, blocks, days, 6)) as loader:
             return {loaded.x.untyped_storage().data_ptr() for loaded in loader}
 
     with open_source(panel, CPU) as source:
         large = addresses(source, others, 16)
         assert addresses(source, blocks, 8) <= large
         assert addresses(source, others, 16) == large
-        with source.load(part, blocks, 8, 6) as one, source.load(part, others, 16, 6) as other:
+        with source.load(Request(part, blocks, 8, 6)) as one, source.load(Request(part, others, 16, 6)) as other:
             for a, b in zip(one, other, strict=True):
                 np.testing.assert_array_equal(a.x.numpy(), gather(panel, part, a.block, 8, 6).x)
                 np.testing.assert_array_equal(b.x.numpy(), gather(panel, part, b.block, 16, 6).x)

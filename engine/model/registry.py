@@ -1,0 +1,58 @@
+"""Networks by the name that `model.name` gives them. A new network is an entry of MODELS."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig, Part
+from engine.model.atft import ATFT
+from loaders.errors import InputError
+
+
+class Network(Protocol):
+    """What the engine needs of a network, an `nn.Module`. S codes, D scored days, L context, F features, H horizons,
+    Q quantile levels.
+    """
+
+    horizons: int
+
+    @property
+    def codes_are_independent(self) -> bool:
+        """Whether no code's score depends on another code, so that codes may be scored in pieces."""
+        ...
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1.
+
+        The score of a day sees that day and the L - 1 before it, never a later one.
+        """
+        ...
+
+    def bypass(self, parts: Sequence[Part]) -> None:
+        """Leave these parts out of `forward` from now on, and no others."""
+        ...
+
+    def freeze(self, parts: Sequence[Part]) -> None:
+        """Keep the weights of these parts as they are from now on, and train all others."""
+        ...
+
+
+# From ModelConfig, F, H, L and the categorical features (place among F -> number of ids).
+Factory = Callable[[ModelConfig, int, int, int, dict[int, int]], torch.nn.Module]
+MODELS: dict[str, Factory] = {"atft": ATFT}
+
+
+def build_model(
+    config: ModelConfig, features: int, horizons: int, context: int, seed: int, categories: dict[int, int] | None = None
+) -> torch.nn.Module:
+    """A freshly initialised network; the same weights for the same arguments on one version of torch.
+
+    Raises InputError for a name that MODELS lacks.
+    """
+    if config.name not in MODELS:
+        raise InputError("model.name", f"no network {config.name!r}", f"Use {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[config.name](config, features, horizons, context, categories or {})
