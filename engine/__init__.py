@@ -1,1 +1,1 @@
-"""Train, score and judge cross-sectional ranking models on blocks of a cache."""
+"""Train, score and evaluate cross-sectional ranking models on blocks of a cache."""

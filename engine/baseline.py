@@ -1,9 +1,9 @@
-"""Simple rivals on the same cache, the same split and the same metrics: what a network has to beat.
+"""Baselines on the same cache, the same split and the same metrics: rivals that a network has to beat.
 
     reversal   minus one feature, nothing fitted
     ridge      linear in the day's features, on rank targets within the day; penalty chosen on validation RankIC
     lightgbm   boosted trees on the same rank targets, stopped early on the validation part
-    online     the regression that stands beside a network's scores, alone (engine/score/online.py)
+    online     the online regression alone (engine/score/online.py)
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
 training samples as float32 [N, F]. A new rival is a function and an entry of RIVALS.
@@ -49,7 +49,7 @@ MOST_TREES, PATIENCE, LEAF_ROWS = 500, 50, 1000
 
 @dataclass(frozen=True)
 class Options:
-    """What rivals may be told."""
+    """Settings of rivals."""
 
     feature: str = "ret_1"  # that `reversal` bets against
     seed: int = 0  # of the trees' sampling of rows and features

@@ -1,4 +1,4 @@
-"""The command line. Each command reads its options, calls one function and prints what came back.
+"""The command line. Each command reads its options, calls one function and prints the result.
 
 Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: what, where, how to mend it).
 """
@@ -15,7 +15,7 @@ from rich.console import Console
 from loaders.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-cache = typer.Typer(no_args_is_help=True, help="Build, look at and check caches.")
+cache = typer.Typer(no_args_is_help=True, help="Build, inspect and verify caches.")
 app.add_typer(cache, name="cache")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -152,7 +152,7 @@ def train_command(
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
     folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
-    rehearse: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
+    short: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
 ) -> None:
     """Train a model, evaluate it on validation and test, and write a run folder."""
     from engine.config_file import load_config
@@ -169,7 +169,7 @@ def train_command(
         resolved = resumed_config(out, settings, arrow)
     else:
         resolved = load_config(config, settings, arrow)
-    if rehearse:
+    if short:
         items = dry_run(resolved, console)
         if is_first():
             console.print(checklist(items))

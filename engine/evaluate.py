@@ -1,4 +1,4 @@
-"""Metrics of runs and score files, from the same function, on the same samples, in the same table.
+"""Metrics of runs and score files, from the same function, on the same samples.
 
 Several sources are averaged: the mean of their z-scores within the day, on the samples that all of them score. A
 comparison takes the daily RankICs of both sides on the samples that both score, and tests the mean of the paired

@@ -26,7 +26,7 @@ def random_bits(key: int, n: int) -> npt.NDArray[np.uint64]:
 
 
 def mix(*parts: int) -> int:
-    """A key (64 bits) from integers, such as seed, epoch and the number of a stretch of days; order matters."""
+    """A key (64 bits) from integers, such as seed, epoch and the first day of a range; order matters."""
     key = 0
     for part in parts:
         key = int(random_bits(key ^ (part & _MASK), 1)[0])

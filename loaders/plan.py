@@ -1,9 +1,10 @@
 """The plan of an epoch: which blocks, in which order.
 
-A block is D consecutive days times up to S codes. The days of the part are cut into stretches of D at a random phase
-(so that borders move from epoch to epoch); in each stretch the codes that have a sample there are dealt into random
-groups of equal size, at most S; all blocks are then shuffled. Every training sample is in exactly one block, and so
-once in every epoch; with a half-life, older blocks are left out at random, more of them the older they are.
+A block is D consecutive days times up to S codes. The days of the part are cut into windows of D at a random phase, so
+that borders move from epoch to epoch. In each window the codes that have a sample there are split into random groups of
+equal size, at most S. All blocks are then shuffled. Every training sample is in exactly one block, and so once in every
+epoch. With a half-life (recency sampling), a block that ends h days before the part's end is kept with probability
+0.5^(h / half_life).
 
 The plan is a pure function of (seed, epoch): the state to resume is (seed, epoch, position), whatever the number of
 threads, the tier or the number of ranks.

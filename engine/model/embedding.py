@@ -1,4 +1,4 @@
-"""From features to a vector: how much each counts on a day, and what its value says.
+"""Embedding of features: piecewise-linear encoding, variable selection, and vectors for categorical features.
 
 S codes, T days, F features, B columns of a feature's basis, d width
 """
@@ -14,7 +14,7 @@ from kernels.pieces import pieces, weighted_pieces
 
 
 class Basis(nn.Module):
-    """[..., F] -> [..., F, B]: columns that a linear layer turns into a function of each feature that bends.
+    """[..., F] -> [..., F, B]: columns that a linear layer turns into a piecewise-linear function of each feature.
 
     `bins` columns are the piecewise-linear encoding of Gorishniy et al. 2022 ("On Embeddings for Numerical Features"):
     how far the value has passed through each of as many equal pieces of -RANGE..RANGE, the outer ones linear to

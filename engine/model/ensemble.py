@@ -1,4 +1,4 @@
-"""Several models of one kind as one: trained from different beginnings on blocks of their own, their scores averaged.
+"""Several networks as one model: trained from different seeds on blocks of their own, their scores averaged.
 
 K members, S codes, D days, H horizons, Q quantile levels
 """
@@ -15,10 +15,10 @@ from kernels.rank_terms import EPSILON, masked_mean
 
 
 class Ensemble(nn.Module):
-    """K >= 1 members of the same shape, and what is done to their scores.
+    """K >= 1 members of the same shape, averaged and neutralised.
 
     Args:
-        deviations: whether the scores of one alone are made deviations from the day's mean, as those of several are.
+        deviations: standardise the scores of a single member within the day too, as those of several always are.
     """
 
     def __init__(self, members: Iterable[nn.Module], neutral: Neutral, deviations: bool) -> None:
@@ -36,7 +36,7 @@ class Ensemble(nn.Module):
 
     @property
     def codes_are_independent(self) -> bool:
-        """Whether no code sees another one, so that any of them may be scored alone."""
+        """Whether no code's score depends on another code, so that codes may be scored in pieces."""
         return self.first.codes_are_independent
 
     def with_members(self, members: Iterable[nn.Module]) -> "Ensemble":
@@ -51,9 +51,9 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q]; see Network.forward.
 
-        Of several members, or asked for: (the mean of) their scores in deviations from the day's mean over the rows
-        that are `scored` [S, D + L - 1] (float 0/1), so each has the same say in the order. Of all: without a share of
-        their slope on risk directions. x must hold all rows of its days that are scored.
+        Scores of several members are z-scored within the day, over the rows that are `scored` [S, D + L - 1] (float
+        0/1), and averaged, so that each weighs the same. Then a share of their exposure to risk factors is removed. x
+        must hold all scored rows of its days.
         """
         every, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
         days = every[0].shape[1]
@@ -66,7 +66,7 @@ class Ensemble(nn.Module):
 
 
 def _deviations(value: Tensor, among: Tensor) -> Tensor:
-    """Values [..., S] less their mean, over their standard deviation, both of the entries of `among` (float 0/1)."""
+    """Z-scores of values [..., S]; mean and standard deviation are those of the entries of `among` (float 0/1)."""
     centred = value - masked_mean(value, among)
     return centred * torch.rsqrt(masked_mean(centred.square(), among) + EPSILON**2)
 

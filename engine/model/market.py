@@ -1,4 +1,4 @@
-"""The cross-section: each code sees the day's others through a few learned market tokens.
+"""Cross-sectional attention: each code attends to the day's others through a few learned market tokens.
 
 S codes, D days, M tokens, d width
 """
@@ -11,8 +11,8 @@ class MarketAttention(nn.Module):
     """[S, D, d] -> [S, D, d]: tokens read all present codes of a day, then each code reads the tokens. O(S M), no S^2.
 
     Two attentions as in induced sets (Lee et al. 2019, "Set Transformer"). The tokens read a mean over codes with
-    weights, so a random group of the day's codes gives them nearly what all codes would. Closed at the start: the last
-    layer begins at 0.
+    weights, so a random group of the day's codes gives nearly what all codes would. The last layer begins at 0, so the
+    block begins as the identity.
     """
 
     def __init__(self, width: int, tokens: int) -> None:

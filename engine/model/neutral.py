@@ -1,6 +1,6 @@
-"""Scores held back where they follow risk directions of the features (see engine/score/risk.py), day by day.
+"""Neutralisation: remove a share of the scores' exposure to risk factors, day by day (see engine/score/risk.py).
 
-What is left over is called feature neutral; a share of it keeps most of what the directions earn on average.
+Scores without any exposure are called feature neutral. Removing a share keeps most of what the factors earn on average.
 
 S codes, D days, F features, R risk directions, H horizons
 """
@@ -26,9 +26,9 @@ def centred_and_scale(x: Tensor, share_of: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Neutral(nn.Module):
-    """Takes a share of their least-squares slope on the risk directions off scores.
+    """Removes a share of the scores' least-squares projection on the risk factors.
 
-    `directions` [F, R] are 0 at first, which takes off nothing; they are kept with the weights but not trained.
+    `directions` [F, R] are 0 at first, which removes nothing; they are saved with the weights but not trained.
     """
 
     directions: Tensor
@@ -39,7 +39,7 @@ class Neutral(nn.Module):
         self.register_buffer("directions", torch.zeros(features, min(risks, features)))
 
     def forward(self, scores: Tensor, x: Tensor, scored: Tensor) -> Tensor:
-        """Scores [S, D, H] of features x [S, D, F]; slopes are those of the rows that are `scored` [S, D] (float 0/1).
+        """Scores [S, D, H] of features x [S, D, F]; slopes are fitted on the rows that are `scored` [S, D] (float 0/1).
 
         x must hold all of those on its days.
         """

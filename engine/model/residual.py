@@ -1,4 +1,4 @@
-"""Blocks that can close themselves, dropout that is the same on all of a code's days, and noise.
+"""Gated residual blocks, dropout that is the same on all of a code's days, and noise.
 
 S codes, T days, d width
 """
@@ -75,7 +75,7 @@ class Noise(nn.Module):
 
 
 class GatedResidual(nn.Module):
-    """x + gate * update, normalised: a residual block that can close itself (GRN of Lim et al. 2021, TFT)."""
+    """norm(x + gate * update): a gated residual block (GRN of Lim et al. 2021, TFT)."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The static branch: what a day's features say by themselves, and what those of the days before still say.
+"""The static branch: an embedding of each day's features, and a banded convolution over those of the days before.
 
 S codes, T = D + L - 1 days, D scored days, F features, d width
 """

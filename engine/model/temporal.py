@@ -1,6 +1,7 @@
-"""What looks back: adaptive normalisation, banded attention, banded convolution, banded recurrence.
+"""Parts that look back: adaptive normalisation, banded attention, banded convolution, banded recurrence.
 
-S codes, T days, d width. Each takes [S, T, d] and gives the days that it can see in full: fewer by what it looks back.
+S codes, T days, d width. Each takes [S, T, d] and returns the days whose window lies inside, fewer by what it looks
+back.
 """
 
 from collections.abc import Callable
@@ -156,7 +157,7 @@ def windowed(decay: Tensor, added: Tensor, window: int) -> Tensor:
 
     Both [S, T, d]; gives [S, T - window + 1, d], in 2 log2(window) products. Days in a row do to a state what one day
     does, decay it and add something. So the effect of 2 n days is that of n days after that of the n before, and the
-    window is put together of stretches of 1, 2, 4, ... days, as its binary digits say.
+    window is composed of spans of 1, 2, 4, ... days, by its binary digits.
     """
     effect, needed = (decay, added), []
     for digit in range(window.bit_length()):

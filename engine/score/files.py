@@ -1,4 +1,4 @@
-"""Score files: what a model says of every present row, as Parquet.
+"""Score files: the scores of every present row, as Parquet.
 
     date      date32
     code      string

@@ -1,14 +1,15 @@
-"""The online regression: what the last year's returns say, fitted anew for every day to what is known by then.
+"""The online regression: a ridge regression that is refitted every day to the returns known by then.
 
-A network is as old as the end of its training part. Beside it stands a ridge regression whose slopes on day t are
+The network is frozen at the split. The regression adds what the last year's returns say; its slopes on day t are
 
     argmin_w  sum of 0.5^((t - h - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - h  +  C / EXPECTED^2 w'w,
 
 r the rank of a return over h days within its day, of deviation 1, and x the C = 2F features and their squares,
-standardised within the day: least squares that forget (Haykin 2002, "Adaptive Filter Theory", chapter 9) from a normal
-prior on the slopes, so that a market with few samples gets small ones. A return over h days from day u on is known at
-the close of day u + h: slopes of day t hold nothing that was not known on it, on days of validation and test as on any
-other.
+standardised within the day. This is recursive least squares with exponential forgetting (Haykin 2002, "Adaptive Filter
+Theory", chapter 9) and a normal prior on the slopes, which keeps them small where samples are few.
+
+Timing: a return over h days from day u is known at the close of day u + h. So the slopes of day t use samples of days
+up to t - h and nothing later, on days of validation and test as on any other.
 
 Everything runs in one thread: the products of a day are too small to be shared.
 
@@ -37,10 +38,10 @@ Float32 = npt.NDArray[np.float32]
 
 
 def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
-    """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED; what they learn from begins with the panel.
+    """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED, fitted to all days of the panel before.
 
     Args:
-        without: features that take no part, such as ids.
+        without: features that are left out, such as ids.
     """
     with one_thread_each(1, "online") as threads:
         return threads.submit(_slopes, panel, part, without).result()
@@ -82,7 +83,7 @@ def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | 
     """Scores [N, H] by slopes of the part's days, in the order of `present_rows`.
 
     Args:
-        neutral: what holds them back, None: nothing.
+        neutral: removes their exposure to risk factors; None: nothing does.
     """
     with one_thread_each(1, "online") as threads:
         return threads.submit(_scores, panel, part, slopes, neutral).result()
@@ -109,7 +110,7 @@ def _features(panel: Panel, rows: Int) -> tuple[Tensor, Tensor]:
 
 
 def _columns(x: Tensor, scored: Tensor) -> Tensor:
-    """What a day's returns are regressed on, [N, 2F]: x [N, F] and its squares, standardised over `scored` rows [N]."""
+    """Regressors [N, 2F] of a day: x [N, F] and its squares, standardised over the `scored` rows [N]."""
     share_of = (scored / scored.sum().clamp(min=1))[None, None]
     centred, scale = centred_and_scale(x[None], share_of)
     z = centred * scale

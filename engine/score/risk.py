@@ -1,13 +1,14 @@
-"""Risk directions: the combinations of features along which a market's returns differ most from day to day.
+"""Risk factors: the combinations of features whose payoff varies most from day to day.
 
-How well a feature ranks the returns of one day is mostly weather: volatile stocks lead for a month and trail in the
-next. What is common to that weather is a few directions w of the features, those of the largest
+How well a feature ranks the returns of one day varies over time: volatile stocks lead for a month and trail in the
+next. A few factors w, combinations of features, explain most of that variation: those of the largest
 
     w' C w / w' G w,    C the covariance over days of each feature's correlation with the day's ranked returns,
                         G the mean over days of the features' correlations with one another, shrunk towards 1,
 
 as in models of risk whose factors are portfolios of characteristics (Kozak, Nagel and Santosh 2020, "Shrinking the
-cross-section"). A score that leans on them is right and wrong with the weather; `engine.model.neutral` holds it back.
+cross-section"). An exposed score is right and wrong with their returns; engine/model/neutral.py removes a share of the
+exposure.
 
 N rows, F features, H horizons
 """
@@ -31,7 +32,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """What risk directions are made of."""
+    """What risk factors are computed from."""
 
     returns: Float  # [F, F] C, summed over horizons
     features: Float  # [F, F] G
@@ -73,12 +74,12 @@ def moments_of(panel: Panel, part: Days) -> Moments:
 
 
 def risk_directions(moments: Moments, most: int, without: list[int]) -> npt.NDArray[np.float32]:
-    """The directions [F, R] of the largest risk, R = min(most, F): columns by which to weigh standardised features.
+    """The factors [F, R] of the largest variance, R = min(most, F): weights of standardised features, a column each.
 
-    A direction whose risk is not above what chance explains is 0.
+    A factor whose variance is not above what chance explains is 0.
 
     Args:
-        without: features that take no part, such as ids.
+        without: features that are left out, such as ids.
     """
     width = len(moments.features)
     used = np.setdiff1d(np.arange(width), without)

@@ -1,6 +1,6 @@
-"""A rehearsal: two short epochs of the real configuration, what they showed, and what the whole run will take.
+"""The dry run: two short epochs of the real configuration, a checklist, and projections for the whole run.
 
-All that a run does is done, on a few blocks of training and the whole validation part; nothing of it is kept.
+It does what a run does, on a few blocks of training and the whole validation part, and keeps nothing.
 """
 
 import os
@@ -22,7 +22,7 @@ from engine.train.run import Run, lost_ranks_explained, open_run
 from engine.train.schedule import phases_of
 from engine.train.tracking import throughput
 
-BLOCKS = 32  # of an epoch of the rehearsal
+BLOCKS = 32  # of an epoch
 MOST_WAIT = 0.05  # share of the training time, beyond which the loader holds the device up
 LEAST_UTILIZATION = 0.6
 MOST_MEMORY = 0.9  # of the device's, or the machine's
@@ -40,7 +40,7 @@ class Item:
 
 
 def dry_run(config: Config, console: Console) -> list[Item]:
-    """Rehearse a training; its first phase, where it has several.
+    """Two short epochs of a training; of its first phase, where it has several.
 
     Raises what `engine.train.loop.train` raises: InputError for bad input, RunFailed for a loss that is not finite.
     """

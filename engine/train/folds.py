@@ -109,7 +109,7 @@ def _begun(out: Path | None, config: Config) -> Path:
 
 
 def _resumed(out: Path | None, config: Config) -> Path:
-    """The folder to go on in, if its folds began with this resolved configuration."""
+    """The folder to resume in, if its folds began with this resolved configuration."""
     if out is None or not holds_folds(out):
         raise InputError(str(out or "--resume"), "no folds to resume here", "Name the folder of all folds with --out")
     if config_hash(load_config(out / "config.toml", [])) != config_hash(config):

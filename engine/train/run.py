@@ -35,7 +35,7 @@ from loaders.plan import Plan
 
 
 class RunFailed(Exception):
-    """A training that cannot go on, such as a loss that is no longer finite. Exit code 1."""
+    """A training that cannot continue, such as a loss that is no longer finite. Exit code 1."""
 
 
 class Stopped(Exception):

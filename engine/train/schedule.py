@@ -1,4 +1,4 @@
-"""Phases of a training: stretches of epochs, each with its learning rate, loss weights and parts of the model.
+"""The schedule: phases of epochs with their own learning rate, loss weights and parts of the model.
 
 A phase begins its schedule anew (warm-up, then a cosine from its own learning rate) and continues from the weights and
 the optimizer's moments of the one before. early_stopping.py decides when it ends.

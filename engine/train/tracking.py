@@ -1,4 +1,4 @@
-"""What a run tells: live progress, TensorBoard events, metrics.jsonl, summary.json. Nothing here changes a metric."""
+"""Reporting of a run: progress bar, TensorBoard events, metrics.jsonl, throughput. Nothing here changes a metric."""
 
 import platform
 import resource

@@ -6,7 +6,7 @@
 
 A cache is mapped, so it has to be a local file; it is copied once and then found by its id, whatever URL it comes from.
 A copy appears under its final name when every chunk of it agrees with the manifest. A shard is a copy like any other,
-so a copy of many that broke off goes on with those that are missing; the set appears when all are there.
+so an interrupted copy of many resumes with those that are missing; the set appears when all are there.
 
 One process or thread copies into a store at a time and the others find what it left: of eight ranks one downloads.
 """
@@ -46,7 +46,7 @@ def local_copy(url: str, store: Path, on_progress: Callable[[str], None] = lambd
         url: a folder with a manifest.json, or one whose subfolders, hidden ones aside, have one each. Credentials,
             region and endpoint come from the environment or the URL's query, as pyarrow.fs reads them.
         store: folder of copies, made where it is missing.
-        on_progress: told what is about to be downloaded.
+        on_progress: receives a line before each download.
 
     Of what is already there only the manifest is read again. Raises InputError for a URL that cannot be opened, a
     folder that is no cache, no access, a download that fails or differs from its manifest, and a store that cannot be

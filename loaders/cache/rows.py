@@ -1,6 +1,6 @@
-"""Sets of rows that tell in constant time how many of them are in a stretch: one bit a row, one count per 64 rows.
+"""Sets of rows with constant-time range counts (rank over a bitmap): one bit a row, one count per 64 rows.
 
-A plan asks, for every code and stretch of days, whether there is a sample. A running count per row would answer from 8
+A plan asks, for every code and range of days, whether there is a sample. A running count per row would answer from 8
 bytes a row in memory; these take an eighth of a byte on disk (`rows.npy`, mapped) and an eighth in memory.
 
 N rows, W = ceil(N / 64) + 1 words

@@ -68,7 +68,7 @@ def open_source(
         share: of the device's free memory that a resident panel may take.
         driver: that locks host memory; None: the machine's own.
         threads: the most that gather; None: one for each usable core. A consumer that keeps all cores busy wants 1:
-            threads of a gather go on spinning for a while after it, where they take the consumer's place.
+            threads of a gather keep spinning for a while after it, on cores that the consumer wants.
 
     Raises InputError where a tier that was asked for cannot be had, with its reason, and in a process that was forked
     after the engine had been loaded: threads and locks do not survive a fork.

@@ -44,7 +44,7 @@ def node_cores(device_pci: str | None, root: Path = MACHINE) -> Cores:
     Args:
         device_pci: the GPU's PCI address in any of its spellings, `0000:3b:00.0` or `00000000:3B:00.0`; None: no GPU.
 
-    Raises nothing: an unknown address, node -1 and a node without a usable core are told in the reason.
+    Raises nothing: an unknown address, node -1 and a node without a usable core are named in the reason.
     """
     usable = usable_cores(root)
     if device_pci is None:
@@ -95,7 +95,7 @@ def _affinity() -> tuple[int, ...]:
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
     """The folders of this process's cgroup and those above it, of both versions, from the inmost outwards.
 
-    The path that the kernel tells is that of the machine; a container may have mounted its own cgroup as the root
+    The kernel gives the path as the machine sees it; a container may have mounted its own cgroup as the root
     of what it sees. So folders that are not there are passed over, and the root is always looked at.
     """
     mounted = root / "sys/fs/cgroup"

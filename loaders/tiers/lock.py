@@ -6,7 +6,7 @@
     copy         the rows are copied once into huge pages of this process
 
 Linux refuses the long-term, writable locks that NVIDIA's driver asks for on mappings of on-disk files, and a private
-mapping would be copied page by page behind the driver's back. So each strategy is tried, and the log tells what was
+mapping would be copied page by page behind the driver's back. So each strategy is tried, and the log says what was
 refused and why. Registration goes in chunks (one huge call can stall the driver for others), is undone where a later
 chunk is refused, and ends before the memory is unmapped.
 """

@@ -1,8 +1,8 @@
 """Read the rows of coming blocks from disk before they are gathered, for caches that memory does not hold.
 
 A gather that meets a row which is not in memory waits for the disk, one page after another. The plan knows which runs
-come next, so the kernel is told of exactly these (madvise WILLNEED) and reads them all at once, behind the computation.
-Where every row is in memory already, telling costs a system call per run and gains nothing: so it is asked first.
+come next, so the kernel is advised of exactly these (madvise WILLNEED) and reads them at once, behind the computation.
+Where every row is in memory already, advice costs a system call per run and gains nothing, so that is checked first.
 
 S codes, D scored days, L context, T = D + L - 1 days read
 """

@@ -59,7 +59,7 @@ def return_variance(horizon: int, scale: float) -> float:
         + PRODUCT / 2 * (horizon + (PERSISTENCE ** (2 * apart)).sum())
         + SHOWN * LAGGED / width * np.maximum(width - apart, 0).sum()
     )
-    # ret_1 moves its own day's return by b and the next day's by -reversal: inside the stretch both add up.
+    # ret_1 moves its own day's return by b and the next day's by -reversal: inside the window both add up.
     noise, reversal = math.sqrt(1 - scale**2), scale * math.sqrt(LINEAR / 2)
     surprises = reversal**2 + (horizon - 1) * (noise - reversal) ** 2 + noise**2
     return float(scale**2 * signal + surprises + horizon * (LOADING * MARKET_SD / RETURN_SD) ** 2)
