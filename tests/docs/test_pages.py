@@ -11,7 +11,6 @@ import pytest
 from engine import baseline
 from engine.model import registry, temporal
 from engine.score import metrics
-from kernels import rank_terms
 from loaders.cache import build
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -25,7 +24,7 @@ def test_the_settings_page_is_current():
 
 
 def blocks(page: str) -> list[str]:
-    """The Python blocks of a page, behind as many empty lines as stand before them: a traceback names the page's line."""
+    """The Python blocks of a page, each behind the empty lines that make a traceback name the page's line."""
     text = (DOCS / page).read_text()
     return [
         "\n" * text[: found.start(1)].count("\n") + found[1]

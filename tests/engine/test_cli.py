@@ -9,11 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.cli import main
-from tests.panels import write_panel
-
-SMALL = [
-    "--set", "data.context=8", "--set", "data.block_days=4", "--set", "model.spans=[3]", "--set", "train.epochs=1",
-]  # fmt: skip
+from tests.conftest import SMALL
 
 
 @pytest.fixture
@@ -33,20 +29,14 @@ def run(monkeypatch, capsys):
     return call
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "cache"
-    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
-    return folder
+@pytest.fixture
+def cache(small_cache):
+    return small_cache
 
 
-@pytest.fixture(scope="module")
-def trained(cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli_runs") / "run"
-    subprocess.run(
-        [sys.executable, "-m", "engine", "train", "--arrow", str(cache), "--out", str(folder), *SMALL], check=True
-    )
-    return folder
+@pytest.fixture
+def trained(small_run):
+    return small_run
 
 
 def refused(result, *words):
@@ -175,19 +165,26 @@ def test_usage_errors_exit_with_2(run):
 def test_training_needs_no_optional_package(cache, tmp_path):
     """In a process where they cannot be imported: the engine's imports, training, evaluation and prediction work."""
     program = """
-import sys
+import json, sys
 for name in ("polars", "optuna", "matplotlib", "nvidia.dali", "lightgbm", "scipy"):
     sys.modules[name] = None
 import engine, kernels, loaders
 from engine.cli import main
-sys.argv = ["atft-engine", *sys.argv[1:]]
-main()
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["atft-engine", *command]
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            raise
 """
-    out = tmp_path / "run"
-    for arguments in (
-        ["train", "--arrow", str(cache), "--out", str(out), *SMALL],
-        ["evaluate", str(out)],
-        ["predict", str(out), "--out", str(tmp_path / "s.parquet")],
+    out = str(tmp_path / "run")
+    settings = [part for setting in (*SMALL, "train.epochs=1") for part in ("--set", setting)]
+    commands = [
+        ["train", "--arrow", str(cache), "--out", out, *settings],
+        ["evaluate", out],
+        ["predict", out, "--out", str(tmp_path / "s.parquet")],
         ["baseline", "--arrow", str(cache), "--kind", "ridge"],
-    ):
-        subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.DEVNULL)
+    ]
+    subprocess.run([sys.executable, "-c", program, json.dumps(commands)], check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "s.parquet").exists()

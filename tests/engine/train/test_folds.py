@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from scipy import stats
 import engine.train.loop
 from engine.checkpoint import LAST, load_checkpoint
 from engine.cli import main
-from engine.config_file import load_config
+from engine.config_file import load_config, to_toml
 from engine.evaluate import evaluate
 from engine.inputs import make_split
 from engine.score.files import read_scores
@@ -29,6 +27,7 @@ from engine.train.folds import fold_settings, train_folds
 from engine.train.run import Stopped, resumed_config
 from loaders.errors import InputError
 from loaders.panel import open_panel
+from tests.engine.train.test_loop import killed
 from tests.panels import write_panel
 
 N = 3
@@ -40,10 +39,8 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache") / "cache"
-    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
-    return folder
+def cache(small_cache):
+    return small_cache
 
 
 @pytest.fixture(scope="module")
@@ -187,21 +184,13 @@ def test_evaluate_takes_the_folder(run, cache, whole, tmp_path):
 
 
 def test_killed_inside_a_fold_and_resumed(run, cache, whole, tmp_path):
-    out = tmp_path / "out"
+    out, settings = tmp_path / "out", tmp_path / "config.toml"
     last = out / "fold-1" / "checkpoints" / LAST
-    process = subprocess.Popen(
-        [sys.executable, "-m", "engine", *command(cache, out, "--folds", N, "--set", "train.checkpoint_seconds=0")],
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if last.exists() and load_checkpoint(last)[0].step > 5:
-            process.kill()
-            break
-        time.sleep(0.01)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    of_first = load_checkpoint(whole / "fold-0" / "checkpoints" / LAST)[0].step
+    settings.write_text(to_toml(config(cache)).replace("checkpoint_seconds = 60.0", "checkpoint_seconds = 0.0"))
+    assert killed(signal.SIGKILL, of_first + 6, settings, out, "--folds", N).returncode == -signal.SIGKILL
     state = load_checkpoint(last)[0]
-    assert not state.finished
+    assert state.step == 5
     first = {path: path.stat().st_mtime_ns for path in (out / "fold-0").rglob("*")}
 
     code, _, err = run("train", "--resume", "--out", out)

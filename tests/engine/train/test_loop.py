@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,12 +33,9 @@ from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
 from loaders.tiers.choose import open_source
+from tests.conftest import SMALL
 from tests.panels import write_panel
 
-SETTINGS = [
-    "data.context=8", "data.block_days=4", "data.block_codes=24", "model.spans=[3]", "train.epochs=3",
-    "train.checkpoint_seconds=0",
-]  # fmt: skip
 QUIET = Console(quiet=True)
 CONTRACT = {
     "ic", "icir", "rank_ic", "rank_icir", "rank_ic_se", "rank_ic_t", "decile_spread", "sharpe", "turnover", "days",
@@ -47,20 +43,18 @@ CONTRACT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache") / "cache"
-    write_panel(folder, n_codes=60, n_days=160, signal=1.0)
-    return folder
+@pytest.fixture
+def cache(small_cache):
+    return small_cache
 
 
-@pytest.fixture(scope="module")
-def whole(cache, tmp_path_factory):
+@pytest.fixture
+def whole(small_run):
     """An unbroken run to compare with."""
-    return train(load_config(None, SETTINGS, str(cache)), tmp_path_factory.mktemp("runs") / "whole", False, QUIET)
+    return small_run
 
 
-def figures(run: Path) -> list[dict]:
+def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -69,7 +63,7 @@ def splits(run: Path) -> dict:
 
 
 def command(cache: Path, run: Path, *more: str) -> list[str]:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    settings = [part for setting in SMALL for part in ("--set", setting)]
     return [sys.executable, "-m", "engine", "train", "--arrow", str(cache), "--out", str(run), *settings, *more]
 
 
@@ -87,23 +81,23 @@ def test_summary_has_the_contract(whole):
         "peak_memory_bytes",
     }  # fmt: skip
     assert list(whole.glob("events.out.tfevents.*"))
-    assert len(figures(whole)) == 3
+    assert len(lines(whole)) == 3
 
 
 def test_it_learns_the_planted_signal(whole):
     assert splits(whole)["test"]["1"]["rank_ic"] > 0.3
-    losses = [line["train"]["loss"] for line in figures(whole)]
+    losses = [line["train"]["loss"] for line in lines(whole)]
     assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("tier", ["ring", "dali"])
-def test_every_tier_and_a_copy_from_a_url_train_to_the_same_figures(cache, whole, tmp_path, tier):
+def test_every_tier_and_a_copy_from_a_url_train_to_the_same_metrics(cache, whole, tmp_path, tier):
     if tier == "dali" and find_spec("nvidia.dali") is None:
         pytest.skip("DALI is not installed")
     shown = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    settings = [*SETTINGS, f"data.tier={tier}", f"data.store={tmp_path / 'store'}"]
+    settings = [*SMALL, f"data.tier={tier}", f"data.store={tmp_path / 'store'}"]
     run = train(load_config(None, settings, cache.as_uri()), tmp_path / "run", False, shown)
-    assert figures(run) == figures(whole)
+    assert lines(run) == lines(whole)
     assert splits(run) == splits(whole)
     assert f"loader: {tier} (asked for" in shown.export_text()
 
@@ -132,47 +126,69 @@ def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole
 
 
 def test_same_seed_same_figures_other_seed_other(cache, whole, tmp_path):
-    again = train(load_config(None, SETTINGS, str(cache)), tmp_path / "again", False, QUIET)
-    assert figures(again) == figures(whole)
+    again = train(load_config(None, SMALL, str(cache)), tmp_path / "again", False, QUIET)
+    assert lines(again) == lines(whole)
     assert splits(again) == splits(whole)
-    other = train(load_config(None, [*SETTINGS, "train.seed=1"], str(cache)), tmp_path / "other", False, QUIET)
-    assert figures(other) != figures(whole)
+    other = train(load_config(None, [*SMALL, "train.seed=1"], str(cache)), tmp_path / "other", False, QUIET)
+    assert lines(other) != lines(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
     run = tmp_path / "run"
-    last = run / "checkpoints" / LAST
-    process = subprocess.Popen(command(cache, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if last.exists() and load_checkpoint(last)[0].step > 20:
-            process.send_signal(number)
-            break
-        time.sleep(0.01)
-    _, stderr = process.communicate(timeout=60)
+    done = killed(number, 31, whole / "config.toml", run)
     if number == signal.SIGTERM:
-        assert process.returncode == 1
-        assert "SIGTERM" in stderr
-        assert "--resume" in stderr
+        assert done.returncode == 1
+        assert "stopped by SIGTERM in epoch 2" in done.stderr
+        assert "--resume" in done.stderr
     else:
-        assert process.returncode == -signal.SIGKILL
-    assert not load_checkpoint(last)[0].finished
+        assert done.returncode == -signal.SIGKILL
+    state = load_checkpoint(run / "checkpoints" / LAST)[0]
+    # A kill after the 31st step comes before that step's checkpoint; a signal stops after the next step.
+    assert (state.step, state.epoch) == (30 if number == signal.SIGKILL else 32, 1)
 
     train(resumed_config(run, [], None), run, True, QUIET)
-    assert figures(run) == figures(whole)
+    assert lines(run) == lines(whole)
     assert splits(run) == splits(whole)
 
 
-def test_resuming_a_finished_run_keeps_its_figures(whole):
-    before = figures(whole), splits(whole)
+KILLED = """
+import os, sys
+from pathlib import Path
+import engine.train.loop as loop
+from engine.cli import main
+number, at, config, run, *more = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+real, steps = loop.train_step, 0
+
+def train_step(*arguments):
+    global steps
+    steps += 1
+    found = real(*arguments)
+    if steps == at:
+        os.kill(os.getpid(), number)
+    return found
+
+loop.train_step = train_step
+sys.argv = ["atft-engine", "train", "--config", config, "--out", run, *more]
+main()
+"""
+
+
+def killed(number: int, at: int, config: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    """The command, which sends itself a signal after so many steps."""
+    command = [sys.executable, "-c", KILLED, *map(str, (int(number), at, config, run, *more))]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_resuming_a_finished_run_keeps_its_lines(whole):
+    before = lines(whole), splits(whole)
     train(resumed_config(whole, [], None), whole, True, QUIET)
-    assert (figures(whole), splits(whole)) == before
+    assert (lines(whole), splits(whole)) == before
 
 
 def test_without_a_half_life_every_sample_is_trained_on_once_an_epoch(cache, tmp_path):
     panel = open_panel(cache)
-    config = load_config(None, [*SETTINGS, "train.half_life=0"], str(cache))
+    config = load_config(None, [*SMALL, "train.half_life=0", "train.blocks=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     part = make_split(config, panel).train
     rows = np.concatenate(
@@ -214,7 +230,7 @@ def test_learning_rate_warms_up_and_anneals():
 
 def test_a_run_folder_is_never_overwritten(cache, whole):
     with pytest.raises(InputError, match="not empty"):
-        train(load_config(None, SETTINGS, str(cache)), whole, False, QUIET)
+        train(load_config(None, SMALL, str(cache)), whole, False, QUIET)
 
 
 def test_resume_refuses_other_settings_and_other_caches(cache, whole, tmp_path):
@@ -239,7 +255,7 @@ def test_config_and_cache_must_agree(whole, tmp_path):
 
 
 def test_files_of_another_run_are_refused(cache, whole, tmp_path):
-    other = train(load_config(None, [*SETTINGS, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
+    other = train(load_config(None, [*SMALL, "train.epochs=1"], str(cache)), tmp_path / "other", False, QUIET)
     (other / "checkpoints" / "best.safetensors").write_bytes((whole / "checkpoints" / "best.safetensors").read_bytes())
     with pytest.raises(InputError, match="another run"):
         load_run(other)
@@ -253,14 +269,14 @@ def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
 
     monkeypatch.setattr(engine.train.loop, "phase_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
-        train(load_config(None, SETTINGS, str(cache)), tmp_path / "run", False, QUIET)
+        train(load_config(None, SMALL, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_missing_validation_figure_fails_the_run(tmp_path):
     write_panel(tmp_path / "cache", n_codes=15, n_days=160)
     with pytest.raises(RunFailed, match="RankIC is nan"):
-        train(load_config(None, SETTINGS, str(tmp_path / "cache")), tmp_path / "run", False, QUIET)
+        train(load_config(None, SMALL, str(tmp_path / "cache")), tmp_path / "run", False, QUIET)
 
 
 def test_damaged_checkpoints_are_named(cache, tmp_path):
@@ -277,7 +293,7 @@ def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
     path = tmp_path / LAST
     path.write_bytes((whole / "checkpoints" / LAST).read_bytes())
     state, _ = load_checkpoint(path)
-    with make_learner(load_config(None, SETTINGS), 5, 2, torch.device("cpu")) as learner:
+    with make_learner(load_config(None, SMALL), 5, 2, torch.device("cpu")) as learner:
         weights = learner.weights
 
     def full(_self, _target):
@@ -309,16 +325,16 @@ PARTS = ["model.residual=true", "model.market_tokens=2"]
 
 
 @pytest.fixture(scope="module")
-def phased(cache, tmp_path_factory):
+def phased(small_cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("phased")
     (folder / "c.toml").write_text(PHASES)
-    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
-    config = load_config(folder / "c.toml", settings, str(cache))
+    settings = [*SMALL, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    config = load_config(folder / "c.toml", settings, str(small_cache))
     return train(config, folder / "run", False, QUIET)
 
 
 def test_each_phase_does_what_it_says(phased):
-    first, second, third = figures(phased)
+    first, second, third = lines(phased)
     assert [line["phase"] for line in (first, second, third)] == ["one horizon", "whole", "whole"]
     assert first["off"] == ["normalisation", "market"]
     assert (second["off"], second["frozen"]) == ([], ["embedding"])
@@ -337,7 +353,7 @@ def test_each_phase_does_what_it_says(phased):
 def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_path):
     """The embedding after the second phase is that of a run that ends with the first."""
     (tmp_path / "c.toml").write_text(PHASES.split('[[phases]]\nname = "whole"')[0])
-    settings = [*SETTINGS, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
+    settings = [*SMALL, *PARTS, "train.seeds=2", "train.ema=0.9", "train.accumulate=2"]
     short = train(load_config(tmp_path / "c.toml", settings, str(cache)), tmp_path / "run", False, QUIET)
     _, before = load_checkpoint(short / "checkpoints" / LAST)
     _, after = load_checkpoint(phased / "checkpoints" / LAST)
@@ -357,43 +373,16 @@ def test_a_phase_changes_what_it_trains_and_nothing_frozen(cache, phased, tmp_pa
 @pytest.mark.parametrize("step", [7, 12])
 def test_phases_averages_and_members_resume_to_the_same_figures(phased, tmp_path, step):
     other = tmp_path / "other"
-    command = [sys.executable, "-c", _STOPPED, str(step), str(phased / "config.toml"), str(other)]
-    subprocess.run(command, check=True, timeout=120)
+    assert killed(signal.SIGTERM, step, phased / "config.toml", other).returncode == 1
     assert not load_checkpoint(other / "checkpoints" / LAST)[0].finished
     train(resumed_config(other, [], None), other, True, QUIET)
-    assert figures(other) == figures(phased)
+    assert lines(other) == lines(phased)
     assert splits(other) == splits(phased)
-
-
-_STOPPED = """
-import os, signal, sys
-from pathlib import Path
-from rich.console import Console
-import engine.train.loop as trainer
-from engine.config_file import load_config
-real, steps = trainer.train_step, 0
-
-def train_step(*arguments, **more):
-    global steps
-    steps += 1
-    found = real(*arguments, **more)
-    if steps == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGTERM)
-    return found
-
-trainer.train_step = train_step
-config = load_config(Path(sys.argv[2]), [])
-try:
-    trainer.train(config, Path(sys.argv[3]), False, Console(quiet=True))
-except trainer.Stopped:
-    sys.exit(0)
-sys.exit(1)
-"""
 
 
 def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
     """Blocks of its own in their own order, as many as they are, and its own schedule."""
-    settings = [*SETTINGS, "train.epochs=1", "train.half_life=60", "data.block_codes=20"]
+    settings = [*SMALL, "train.epochs=1", "train.half_life=60", "data.block_codes=20"]
     both = train(load_config(None, [*settings, "train.seeds=2"], str(cache)), tmp_path / "both", False, QUIET)
     _, together = load_checkpoint(both / "checkpoints" / LAST)
     steps, samples = [], 0
@@ -422,7 +411,7 @@ def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch)
         return found
 
     monkeypatch.setattr(engine.train.loop, "train_step", train_step)
-    config = load_config(None, [*SETTINGS, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
+    config = load_config(None, [*SMALL, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     state, last = load_checkpoint(run / "checkpoints" / LAST)
     expected = torch.stack(seen[state.history[0]["step"] :]).mean(0)
@@ -465,7 +454,7 @@ def test_scores_are_neutralised_to_the_risk_factors_of_the_training_part(cache, 
         return moments[0]
 
     monkeypatch.setattr(engine.train.fold, "moments_of", any_risk)
-    config = load_config(None, [*SETTINGS, "train.epochs=2", "model.risk_factors=2", "train.swa=0.5"], str(cache))
+    config = load_config(None, [*SMALL, "train.epochs=2", "model.risk_factors=2", "train.swa=0.5"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     (only,) = moments
     panel, trained = open_panel(cache), load_run(run)

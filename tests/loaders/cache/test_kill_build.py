@@ -1,8 +1,8 @@
-"""SIGKILL at any moment of `cache build` leaves, under the final name, nothing, the old cache or a whole new one.
+"""SIGKILL at any write of `cache build` leaves, under the final name, what was there before, or the whole new cache.
 
-Moments are spread over the whole run and, again, over the short time in which files are written; others are those at
-which a file appears. Most runs are forks of a process that has imported the command line, since importing takes
-longer than a small build; two are `python -m engine` itself.
+A build is a fork of a process that has imported the command line, since importing takes longer than a small build.
+Every function that writes is wrapped, and the fork kills itself as it enters or leaves the one whose turn it is. Two
+more kills hit `python -m engine` itself.
 """
 
 import json
@@ -11,44 +11,64 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from queue import Queue
 
 import numpy as np
 import polars as pl
 import pytest
 
-from loaders.cache.format import MANIFEST, PANEL, ROWS, verify
+from loaders.cache.format import MANIFEST, PANEL, verify
 from loaders.panel import open_panel
 
-FINAL = "final name"
-AT_ONCE = 2
-
-# Reads two lines a build: its arguments, then `kill` or `wait`. Only this process waits for the fork, so that its
-# number cannot have passed to another process when it is killed.
+# Reads a line a build: the command line and the number of the moment to be killed at. Prints the fork's process number,
+# how it ended, and how many moments there were.
 SERVER = """
 import json, os, signal, sys
 import polars, engine.train.loop, loaders.cache.build
 from engine.cli import main
+from loaders.cache import atomic, format
+from loaders.cache.recipes import ohlcv
+
+WRITES = [(ohlcv, "create_columns"), (ohlcv, "rank_within_dates"), (ohlcv, "write_manifest"), (format.np, "save"),
+          (format, "chunk_checksums"), (format.json, "dump"), (format.os, "fsync"), (atomic, "_publish")]
+passed = 0
+
+def moment(kill_at):
+    global passed
+    if passed == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    passed += 1
+
+def watched(function, kill_at):
+    def call(*arguments, **more):
+        moment(kill_at)
+        result = function(*arguments, **more)
+        moment(kill_at)
+        return result
+    return call
+
 for line in sys.stdin:
+    command, kill_at = json.loads(line)
+    read, write = os.pipe()
     fork = os.fork()
     if fork == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["atft-engine", *json.loads(line)]
-        main()
-        sys.exit()
-    print(fork, flush=True)
-    if sys.stdin.readline() == "kill\\n":
-        os.kill(fork, signal.SIGKILL)
-    print(os.waitpid(fork, 0)[1], flush=True)
+        for module, name in WRITES:
+            setattr(module, name, watched(getattr(module, name), kill_at))
+        sys.argv = ["atft-engine", *command]
+        try:
+            main()
+        finally:
+            os.write(write, str(passed).encode())
+    os.close(write)
+    status = os.waitpid(fork, 0)[1]
+    print(json.dumps([fork, status, int(os.read(read, 16) or -1)]), flush=True)
+    os.close(read)
 """
 
 
 def write_bars(path, seed):
     rng = np.random.default_rng(seed)
-    codes, days = 40, 300
+    codes, days = 25, 100
     close = 20 * np.exp(np.cumsum(0.02 * rng.standard_normal((codes, days)), 1)).reshape(-1)
     frame = {
         "date": np.tile(np.busday_offset("2010-01-01", np.arange(days), "forward"), codes),
@@ -71,160 +91,60 @@ def partial_of(out, pid):
     return out.parent / f".{out.name}.partial-{pid}"
 
 
-def wait_for(name, out, pid):
-    """Until a file of that name appears in the build's partial folder, or the build's work under its final name."""
-    path = partial_of(out, pid) / name
-    before, deadline = inode(out), time.monotonic() + 60
-    while not (name != FINAL and path.exists()) and inode(out) == before:
-        assert time.monotonic() < deadline, f"{name} never appeared"
-        time.sleep(0.0002)
-
-
-def inode(folder):
-    try:
-        return folder.stat().st_ino
-    except FileNotFoundError:
-        return None
-
-
-class Forks:
-    """Builds in forks of processes that have imported the command line; as many at once as there are processes."""
-
-    def __init__(self):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.servers = [subprocess.Popen([sys.executable, "-c", SERVER], **pipes) for _ in range(AT_ONCE)]
-        self.idle = Queue()
-        for server in self.servers:
-            self.idle.put(server)
-
-    def killed(self, bars, out, moment):
-        """A build, killed when moment(out, pid) returns; gives its process number."""
-        pid, _ = self._run(bars, out, moment, "kill")
-        return pid
-
-    def timed(self, bars, out):
-        """A whole build: seconds until its partial folder and until its final name."""
-        seconds = []
-
-        def watch(out, pid):
-            begun = time.perf_counter()
-            for name in (".", FINAL):
-                wait_for(name, out, pid)
-                seconds.append(time.perf_counter() - begun)
-
-        pid, status = self._run(bars, out, watch, "wait")
-        assert status == 0
-        assert not partial_of(out, pid).exists()
-        return seconds
-
-    def _run(self, bars, out, moment, end):
-        server = self.idle.get()
-        print(json.dumps(arguments(bars, out)), file=server.stdin, flush=True)
-        pid = int(server.stdout.readline())
-        try:
-            moment(out, pid)
-        except AssertionError:
-            end = "kill"
-            raise
-        finally:
-            print(end, file=server.stdin, flush=True)
-            status = int(server.stdout.readline())
-            self.idle.put(server)
-        return pid, status
-
-    def close(self):
-        for server in self.servers:
-            server.stdin.close()
-            server.wait()
-            server.stdout.close()
-
-
-@dataclass
-class Built:
-    """What the tests begin from: bars and caches built from them, old and new, and how long a build takes."""
-
-    forks: Forks
-    old: Path
-    bars: Path
-    old_id: str
-    new_id: str
-    starts: float  # seconds to the partial folder
-    ends: float  # seconds to the final name
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kill_build")
-    old_bars, bars = write_bars(folder / "old.parquet", 1), write_bars(folder / "new.parquet", 2)
-    forks = Forks()
-    try:
-        forks.timed(old_bars, folder / "old")  # on a fresh clone this one compiles
-        starts, ends = forks.timed(bars, folder / "new")
-        ids = [verify(folder / name).cache_id for name in ("old", "new")]
-        yield Built(forks, folder / "old", bars, *ids, starts, ends)
-    finally:
-        forks.close()
+def server():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVER], **pipes) as process:
+        yield process
+        process.stdin.close()
 
 
-def moments(built):
-    """{name: moment}: spread over the whole run, over the writing, and at each file's appearance."""
-
-    def after(seconds):
-        return lambda out, pid: time.sleep(seconds)
-
-    def writing(seconds):
-        def moment(out, pid):
-            wait_for(".", out, pid)
-            time.sleep(seconds)
-
-        return moment
-
-    whole = {f"{share:.0%} of the run": after(share * built.ends) for share in (0.3, 0.8, 1)}
-    wrote = built.ends - built.starts  # alone: two at once take longer
-    written = {f"{share:.0%} of the writing": writing(share * wrote) for share in (0.4, 0.7, 0.9, 1.1, 1.3)}
-    names = {"the partial folder": ".", PANEL: PANEL, ROWS: ROWS, MANIFEST: MANIFEST, FINAL: FINAL}
-    files = {label: lambda out, pid, name=name: wait_for(name, out, pid) for label, name in names.items()}
-    return whole | written | files
+def build(server, bars, out, kill_at=-1):
+    """Process number and exit status of a build, and the moments it passed (-1 where it was killed)."""
+    print(json.dumps([arguments(bars, out), kill_at]), file=server.stdin, flush=True)
+    return json.loads(server.stdout.readline())
 
 
 @pytest.mark.parametrize("before", ["nothing", "an old cache"])
-def test_a_build_killed_at_any_moment(built, tmp_path, before):
-    allowed = {built.new_id, built.old_id} if before == "an old cache" else {built.new_id, None}
-
-    def kill(item):
-        name, moment = item
-        out = tmp_path / name / "cache"
+def test_a_build_killed_at_every_write(server, tmp_path, before):
+    bars, old_bars = write_bars(tmp_path / "new.parquet", 2), write_bars(tmp_path / "old.parquet", 1)
+    build(server, old_bars, tmp_path / "old")
+    _, status, moments = build(server, bars, tmp_path / "new")
+    assert status == 0
+    assert moments == 22  # two of each of 11 calls
+    old, new = (verify(tmp_path / name).cache_id for name in ("old", "new"))
+    expected = old if before == "an old cache" else None
+    # Without an old cache there is less to lose: the first write, one inside, and both sides of the last.
+    for moment in range(moments) if before == "an old cache" else (0, 9, moments - 2, moments - 1):
+        out = tmp_path / str(moment) / "cache"
         out.parent.mkdir()
         if before == "an old cache":
-            shutil.copytree(built.old, out)
-        pid = built.forks.killed(built.bars, out, moment)
+            shutil.copytree(tmp_path / "old", out)
+        pid, status, _ = build(server, bars, out, kill_at=moment)
+        assert status == signal.SIGKILL
         found = verify(out).cache_id if out.exists() else None
-        assert found in allowed, name
+        published = moment == moments - 1  # the last one is after the cache took its final name
+        assert found == (new if published else expected), moment
+        assert partial_of(out, pid).exists() == (not published or before == "an old cache")
         if found is not None:
             assert open_panel(out).manifest.cache_id == found
-        return partial_of(out, pid)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        partials = list(pool.map(kill, moments(built).items()))
-    left = [partial for partial in partials if partial.exists()]
-    assert len(left) >= 3, "too few kills fell into the writing to prove anything"
-
-    # A build goes through beside what a killed one left, and does not take it for its own.
-    out = left[0].parent / "cache"
-    built.forks.timed(built.bars, out)
-    assert verify(out).cache_id == built.new_id
+        # A build goes through beside what the killed one left, and does not take it for its own.
+        if moment in (0, moments - 2):
+            assert build(server, bars, out)[1] == 0
+            assert verify(out).cache_id == new
 
 
-def test_the_command_itself_killed_as_it_begins_and_ends_to_write(built, tmp_path):
-    def kill(name):
+def test_the_command_itself_killed_as_it_begins_and_ends_to_write(tmp_path):
+    bars = write_bars(tmp_path / "bars.parquet", 2)
+    for name in (PANEL, MANIFEST):
         out = tmp_path / name / "cache"
-        command = [sys.executable, "-m", "engine", *arguments(built.bars, out)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-            wait_for(name, out, child.pid)
+        with subprocess.Popen(
+            [sys.executable, "-m", "engine", *arguments(bars, out)], stdout=subprocess.DEVNULL
+        ) as child:
+            partial = partial_of(out, child.pid)
+            while not (partial / name).exists() and not out.exists():
+                assert child.poll() is None
+                time.sleep(0.0002)
             child.kill()
         assert child.returncode == -signal.SIGKILL
-        assert not out.exists() or verify(out).cache_id == built.new_id
-        return partial_of(out, child.pid).exists() or out.exists()
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        assert all(pool.map(kill, [PANEL, MANIFEST]))
+        assert partial.exists() or verify(out)
