@@ -382,7 +382,7 @@ def test_phases_averages_and_members_resume_to_the_same_figures(phased, tmp_path
 
 def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
     """Blocks of its own in their own order, as many as they are, and its own schedule."""
-    settings = [*SMALL, "train.epochs=1", "train.half_life=60", "data.block_codes=20"]
+    settings = [*SMALL, "train.epochs=1", "train.half_life=60", "data.block_codes=20", "train.blocks=0"]
     both = train(load_config(None, [*settings, "train.seeds=2"], str(cache)), tmp_path / "both", False, QUIET)
     _, together = load_checkpoint(both / "checkpoints" / LAST)
     steps, samples = [], 0
