@@ -31,13 +31,12 @@ from bench.measurement.clock import DEVICE, synchronise
 from bench.measurement.memory import anonymous_memory
 from bench.peers import Peer, installed_peer, load_peer, peer_names
 from bench.workloads.arrays import form
-from bench.workloads.loading import Loading, fresh_blocks, touch, write_source
+from bench.workloads.loading import Loading, fresh_blocks, loading, touch, write_source
 from loaders.batch import AHEAD, Batch, Slot, new_slot
 from loaders.errors import InputError
 from loaders.gather import fill_block, fill_windows
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan
-from loaders.split import Days
 from loaders.tiers.choose import Source, open_source
 
 LIMIT = "memcpy"
@@ -111,7 +110,7 @@ def compare(
     """Run the rounds, record the figures, and return the last delivery of one more pass of ours.
 
     Args:
-        names: of the peers, the one that is reported first; LIMIT is one of them.
+        names: of the peers. The first is reported; LIMIT is one of them.
         ours: delivers a list of blocks, and returns the last delivery.
         nbytes: that ours delivers per sample.
     """
@@ -147,7 +146,7 @@ def compare(
 def test_gather(benchmark: BenchmarkFixture, panel: Panel, block_days: int, context: int, name: str) -> None:
     """The gather alone, into slots that exist."""
     skip_unless_measured(name, panel)
-    work = loading(panel, block_days, context)
+    work = loading(panel, block_days, CODES_OF_BLOCK, context)
     slots = [new_slot(panel, CODES_OF_BLOCK, block_days, context) for _ in range(SLOTS)]
 
     def ours(blocks: list[Block]) -> tuple[Block, Slot]:
@@ -169,7 +168,7 @@ def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: s
     Ours delivers them code by code, so that a window's rows are still in the processor's cache when the window of the
     next day reads them again; a day's windows are a strided view, x[day::WINDOW_DAYS]. The peer delivers day by day.
     """
-    work = loading(panel, WINDOW_DAYS, context)
+    work = loading(panel, WINDOW_DAYS, CODES_OF_BLOCK, context)
     slots = [new_slot(panel, CODES_OF_BLOCK * WINDOW_DAYS, 1, context) for _ in range(2)]
     offsets = np.tile(np.arange(WINDOW_DAYS), CODES_OF_BLOCK)
 
@@ -193,7 +192,7 @@ def test_window(benchmark: BenchmarkFixture, panel: Panel, context: int, name: s
 @pytest.mark.parametrize("tier", TIERS)
 def test_tier(benchmark: BenchmarkFixture, panel: Panel, context: int, tier: Any) -> None:
     """A tier from end to end, prefetched; its consumer does nothing with the blocks."""
-    work = loading(panel, TIER_DAYS, context)
+    work = loading(panel, TIER_DAYS, CODES_OF_BLOCK, context)
     with ExitStack() as stack:
         source = opened(stack, panel, tier)
 
@@ -227,16 +226,11 @@ def test_first_block(benchmark: BenchmarkFixture, panel: Panel, context: int, ti
 def first_block(folder: Path, context: int, tier: Any) -> int:
     """Open a cache and take the first block. Returns the bytes of anonymous memory that this added."""
     before = anonymous_memory()
-    work = loading(open_panel(folder), TIER_DAYS, context)
+    work = loading(open_panel(folder), TIER_DAYS, CODES_OF_BLOCK, context)
     blocks = Plan(work.panel, work.part, work.days, work.codes, seed=0).epoch(1)
     with open_source(work.panel, DEVICE, tier) as source, source.load(work.request(blocks)) as loader:
         next(iter(loader))
         return anonymous_memory() - before
-
-
-def loading(panel: Panel, days: int, context: int) -> Loading:
-    """Blocks of that many days and CODES_OF_BLOCK codes, all days scored that have a whole context."""
-    return Loading(panel, Days(context - 1, len(panel.calendar)), days, CODES_OF_BLOCK, context)
 
 
 def opened(stack: ExitStack, panel: Panel, tier: Any) -> Source:

@@ -36,13 +36,12 @@ from bench.measurement.memory import peak_memory
 from bench.peers import installed_peer, peer_names
 from bench.peers.training import window
 from bench.workloads.arrays import Arrays
-from bench.workloads.loading import Loading, fresh_blocks, touch, write_source
+from bench.workloads.loading import fresh_blocks, loading, touch, write_source
 from bench.workloads.training import HORIZONS, RATE, Step, Training, fresh_arrays, our_step, training
 from engine.train.objective import draw_rotations, make_objective
 from loaders.batch import Stages
 from loaders.panel import Panel
 from loaders.plan import Block
-from loaders.split import Days
 from loaders.tiers.choose import open_source
 
 FEATURES = 59
@@ -142,15 +141,15 @@ def test_breakdown(benchmark: BenchmarkFixture, panel: Panel, size: str, context
     `optimizer` (clipping included) add up to 1. The loader's `gather` and `copy` run at the same time.
     """
     work = work_of(size, context)
-    loading = Loading(panel, Days(work.context - 1, len(panel.calendar)), DAYS, CODES, work.context)
-    fresh = fresh_blocks(loading)
+    loaded = loading(panel, DAYS, CODES, work.context)
+    fresh = fresh_blocks(loaded)
     spent = dict.fromkeys((*PARTS, *BESIDE), 0.0)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(panel, DEVICE, "auto"))
         step = parts_of_step(work, spent)
 
         def ours(blocks: list[Block]) -> Stages:
-            with source.load(loading.request(blocks)) as loader:
+            with source.load(loaded.request(blocks)) as loader:
                 begun = time.perf_counter()
                 for batch in loader:
                     spent["wait"] += time.perf_counter() - begun

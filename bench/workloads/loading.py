@@ -64,6 +64,11 @@ class Loading:
         return len(block.codes) * (rows * (4 * features + 1) + self.days * 4 * horizons)
 
 
+def loading(panel: Panel, days: int, codes: int, context: int) -> Loading:
+    """Blocks of that shape; every day that has a whole context is scored."""
+    return Loading(panel, Days(context - 1, len(panel.calendar)), days, codes, context)
+
+
 def write_source(folder: Path, dtype: str, codes: int, days: int, features: int, seed: int = 0) -> Panel:
     """Write a cache of standard normal features in which every code trades, and has a target, on every day."""
     rows = codes * days
