@@ -1,1 +1,1 @@
-"""Benchmarks: ours and its rivals side by side in one process, on fresh data, beside the physical limit."""
+"""Benchmarks: ours and its peers side by side in one process, on fresh data, beside the physical limit."""

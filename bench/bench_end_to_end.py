@@ -1,16 +1,16 @@
 """A whole training on a simulated market: reading, steps, validation, checkpoints, the final evaluation.
 
-`epoch` times one epoch by the engine's own trainer, from opening the cache to the finished run folder. `fit` times a
-training beside a rival's fit on the same cache and the same split, once each, and tells the test RankIC of both: a
-faster fit that forecasts worse is no better. `ranks` times an epoch by one process and by two, of one thread each.
+`epoch` times one epoch of `engine.train`, from opening the cache to the finished run folder. `fit` times a training
+beside a peer's fit on the same cache and the same split, once each, and reports the test RankIC of both: a faster fit
+is no gain if it forecasts worse. `ranks` times an epoch by one process and by two, of one thread each.
 
     samples_per_s        training samples of all epochs over the whole time
     loop_samples_per_s   over the time of the training loop alone, as the run's summary has it
     data_wait_fraction   of the loop, waiting for blocks; validation_fraction of loop and validation
-    ratio                the rival's time over ours
-    rank_ic_h1, ...      of the test part, by horizon; peer_rank_ic_h1, ... the rival's, oracle_rank_ic_h1, ... what the
-                         best possible forecast reaches on the whole panel
-    peak_memory_bytes    at the highest, beyond what there was before the run
+    ratio                the peer's time over ours
+    rank_ic_h1, ...      of the test part, by horizon; peer_rank_ic_h1, ... the peer's, oracle_rank_ic_h1, ... of the
+                         best possible forecast on the whole panel
+    peak_memory_bytes    that a run adds at its peak
 """
 
 import json
@@ -27,17 +27,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
-from bench.fitting import Fitting, Market, fitting, write_market
-from bench.memory import peak_memory
-from bench.peers import missing_package, peer, peer_names
-from engine.evaluate import evaluate_scores
+from bench.measurement.clock import DEVICE
+from bench.measurement.memory import peak_memory
+from bench.peers import installed_peer, peer_names
+from bench.workloads.fitting import Fitting, Market, fitting, write_market
+from engine.score.part_metrics import part_metrics, part_samples
 from engine.train.loop import train
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 QUIET = Console(quiet=True)
 ROUNDS = 3
 EPOCHS = 4  # of a fit
@@ -52,7 +51,7 @@ CONTEXTS = pytest.mark.parametrize("context", [20, pytest.param(60, marks=LARGE)
 
 @pytest.fixture(scope="module")
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder that holds a market as `cache`; all of it is removed afterwards."""
+    """A folder that holds a market as `cache`; removed at the end."""
     with TemporaryDirectory(prefix="atft-bench-") as folder:
         write_market(Path(folder) / "cache", request.param)
         yield Path(folder)
@@ -62,14 +61,14 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.mark.parametrize("size", SIZES)
 @CONTEXTS
 def test_epoch(benchmark: BenchmarkFixture, folder: Path, size: str, context: int) -> None:
-    """One epoch, validated, its model scored on the validation and the test part."""
+    """One epoch with its validation, and the final evaluation on the validation and the test part."""
     work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", "train.epochs=1")
     fresh = new_folders(folder)
     warm(work, next(fresh))
     run = benchmark.pedantic(lambda to: trained(work, to), setup=lambda: ((next(fresh),), {}), rounds=ROUNDS)
     memory = peak_memory(lambda: trained(work, next(fresh)), DEVICE)
     if benchmark.stats is not None:
-        tell(benchmark, run, median(benchmark.stats.stats.data), memory)
+        record_run(benchmark, run, median(benchmark.stats.stats.data), memory)
 
 
 @pytest.mark.parametrize("folder", MARKETS, indirect=True)
@@ -77,22 +76,21 @@ def test_epoch(benchmark: BenchmarkFixture, folder: Path, size: str, context: in
 @CONTEXTS
 @pytest.mark.parametrize("name", peer_names("fit"))
 def test_fit(benchmark: BenchmarkFixture, folder: Path, size: str, context: int, name: str) -> None:
-    """A training beside the rival's fit, both with what they forecast."""
-    rival, lacking = peer(name), missing_package(peer(name))
-    if lacking is not None:
-        pytest.skip(f"peer {name}: {lacking} is not installed")
+    """A training beside the peer's fit, with the RankIC of both."""
+    peer = installed_peer(name)
     work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", f"train.epochs={EPOCHS}")
     fresh, seconds = new_folders(folder), []
     warm(work, next(fresh))
-    with rival.build(work) as state:
+    with peer.build(work) as state:
         begun = time.perf_counter()
-        theirs = deque(rival.run(state, [work.config.train.seed]), 1).pop()
+        theirs = deque(peer.run(state, [work.config.train.seed]), 1).pop()
         seconds.append(time.perf_counter() - begun)
     run = benchmark.pedantic(trained, args=(work, next(fresh)))
     if benchmark.stats is not None:
         mine = median(benchmark.stats.stats.data)
-        summary = tell(benchmark, run, mine)
-        figures = {"": summary["splits"]["test"], "peer_": evaluate_scores(work.panel, work.split.test, theirs["test"])}
+        summary = record_run(benchmark, run, mine)
+        peer_metrics = part_metrics(part_samples(work.panel, work.split.test), theirs["test"])
+        figures = {"": summary["splits"]["test"], "peer_": peer_metrics}
         oracle = (work.panel.manifest.simulation or {})["oracle_rank_ic"]
         benchmark.extra_info.update(
             peer=name,
@@ -107,7 +105,7 @@ def test_fit(benchmark: BenchmarkFixture, folder: Path, size: str, context: int,
 @pytest.mark.parametrize("folder", MARKETS, indirect=True)
 @pytest.mark.parametrize("ranks", [1, 2], ids="R{}".format)
 def test_ranks(benchmark: BenchmarkFixture, folder: Path, ranks: int) -> None:
-    """One epoch by as many ranks of one thread each, started by torchrun; the start counts as well."""
+    """One epoch by that many ranks of one thread each, started by torchrun; the time includes the start."""
     fresh = new_folders(folder)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [*launch, "-m", "engine", "train", "--arrow", str(folder / "cache"), "--set", "train.epochs=1", "--out"]
@@ -119,35 +117,35 @@ def test_ranks(benchmark: BenchmarkFixture, folder: Path, ranks: int) -> None:
 
     run = benchmark.pedantic(epoch, setup=lambda: ((next(fresh),), {}), rounds=ROUNDS)
     if benchmark.stats is not None:
-        tell(benchmark, run, median(benchmark.stats.stats.data))
+        record_run(benchmark, run, median(benchmark.stats.stats.data))
 
 
 def new_folders(folder: Path) -> Iterator[Path]:
-    """Folders for runs, none of which exists."""
+    """Folders for runs that do not exist yet."""
     return (path for i in count() if not (path := folder / f"run{i}").exists())
 
 
 def trained(work: Fitting, run: Path) -> Path:
-    """Train into a folder, and give it."""
+    """Train into a folder, and return it."""
     return train(work.config, run, False, QUIET)
 
 
 def warm(work: Fitting, run: Path) -> None:
-    """Train on a single block, so that compiled code, imports and the file's pages are there."""
+    """Train on a single block, to load compiled code, modules and the file's pages."""
     short = work.config.train.model_copy(update={"epochs": 1, "blocks": 1})
     train(work.config.model_copy(update={"train": short}), run, False, QUIET)
 
 
-def tell(benchmark: BenchmarkFixture, run: Path, seconds: float, memory: int | None = None) -> dict[str, Any]:
-    """Put a run's own figures into the benchmark's, and give its summary."""
+def record_run(benchmark: BenchmarkFixture, run: Path, seconds: float, memory: int | None = None) -> dict[str, Any]:
+    """Add a run's own figures to the benchmark's, and return its summary."""
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    told = summary["throughput"]
-    samples = told["samples_per_s"] * told["epoch_s"] * summary["epochs"]
+    throughput = summary["throughput"]
+    samples = throughput["samples_per_s"] * throughput["epoch_s"] * summary["epochs"]
     benchmark.extra_info.update(
         samples_per_s=samples / seconds,
-        loop_samples_per_s=told["samples_per_s"],
-        data_wait_fraction=told["data_wait_fraction"],
-        validation_fraction=told["validation_fraction"],
+        loop_samples_per_s=throughput["samples_per_s"],
+        data_wait_fraction=throughput["data_wait_fraction"],
+        validation_fraction=throughput["validation_fraction"],
         epochs=summary["epochs"],
     )
     if memory is not None:

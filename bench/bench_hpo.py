@@ -1,12 +1,12 @@
-"""A study beside what it replaces: a `train` command for each trial, and random search for the same time.
+"""A study beside what it replaces: a `train` command for each trial, and a random search of the same duration.
 
-Also studies by sampler and pruner, one beside the other.
+Also studies by sampler and pruner, side by side.
 
-overhead_s           from the end of a trial to the first step of the next, median; overhead_most_s the largest
-epochs_share         of the epochs that as many whole trainings would take
-ratio                wall time of as many `train` commands over the study's (timed on SEPARATE of them)
-best                 validation RankIC of the best trial; peer_best, of a random search without pruning that was
-                     given the study's time. Of several studies the mean, with its standard error best_error
+    overhead_s    from the end of a trial to the first step of the next, median; overhead_most_s the largest
+    epochs_share  of the epochs that as many whole trainings would take
+    ratio         wall time of as many `train` commands over the study's (extrapolated from SEPARATE of them)
+    best          validation RankIC of the best trial; peer_best, of a random search without pruning that took as long
+                  as the study. For several studies the mean, with its standard error best_error
 """
 
 import subprocess
@@ -24,8 +24,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
 import engine.train.loop
-from bench.fitting import Market, write_market
-from engine.config_file import load_config
+from bench.workloads.fitting import Market, write_market
+from engine.config_file import load
+from hpo.config import StudyConfig
 from hpo.study import Work, run_study
 
 QUIET = Console(quiet=True)
@@ -62,7 +63,7 @@ def test_study(benchmark: BenchmarkFixture, folder: Path, trials: int, monkeypat
             [*command, "--set", f"train.epochs={EPOCHS}", "--out", str(out)], check=True, capture_output=True
         )
     separate = (time.perf_counter() - begun) / SEPARATE * trials
-    rival = _random_search(folder / "cache", next(fresh), spent)
+    random = _random_search(folder / "cache", next(fresh), spent)
     epochs = sum(trial.user_attrs["epochs"] for trial in study.get_trials())
     benchmark.extra_info.update(
         peer="separate",
@@ -71,7 +72,7 @@ def test_study(benchmark: BenchmarkFixture, folder: Path, trials: int, monkeypat
         overhead_most_s=max(gaps),
         epochs_share=epochs / (trials * EPOCHS),
         best=study.best_value,
-        peer_best=rival,
+        peer_best=random,
     )
 
 
@@ -81,7 +82,7 @@ def test_study(benchmark: BenchmarkFixture, folder: Path, trials: int, monkeypat
     [("tpe", "halving"), ("random", "halving"), ("qmc", "halving"), ("tpe", "median"), ("tpe", "none")],
 )
 def test_search(benchmark: BenchmarkFixture, folder: Path, sampler: str, pruner: str) -> None:
-    """Studies of 20 trials from different seeds: other samplers, and other pruners, beside the defaults."""
+    """Studies of 20 trials from different seeds: the default sampler and pruner beside others."""
     fresh = (folder / f"search{i}" for i in count() if not (folder / f"search{i}").exists())
     method = [f"hpo.sampler={sampler}", f"hpo.pruner={pruner}"]
 
@@ -100,17 +101,17 @@ def test_search(benchmark: BenchmarkFixture, folder: Path, sampler: str, pruner:
 
 
 class _Times:
-    """When every step of a training began."""
+    """When each training step began."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[float] = []
-        real = engine.train.loop.learn
+        real = engine.train.loop.train_step
 
-        def learn(*arguments, **more):  # type: ignore[no-untyped-def]
+        def train_step(*arguments, **more):  # type: ignore[no-untyped-def]
             self.steps.append(time.time())
             return real(*arguments, **more)
 
-        monkeypatch.setattr(engine.train.loop, "learn", learn)
+        monkeypatch.setattr(engine.train.loop, "train_step", train_step)
 
     def gaps(self, study: optuna.Study) -> list[float]:
         """Seconds from the end of each trial but the last to the first step of the next."""
@@ -124,11 +125,12 @@ class _Times:
 
 
 def _work(cache: Path, out: Path, trials: int, *settings: str) -> Work:
-    return Work(load_config(None, [f"train.epochs={EPOCHS}", *settings], str(cache)), trials, out, "bench", None)
+    config = load(StudyConfig, None, [f"train.epochs={EPOCHS}", *settings], str(cache))
+    return Work(config, trials, out, "bench", None)
 
 
 def _random_search(cache: Path, out: Path, seconds: float) -> float:
-    """The best of as many random trials, trained to the end, as begin within the time."""
+    """The best of the random trials, trained to the end, that begin within the time."""
     begun, best, trials = time.perf_counter(), float("-inf"), 0
     while time.perf_counter() - begun < seconds:
         trials += 1

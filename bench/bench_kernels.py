@@ -1,15 +1,16 @@
-"""The ranking operators beside their rivals and the physical limit, by the number and the length of cross-sections.
+"""The ranking operators beside their peers and the physical limit, by the number and the length of cross-sections.
 
 Each round times three passes over fresh random blocks, one after the other in this process: the peer's, a memory copy,
 and ours. Medians over the rounds are compared, per block. Both get the same blocks: with a tenth of the entries masked
-and tied targets, or without masks where the peer has none. A peer that only knows the CPU is timed there; `peer_device`
-says so. Afterwards one more pass of each is looked at for the memory it adds, and ours is compared with the definition.
+and tied targets, or without masks where the peer supports none. A peer that runs on the CPU alone is timed there, and
+`peer_device` names it. After the rounds, one more pass of each measures its memory, and ours is compared with the
+definition.
 
     cells_per_s        entries of the cross-sections, G * N of a block, per second
     ratio              the peer's time over ours
-    bytes_per_s        bytes that an operator must move at least: its inputs read once, its results written once
+    bytes_per_s        the fewest bytes that an operator moves: its inputs read once, its results written once
     limit_bytes_per_s  of a copy that moves as many; share_of_limit is bytes_per_s over it
-    peak_memory_bytes  at the highest, beyond what there was before the pass; peer_peak_memory_bytes likewise
+    peak_memory_bytes  that a pass adds at its peak; peer_peak_memory_bytes likewise
 
 G cross-sections, N entries, H horizons, Q quantile levels
 """
@@ -31,12 +32,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench import definitions
-from bench.memory import peak_memory
-from bench.peers import Unable, missing_package, peer, peer_names
-from bench.peers._gradients import with_gradients
-from bench.peers.plain_terms import loss as loss_by_terms
-from bench.sections import LEVELS, TAU, Ranking, Sections, fresh_sections
+from bench.measurement.clock import DEVICE, synchronise, timed
+from bench.measurement.limits import copier
+from bench.measurement.memory import peak_memory
+from bench.peers import Peer, Unable, installed_peer, peer_names
+from bench.peers.ranking.plain_terms import loss as loss_by_terms
+from bench.workloads import reference
+from bench.workloads.ranking import LEVELS, TAU, Ranking, Sections, fresh_sections, with_gradients
 from engine.config import Config, ModelConfig
 from engine.model.registry import build_model
 from engine.train.objective import draw_rotations, make_objective
@@ -44,21 +46,19 @@ from kernels.correlation import spearman
 from kernels.rank_objective import rank_objective
 from kernels.soft_rank import soft_rank
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BLOCKS = 4  # of ours in a pass
-PREPARED = 8  # blocks that are used in turn
+PREPARED = 8  # blocks in rotation
 ROUNDS = 15
 IDLE = 0.02  # seconds before a pass: threads of a parallel loop spin for some ms after it, on cores of the next pass
-SLOW = ("all_pairs", "fast_soft_sort", "pairwise")  # take up to seconds for a pass
+SLOW = ("all_pairs", "fast_soft_sort", "pairwise")  # a pass takes up to seconds
 SLOW_ROUNDS = 5
-SOURCE, SLOTS = 1 << 28, 4  # bytes that the copy reads from, larger than any cache, and buffers that it writes to
 CHECKED = 2  # cross-sections that are compared with all their pairs
-MANY, FROM, TO = 64, 2000, 8000  # G, so that what a call costs at any size hardly counts, and N of the growth
+MANY, FROM, TO = 64, 2000, 8000  # G, so large that the fixed cost of a call is negligible, and N of the growth
 LARGE = pytest.mark.full
 
 
 def sizes(*default: tuple[int, int]) -> Any:
-    """Every (G, N), those that are not default marked as large."""
+    """Every (G, N); those that are not default are marked as large."""
     return pytest.mark.parametrize(
         "size",
         [
@@ -69,7 +69,7 @@ def sizes(*default: tuple[int, int]) -> Any:
     )
 
 
-def rivals(task: str) -> Any:
+def peers(task: str) -> Any:
     """The peers of a task."""
     return pytest.mark.parametrize("name", peer_names(task))
 
@@ -125,7 +125,7 @@ MOVED = {  # bytes per entry
 
 
 @SIZES
-@rivals("soft_rank")
+@peers("soft_rank")
 def test_soft_rank(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]) -> None:
     """Soft ranks, forward and backward."""
     block, (ranks, gradient) = compare(benchmark, "soft_rank", name, Ranking(*size, DEVICE))
@@ -134,23 +134,23 @@ def test_soft_rank(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]
         scores, upstream, found, slope = (
             array[row, valid].cpu().numpy() for array in (block.scores, block.upstream, ranks, gradient)
         )
-        expected, expected_slope = definitions.soft_rank(scores, upstream, TAU)
+        expected, expected_slope = reference.soft_rank(scores, upstream, TAU)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * size[1])  # some ulp of float32 at rank N
         np.testing.assert_allclose(slope, expected_slope, rtol=0, atol=1e-4 * np.abs(expected_slope).max())
 
 
 @SIZES
-@rivals("spearman")
+@peers("spearman")
 def test_spearman(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]) -> None:
     """Exact rank correlations, ties averaged."""
     block, found = compare(benchmark, "spearman", name, Ranking(*size, DEVICE))
     for row in some_rows(block):
         a, b = (array[row, block.mask[row]].cpu().numpy() for array in (block.scores, block.targets))
-        np.testing.assert_allclose(found[row].item(), definitions.spearman(a, b), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found[row].item(), reference.spearman(a, b), rtol=0, atol=1e-12)
 
 
 @SIZES
-@rivals("objective")
+@peers("objective")
 def test_objective(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]) -> None:
     """All terms of the objective but `pairwise`, of one horizon, forward and backward."""
     work = Ranking(*size, DEVICE)
@@ -159,7 +159,7 @@ def test_objective(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]
 
 
 @sizes((1, 4000), (16, 500), (16, 2000))
-@rivals("pairwise")
+@peers("pairwise")
 def test_pairwise(benchmark: BenchmarkFixture, name: str, size: tuple[int, int]) -> None:
     """The term `pairwise` alone, by 16 rotations, forward and backward."""
     work = Ranking(*size, DEVICE, terms=("pairwise",))
@@ -169,13 +169,13 @@ def test_pairwise(benchmark: BenchmarkFixture, name: str, size: tuple[int, int])
 
 @pytest.mark.parametrize("operator", ["soft_rank", "spearman", "objective"], ids=f"{{}}-G{MANY}-N{FROM}-N{TO}".format)
 def test_growth(benchmark: BenchmarkFixture, operator: str) -> None:
-    """How the time grows with N: `growth` is the power of N that it rises with, `n_log_n_growth` that of N log N."""
+    """Time as a power of N: `growth` is the measured exponent, `n_log_n_growth` that of N log N."""
     small, large = (prepared(Ranking(MANY, names, DEVICE)) for names in (FROM, TO))
     seconds: list[float] = []
 
     def setup() -> tuple[Any, Any]:
         given = list(islice(small, BLOCKS))
-        seconds.append(timed(lambda: passed(operator, given), DEVICE))
+        seconds.append(timed(lambda: passed(operator, given)))
         return (operator, list(islice(large, BLOCKS))), {}
 
     benchmark.pedantic(passed, setup=setup, rounds=ROUNDS, warmup_rounds=1)
@@ -189,7 +189,7 @@ def test_growth(benchmark: BenchmarkFixture, operator: str) -> None:
 
 
 def test_step(benchmark: BenchmarkFixture) -> None:
-    """A training step of the model `small` as the trainer takes it: 32 days x 512 codes, L=20, 59 features, 2 horizons.
+    """A training step of the model `small` in plain torch: 32 days x 512 codes, L=20, 59 features, 2 horizons.
 
     `share_of_step` is the time of the objective alone, forward and backward, over that of the step.
     """
@@ -222,7 +222,7 @@ def test_step(benchmark: BenchmarkFixture) -> None:
         x, y = next(blocks)
         with torch.no_grad():
             given = forward(x)
-        alone.append(timed(lambda: with_gradients(partial(loss, y), *given), DEVICE))
+        alone.append(timed(lambda: with_gradients(partial(loss, y), *given)))
         return next(blocks), {}
 
     def step(x: Tensor, y: Tensor) -> None:
@@ -231,7 +231,7 @@ def test_step(benchmark: BenchmarkFixture) -> None:
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
         optimizer.step()
-        synchronise(DEVICE)
+        synchronise()
 
     benchmark.pedantic(step, setup=setup, rounds=ROUNDS, warmup_rounds=1)
     if benchmark.stats is not None:
@@ -239,30 +239,30 @@ def test_step(benchmark: BenchmarkFixture) -> None:
         benchmark.extra_info.update(samples_per_s=days * codes / whole, share_of_step=median(alone[-ROUNDS:]) / whole)
 
 
-def compare(benchmark: BenchmarkFixture, operator: str, name: str, asked: Ranking) -> tuple[Sections, Any]:
-    """Run the rounds, tell the figures, and give the last block and what ours made of it."""
+def compare(benchmark: BenchmarkFixture, operator: str, name: str, task: Ranking) -> tuple[Sections, Any]:
+    """Run the rounds, record the figures, and return the last block and our result for it."""
+    peer, rounds = installed_peer(name), SLOW_ROUNDS if name in SLOW else ROUNDS
     with ExitStack() as stack:
-        able = opened(stack, name, asked)
-        rival, rounds = peer(name), SLOW_ROUNDS if name in SLOW else ROUNDS
-        work = replace(able, device=DEVICE)
-        blocks, theirs = prepared(work), prepared(able)
+        supported = opened(stack, peer, name, task)
+        work = replace(supported, device=DEVICE)
+        blocks, theirs = prepared(work), prepared(supported)
         copy = copier(MOVED[operator] * work.cells)
         seconds: dict[str, list[float]] = {"peer": [], "limit": []}
 
         def setup() -> tuple[Any, Any]:
-            given = list(islice(theirs, rival.BLOCKS))
+            given = list(islice(theirs, peer.BLOCKS))
             time.sleep(IDLE)
-            seconds["peer"].append(timed(lambda: deque(rival.run(able, given), 1), able.device) / rival.BLOCKS)
-            seconds["limit"].append(timed(lambda: [copy() for _ in range(BLOCKS)], DEVICE) / BLOCKS)
+            seconds["peer"].append(timed(lambda: deque(peer.run(supported, given), 1), supported.device) / peer.BLOCKS)
+            seconds["limit"].append(timed(lambda: [copy() for _ in range(BLOCKS)]) / BLOCKS)
             time.sleep(IDLE)
             return (operator, list(islice(blocks, BLOCKS))), {}
 
         benchmark.pedantic(passed, setup=setup, rounds=rounds, warmup_rounds=1)
         given = [next(theirs)]
-        peer_memory = peak_memory(lambda: deque(rival.run(able, given), 1), able.device)
+        peer_memory = peak_memory(lambda: deque(peer.run(supported, given), 1), supported.device)
     block = next(blocks)
     memory = peak_memory(lambda: passed(operator, [block]), DEVICE)
-    if benchmark.stats is not None:  # None: --benchmark-disable, run and checked once, not timed
+    if benchmark.stats is not None:  # None with --benchmark-disable: run and checked once, not timed
         mine = median(benchmark.stats.stats.data) / BLOCKS
         peer_s, limit_s = (median(values[-rounds:]) for values in seconds.values())
         nbytes = MOVED[operator] * work.cells
@@ -276,57 +276,30 @@ def compare(benchmark: BenchmarkFixture, operator: str, name: str, asked: Rankin
             peak_memory_bytes=memory,
             peer_peak_memory_bytes=peer_memory,
         )
-        if able.device != DEVICE:
-            benchmark.extra_info["peer_device"] = able.device.type
+        if supported.device != DEVICE:
+            benchmark.extra_info["peer_device"] = supported.device.type
     return block, OURS[operator](block)
 
 
-def opened(stack: ExitStack, name: str, work: Ranking) -> Ranking:
-    """What the rival is able to do of the work, or the test skipped with the reason."""
-    lacking = missing_package(peer(name))
-    if lacking is not None:
-        pytest.skip(f"peer {name}: {lacking} is not installed")
+def opened(stack: ExitStack, peer: Peer, name: str, task: Ranking) -> Ranking:
+    """The task that the peer supports; skips the running test, with the reason, where there is none."""
     try:
-        able: Ranking = stack.enter_context(peer(name).build(work))
+        supported: Ranking = stack.enter_context(peer.build(task))
     except Unable as reason:
         pytest.skip(f"peer {name}: {reason}")
-    return able
+    return supported
 
 
 def prepared(work: Ranking) -> Iterator[Sections]:
-    """Blocks in turn, drawn before the clock runs."""
+    """Blocks in rotation, drawn before the clock runs."""
     return cycle(list(islice(fresh_sections(work), PREPARED)))
 
 
 def passed(operator: str, blocks: list[Sections]) -> Any:
-    """A pass of ours, ended on the device too; gives what it made of the last block."""
+    """A pass of ours, finished on the device too; returns the result of the last block."""
     last = deque(map(OURS[operator], blocks), 1).pop()
-    synchronise(DEVICE)
+    synchronise()
     return last
-
-
-def copier(nbytes: int) -> Callable[[], Any]:
-    """The limit: a copy that moves `nbytes`, half of them read and half written, each time at fresh places."""
-    half = nbytes // 2
-    source = torch.ones(max(SOURCE // half, 1), half, dtype=torch.uint8, device=DEVICE)
-    target = torch.ones(SLOTS, half, dtype=torch.uint8, device=DEVICE)
-    pairs = zip(cycle(target), cycle(source), strict=False)
-    return lambda: torch.Tensor.copy_(*next(pairs))
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of a call, to the end of what it began on the device."""
-    synchronise(device)
-    start = time.perf_counter()
-    call()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device, where it works on its own."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def some_rows(block: Sections) -> range:

@@ -1,7 +1,7 @@
 """Weighted piecewise-linear columns times a matrix, values and gradients, beside torch's own operators.
 
 Each round times, one after the other in this process and on fresh random inputs, torch, matrix products as the limit,
-and ours. Medians over the rounds are compared. On one thread: each of the trainer's has a model or codes of its own.
+and ours. Medians over the rounds are compared. All on one thread, like each thread of a training.
 
     samples_per_s      D S of a block over the time
     ratio              torch's time over ours
@@ -21,7 +21,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn import functional
 
-from bench.bench_train import DEVICE, PRODUCT, PRODUCTS, products, timed
+from bench.measurement.clock import DEVICE, timed
+from bench.measurement.limits import PRODUCT_FLOPS, products
 from engine.model.embedding import Basis
 from kernels.pieces import pieces, weighted_pieces
 
@@ -31,7 +32,7 @@ BASIS = Basis(BINS, gaussian=False)
 Weighted = Callable[..., Tensor]
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the tiles, and their limit, are the CPU's")
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a kernel of the CPU")
 @pytest.mark.parametrize("codes", [pytest.param(codes, id=f"S{codes}") for codes in (64, 512)])
 def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
     """The static embedding of a block of 32 days, and the gradients by the weights and by the matrix."""
@@ -54,7 +55,7 @@ def test_pieces(benchmark: BenchmarkFixture, codes: int) -> None:
     if benchmark.stats is not None:
         mine = median(benchmark.stats.stats.data)
         peer, limit = (median(values[-ROUNDS:]) for values in seconds.values())
-        at_most = PRODUCTS * 2 * PRODUCT**3 / limit
+        at_most = PRODUCT_FLOPS / limit
         benchmark.extra_info.update(
             samples_per_s=codes * DAYS / mine,
             peer="torch",
@@ -77,7 +78,7 @@ def fresh(codes: int) -> Iterator[tuple[Tensor, ...]]:
 
 
 def by_torch(x: Tensor, weight: Tensor, matrix: Tensor, *bounds: Tensor) -> Tensor:
-    """The rival: the same by torch's operators."""
+    """The peer: the same by torch's operators."""
     return functional.linear((weight[..., None] * pieces(x, *bounds)).flatten(-2), matrix)
 
 

@@ -1,14 +1,14 @@
-"""The training step beside its rivals and the physical limit, by model size, context and shape of the block.
+"""The training step beside its peers and the physical limit, by model size, context and shape of the block.
 
-Each round times, one after the other in this process and on fresh random blocks, a step of the rival, matrix products
-as the limit, and a step of ours. Medians over the rounds are compared, per sample: a rival that takes smaller steps
-than ours pays for fewer samples. Every code is there and has a target on every day.
+Each round times, one after the other in this process and on fresh random blocks, a step of the peer, matrix products
+as the limit, and a step of ours. Medians over the rounds are compared, per sample, since a peer may take smaller steps
+than ours. Every code is present and has a target on every day.
 
     samples_per_s          D S of a block over the time of a step
     ratio                  the peer's time over ours
     flops_per_s            floating-point operations of the model's matrix products, forward and backward, per second
     limit_flops_per_s      of a product of two large matrices; share_of_limit is flops_per_s over it
-    peak_memory_bytes      at the highest, beyond what there was before the step; peer_peak_memory_bytes likewise
+    peak_memory_bytes      that a step adds at its peak; peer_peak_memory_bytes likewise
     wait_share, ...        of the time of a pass, see test_breakdown
 
 S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
@@ -30,35 +30,36 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.memory import peak_memory
-from bench.peers import missing_package, peer, peer_names, window
-from bench.source import Work, fresh_blocks, touch, write_source
-from bench.training import HORIZONS, RATE, Arrays, Step, Training, fresh_arrays, our_step, training
+from bench.measurement.clock import DEVICE, synchronise, timed
+from bench.measurement.limits import PRODUCT_FLOPS, products
+from bench.measurement.memory import peak_memory
+from bench.peers import installed_peer, peer_names
+from bench.peers.training import window
+from bench.workloads.arrays import Arrays
+from bench.workloads.loading import fresh_blocks, loading, touch, write_source
+from bench.workloads.training import HORIZONS, RATE, Step, Training, fresh_arrays, our_step, training
 from engine.train.objective import draw_rotations, make_objective
 from loaders.batch import Stages
 from loaders.panel import Panel
 from loaders.plan import Block
-from loaders.split import Days
 from loaders.tiers.choose import open_source
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FEATURES = 59
 DAYS, CODES = 32, 64  # of a block by default
-# The model `tiny` without its static branch, and with one that does not look back, which windows compute but once.
+# The model `tiny` without its static branch, and with a static branch that sees one day: windows compute it only once.
 TEMPORAL, DAILY = "temporal", "daily"
 CHANGES = {TEMPORAL: "model.static=false", DAILY: "model.convolution=off"}
 ROUNDS = 5
-PEER_ROUNDS = 3  # a step of a rival takes seconds
-PRODUCT, PRODUCTS = 1024, 4  # the limit: products of square matrices of that side, in a round
+PEER_ROUNDS = 3  # a step of a peer takes seconds
 LOADED = 4  # blocks of a pass of test_breakdown
 EQUAL = 1e-5  # scores by blocks and by windows
 LARGE = pytest.mark.full
 PARTS = ("wait", "forward", "loss", "backward", "optimizer")  # of a step, one after the other
-BESIDE = ("gather", "copy")  # what the loader does meanwhile
+BESIDE = ("gather", "copy")  # of the loader, at the same time
 
 
 def cases(*given: tuple[Any, ...], default: int) -> list[Any]:
-    """Test cases named by their values, the strings as they are; all but the first `default` are large."""
+    """Test cases named by their values; all but the first `default` are large."""
     return [
         pytest.param(*values, id="-".join(map(str, values)), marks=() if i < default else LARGE)
         for i, values in enumerate(given)
@@ -94,7 +95,7 @@ MORE = [
     *(("window", size, context, "D32", "S64") for size in ("small", "base") for context in ("L20", "L60")),
     *(("tft", size, context, "D32", "S64") for size in ("tiny", "small", "base") for context in ("L20", "L60")),
 ]
-RIVALS = cases(*DEFAULT, *(case for case in MORE if case not in DEFAULT), default=len(DEFAULT))
+PEERS = cases(*DEFAULT, *(case for case in MORE if case not in DEFAULT), default=len(DEFAULT))
 SCALES = cases(
     ("F32", "L20", "S64"), ("F64", "L20", "S64"), ("F128", "L20", "S64"), ("F64", "L60", "S64"), ("F64", "L20", "S32"),
     ("F64", "L20", "S128"), ("F64", "L20", "S512"), default=7,
@@ -103,7 +104,7 @@ SCALES = cases(
 
 @pytest.fixture(scope="module")
 def panel() -> Iterator[Panel]:
-    """A panel to load blocks from, every page read; its folder is removed afterwards."""
+    """An open cache, every page read; its folder is removed at the end."""
     with TemporaryDirectory(prefix="atft-bench-") as folder:
         panel = write_source(Path(folder), "float32", 2 * CODES, 320, FEATURES)
         touch(panel)
@@ -112,13 +113,13 @@ def panel() -> Iterator[Panel]:
 
 @pytest.mark.parametrize(("size", "context"), STEPS)
 def test_step(benchmark: BenchmarkFixture, size: str, context: str) -> None:
-    """A step of ours on the default block, each size of the model."""
+    """A step of ours on the default block, by the size of the model."""
     compare(benchmark, work_of(size, context))
 
 
-@pytest.mark.parametrize(("name", "size", "context", "days", "codes"), RIVALS)
+@pytest.mark.parametrize(("name", "size", "context", "days", "codes"), PEERS)
 def test_train(benchmark: BenchmarkFixture, name: str, size: str, context: str, days: str, codes: str) -> None:
-    """A step of ours beside a rival's, by the shape of the block."""
+    """A step of ours beside a peer's, by the shape of the block."""
     assert name in peer_names("train")
     work = work_of(size, context, days, codes)
     if name == "window":
@@ -134,21 +135,21 @@ def test_scaling(benchmark: BenchmarkFixture, features: str, context: str, codes
 
 @pytest.mark.parametrize(("size", "context"), cases(("tiny", "L20"), ("small", "L20"), ("small", "L60"), default=2))
 def test_breakdown(benchmark: BenchmarkFixture, panel: Panel, size: str, context: str) -> None:
-    """Blocks from the loader into a step that is taken part by part, not compiled, the device awaited after each.
+    """Blocks from the loader into a step that is not compiled and waits for the device after each of its parts.
 
     Shares of the time of a pass: `wait` for a block, `forward`, `loss` (the objective alone), `backward` (of both) and
-    `optimizer` (clipping included) add up to 1. The loader's `gather` and `copy` run beside them.
+    `optimizer` (clipping included) add up to 1. The loader's `gather` and `copy` run at the same time.
     """
     work = work_of(size, context)
-    wanted = Work(panel, Days(work.context - 1, len(panel.calendar)), DAYS, CODES, work.context)
-    fresh = fresh_blocks(wanted)
+    loaded = loading(panel, DAYS, CODES, work.context)
+    fresh = fresh_blocks(loaded)
     spent = dict.fromkeys((*PARTS, *BESIDE), 0.0)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(panel, DEVICE, "auto"))
         step = parts_of_step(work, spent)
 
         def ours(blocks: list[Block]) -> Stages:
-            with source.load(wanted.part, blocks, DAYS, work.context) as loader:
+            with source.load(loaded.request(blocks)) as loader:
                 begun = time.perf_counter()
                 for batch in loader:
                     spent["wait"] += time.perf_counter() - begun
@@ -174,27 +175,27 @@ def test_breakdown(benchmark: BenchmarkFixture, panel: Panel, size: str, context
 
 
 def compare(benchmark: BenchmarkFixture, work: Training, name: str | None = None) -> None:
-    """Run the rounds and tell the figures; without a rival, ours and the limit alone."""
+    """Run the rounds and record the figures; without a peer, ours and the limit alone."""
     rounds = ROUNDS if name is None else PEER_ROUNDS
     seconds: dict[str, list[float]] = {"peer": [], "limit": []}
     with ExitStack() as stack:
-        rival = None if name is None else opened(stack, name, work)
+        peer = None if name is None else opened(stack, name, work)
         step = stack.enter_context(our_step(work))
         blocks, product = fresh_arrays(work), products()
 
         def setup() -> tuple[Any, Any]:
-            if rival is not None:
-                theirs, samples = rival()
+            if peer is not None:
+                theirs, samples = peer()
                 seconds["peer"].append(timed(theirs) / samples)
-            seconds["limit"].append(timed(product) / (PRODUCTS * 2 * PRODUCT**3))
+            seconds["limit"].append(timed(product) / PRODUCT_FLOPS)
             return (step, next(blocks)), {}
 
         loss = benchmark.pedantic(trained, setup=setup, rounds=rounds, warmup_rounds=1)
         assert math.isfinite(loss)
         block = next(blocks)
         memory = peak_memory(lambda: trained(step, block), DEVICE)
-        peer_memory = None if rival is None else peak_memory(rival()[0], DEVICE)
-    if benchmark.stats is not None:  # None: --benchmark-disable, run and checked once, not timed
+        peer_memory = None if peer is None else peak_memory(peer()[0], DEVICE)
+    if benchmark.stats is not None:  # None with --benchmark-disable: run and checked once, not timed
         mine, limit = median(benchmark.stats.stats.data) / work.samples, median(seconds["limit"][-rounds:])
         flops = flops_of(work, block) / work.samples
         benchmark.extra_info.update(
@@ -210,22 +211,20 @@ def compare(benchmark: BenchmarkFixture, work: Training, name: str | None = None
 
 
 def opened(stack: ExitStack, name: str, work: Training) -> Callable[[], tuple[Callable[[], Any], int]]:
-    """Draws fresh blocks for a pass of the rival, and gives that pass and its samples; or the test skipped."""
-    rival, lacking = peer(name), missing_package(peer(name))
-    if lacking is not None:
-        pytest.skip(f"peer {name}: {lacking} is not installed")
-    state = stack.enter_context(rival.build(work))
+    """A function that draws fresh blocks for a pass of the peer, and returns that pass and its number of samples."""
+    peer = installed_peer(name)
+    state = stack.enter_context(peer.build(work))
     fresh = fresh_arrays(state.work)
 
     def draw() -> tuple[Callable[[], Any], int]:
-        given = list(islice(fresh, rival.BLOCKS))
-        return lambda: deque(rival.run(state, given), 1), len(given) * state.work.samples
+        given = list(islice(fresh, peer.BLOCKS))
+        return lambda: deque(peer.run(state, given), 1), len(given) * state.work.samples
 
     return draw
 
 
 def trained(step: Step, block: Arrays) -> float:
-    """The loss of a step, ended on the device too."""
+    """The loss of a step, which the device has finished."""
     return float(step(block))
 
 
@@ -278,17 +277,10 @@ def flops_of(work: Training, block: Arrays) -> int:
     return counter.get_total_flops()
 
 
-def products() -> Callable[[], Any]:
-    """The limit: products of large matrices, in the type that the model's have."""
-    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
-    a, b = (torch.randn(PRODUCT, PRODUCT, device=DEVICE, dtype=dtype) for _ in range(2))
-    return lambda: [a @ b for _ in range(PRODUCTS)]
-
-
 def work_of(
     size: str, context: str, days: str = f"D{DAYS}", codes: str = f"S{CODES}", features: int = FEATURES
 ) -> Training:
-    """The default configuration but for these."""
+    """The default configuration with these values."""
     of_size = ["model.size=tiny", CHANGES[size]] if size in CHANGES else [f"model.size={size}"]
     settings = [*of_size, f"data.context={number(context)}"]
     settings += [f"data.block_days={number(days)}", f"data.block_codes={number(codes)}"]
@@ -298,18 +290,3 @@ def work_of(
 def number(name: str) -> int:
     """20 of L20."""
     return int(name[1:])
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of a call, to the end of what it began on the device."""
-    synchronise()
-    start = time.perf_counter()
-    call()
-    synchronise()
-    return time.perf_counter() - start
-
-
-def synchronise() -> None:
-    """Wait for the device, where it works on its own."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize(DEVICE)

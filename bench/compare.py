@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.record import HISTORY, Figures, Record, read_history
+from bench.measurement.record import HISTORY, Figures, Record, read_history
 from loaders.errors import InputError
 
 COLUMNS = (
@@ -33,7 +33,7 @@ def newest_pair(records: list[Record]) -> tuple[Record, Record | None]:
 
 
 def rows(newest: Record, before: Record | None) -> list[list[str]]:
-    """Cells of the table, a row per benchmark of the newest run; what a benchmark does not tell is a dash."""
+    """Cells of the table, a row per benchmark of the newest run; a dash for a figure that it does not have."""
     old = before.benchmarks if before else {}
     return [
         [
@@ -98,17 +98,17 @@ def _readable(name: str) -> str:
 
 
 def _speed(figures: Figures) -> float:
-    """Samples per second, or passes where a benchmark has none: a pass may grow from one commit to the next."""
+    """Samples per second, which do not depend on the length of a pass; passes per second where there are no samples."""
     return float(figures[_rate(figures)] if _rate(figures) in figures else 1 / float(figures["median_s"]))
 
 
 def _rate(figures: Figures) -> str:
-    """The name of what is done per second: a cell of a cross-section is what a loader calls a sample."""
+    """The name of the rate: for a kernel, cells of cross-sections per second, which the table shows as samples."""
     return "cells_per_s" if "cells_per_s" in figures else "samples_per_s"
 
 
 def _notes(figures: Figures) -> str:
-    """What only some benchmarks tell."""
+    """Figures that only some benchmarks have."""
     notes = [
         pattern.format(**figures)
         for name, pattern in (

@@ -7,8 +7,8 @@ from platform import python_version
 
 import pytest
 
-from bench.machine import machine_name
-from bench.record import HISTORY, Figures, Record, write_record
+from bench.measurement.machine import machine_name
+from bench.measurement.record import HISTORY, Figures, Record, write_record
 from engine.train.tracking import git_revision
 
 MEASURED: pytest.StashKey[dict[str, Figures]] = pytest.StashKey()
@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     if not config.getoption("--history", default=False):
         return
     if exitstatus != 0 or not config.stash[MEASURED]:
-        terminalreporter.write_line("history: nothing kept, the benchmarks did not all end well")
+        terminalreporter.write_line("history: nothing kept, since not all benchmarks passed")
         return
     record = Record(
         machine=machine_name(),

@@ -1,9 +1,9 @@
-"""Everything that wants a GPU, in one call: python -m bench.gpu [--cache CACHE] [--work FOLDER].
+"""All checks that need a GPU, in one call: python -m bench.gpu [--cache CACHE] [--work FOLDER].
 
-Kernel and loader tests on the device, the ladder of locks, every tier, the ranking kernels and the training step as
-benchmarks (kept under bench/history/), and a training on each tier. Goes on after a step that fails and tells all of
-them at the end; exit code 1 where one did. Needs the dependencies of the package, pytest, hypothesis, psutil and
-pytest-benchmark; DALI and the rivals where they are installed.
+Kernel and loader tests on the device, benchmarks of page-locking, tiers, ranking kernels and the training step (kept
+under bench/history/), and a training on each tier. A step that fails does not stop the others; the end of the output
+lists all of them, and the exit code is 1 where one failed. Needs the dependencies of the package, pytest, hypothesis,
+psutil and pytest-benchmark; uses DALI and the peers where they are installed.
 """
 
 import argparse
@@ -18,7 +18,13 @@ import torch
 
 SETTINGS = ["data.block_days=64", "data.block_codes=512", "model.size=small", "train.epochs=2"]
 TIERS = ["resident", "mapped", "ring"]
-TESTS = ["tiers", "lock", "gather", "prefetch", "slots", "plan", "readahead", "checking"]  # need no polars
+TESTS = [  # those of the loaders that need no polars
+    "tests/kernels",
+    "tests/loaders/tiers",
+    *(f"tests/loaders/test_{name}.py" for name in ("gather", "plan", "tiers", "verify")),
+]
+BENCHMARKS = [f"bench/bench_{name}.py" for name in ("lock", "loader", "kernels", "train")]
+SELECTED = "bench_lock or tier or first_block or bench_kernels or bench_train"
 
 
 def steps(cache: Path, simulated: bool, work: Path) -> dict[str, list[str]]:
@@ -26,12 +32,9 @@ def steps(cache: Path, simulated: bool, work: Path) -> dict[str, list[str]]:
     python = [sys.executable, "-m"]
     pytest = [*python, "pytest", "-q", "-rs"]
     found = {
-        "tests": [*pytest, "tests/kernels", *(f"tests/loaders/test_{name}.py" for name in TESTS)],
-        "benchmarks": [
-            *pytest, *(f"bench/bench_{name}.py" for name in ("lock", "loader", "kernels", "train")), "--benchmark-only",
-            "--history", "-k", "lock or upload or tier or first_block or bench_kernels or bench_train",
-        ],
-    }  # fmt: skip
+        "tests": [*pytest, *TESTS],
+        "benchmarks": [*pytest, *BENCHMARKS, "--benchmark-only", "--history", "-k", SELECTED],
+    }
     if simulated:
         size = ["--codes", "3000", "--days", "2000", "--features", "80"]
         found["simulate"] = [*python, "engine", "cache", "simulate", "--out", str(cache), *size]
@@ -54,19 +57,19 @@ def main() -> int:
     with TemporaryDirectory(prefix="atft-gpu-") as temporary:
         work = options.work or Path(temporary)
         cache = options.cache or work / "cache"
-        codes, told = {}, []
+        codes, results = {}, []
         for name, command in steps(cache, options.cache is None, work).items():
             print(f"== {name}: {' '.join(command)}", flush=True)
             begun = time.perf_counter()
             codes[name] = subprocess.run(command, check=False).returncode
-            told.append(f"{name}: exit code {codes[name]} after {time.perf_counter() - begun:.0f} s")
+            results.append(f"{name}: exit code {codes[name]} after {time.perf_counter() - begun:.0f} s")
         for tier in TIERS:
             summary = work / tier / "summary.json"
             if summary.exists():
                 content = json.loads(summary.read_text())
                 ranked = {h: figures["rank_ic"] for h, figures in content["splits"]["test"].items()}
-                told.append(f"train {tier}: {content['throughput']} test RankIC {ranked}")
-    print("\n".join(["==", torch.cuda.get_device_name(), *told]))
+                results.append(f"train {tier}: {content['throughput']} test RankIC {ranked}")
+    print("\n".join(["==", torch.cuda.get_device_name(), *results]))
     return int(any(codes.values()))
 
 

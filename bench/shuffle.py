@@ -1,15 +1,15 @@
-"""How well blocks of each shape mix, beside how fast they form: python -m bench.shuffle --arrow CACHE.
+"""How well blocks of each shape mix, and how fast they form: python -m bench.shuffle --arrow CACHE.
 
-A step on rows drawn at random sees unrelated labels; a block sees neighbouring days of the same codes, whose labels
-resemble one another where horizons overlap. What that costs is a matter of the block's shape, and of the data:
+A step on random rows has unrelated labels; a block has neighbouring days of the same codes, whose labels are correlated
+where horizons overlap. The cost depends on the block's shape and on the data:
 
     seen         share of the part's codes, and of its days, in 10 steps in a row
     shared       codes, and days, that a step has in common with the one before, as a share of the union of both
-    label lag 1  correlation of the labels of a code on neighbouring days of a step, their day's mean taken off
-    at random    the same of the same labels in random order, as rows drawn at random would come
-    independent  days of a step that would tell as much about a mean if they were independent:
+    label lag 1  correlation of a code's labels on neighbouring days of a step, after subtracting each day's mean
+    at random    the same for these labels in random order, as of random rows
+    independent  effective days of a step, the independent days whose mean would vary as much:
                  D / (1 + 2 sum over lags l of (1 - l / D) r_l), r_l the correlation at lag l
-    M samples/s  forming these blocks into slots used again, the cache's pages in memory
+    M samples/s  forming these blocks in slots that are used again, the cache's pages in memory
 
 S codes, D scored days of a block, H horizons
 """
@@ -28,18 +28,19 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import machine_name
+from bench.measurement.machine import machine_name
+from loaders.batch import new_slot
 from loaders.errors import InputError
-from loaders.gather import gather, new_slot
+from loaders.gather import fill_block, gather
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan, count_samples, most_codes
 from loaders.split import Days
 
-STEPS = 40  # looked at, from the beginning of an epoch
+STEPS = 40  # of the beginning of an epoch
 WINDOW = 10  # steps in a row
 CLIP = 6  # median absolute deviations, four standard deviations of normal labels
-SLOTS = 3  # used in turn, as a prefetching loader does
-SECONDS = 0.5  # to measure for; the median of the passes over the blocks is told
+SLOTS = 3  # in rotation, like those of a prefetching loader
+SECONDS = 0.5  # of passes over the blocks; their median is reported
 COLUMNS = (
     "D x S", "steps", "days", "codes", "samples", "seen", "shared", "label lag 1", "at random", "independent",
     "M samples/s",
@@ -50,7 +51,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Report:
-    """One shape's figures, means over the steps looked at; arrays are [H], a figure per horizon."""
+    """One shape's figures, means over its steps; arrays are [H], a figure per horizon."""
 
     shape: tuple[int, int]  # D and the most codes of a block
     steps: int  # of the whole epoch
@@ -76,7 +77,7 @@ def report(panel: Panel, part: Days, days: int, codes: int, context: int, steps:
     blocks = epoch[:steps]
     code_sets, day_sets = memberships(panel, part, blocks, days)
     known = panel.codes_with(panel.samples, part.start, part.stop)
-    labels = [demeaned(gather(panel, part, block, days, 1).y) for block in blocks]
+    labels = [demeaned(gather(panel, part, block, days, 1).y.numpy()) for block in blocks]
     correlation = autocorrelation(labels)
     step_days = float(day_sets.sum(1).mean())
     return Report(
@@ -123,8 +124,8 @@ def shared(sets: npt.NDArray[np.bool_]) -> float:
 def demeaned(y_SDH: npt.NDArray[np.float32]) -> Float:
     """Labels minus the mean of their day and horizon in the block, float64 [S, D, H]; NaN stays NaN.
 
-    Labels are first held to CLIP median absolute deviations from the day's median: of raw returns, the few codes that
-    rise tenfold would otherwise be the whole figure. Of normal labels that touches one in 20,000.
+    Labels are first clipped to CLIP median absolute deviations from the day's median: otherwise the few codes whose
+    returns are tenfold would dominate. Clipping changes one in 20,000 normal labels.
     """
     y = y_SDH.astype(np.float64)
     middle = _median(y)
@@ -135,7 +136,7 @@ def demeaned(y_SDH: npt.NDArray[np.float32]) -> Float:
 
 
 def _median(y: Float) -> Float:
-    """Along the first axis, NaN left out; NaN where there is nothing else."""
+    """Along the first axis, without NaN; NaN where all are NaN."""
     ordered, count = np.sort(y, 0), np.isfinite(y).sum(0, keepdims=True)  # NaN last
     halves = [np.take_along_axis(ordered, np.maximum(i, 0), 0)[0] for i in ((count - 1) // 2, count // 2)]
     return np.asarray((halves[0] + halves[1]) / 2)
@@ -145,7 +146,7 @@ def autocorrelation(labels: Sequence[Float]) -> Float:
     """Correlation at lags 0..D-1 of the labels of a code, [D, H], pooled over the codes of all blocks [S, D, H].
 
     The mean product of two labels of one code that many days apart, over the mean square of all; labels have mean 0.
-    0 at a lag at which no code has two labels.
+    0 at a lag where no code has two labels.
     """
     products = np.sum([_lagged(np.nan_to_num(label)) for label in labels], 0)
     pairs = np.rint(np.sum([_lagged(np.isfinite(label).astype(np.float64)) for label in labels], 0))
@@ -154,9 +155,9 @@ def autocorrelation(labels: Sequence[Float]) -> Float:
 
 
 def _lagged(values_SDH: Float) -> Float:
-    """Sums over codes and days of value(t) * value(t + lag), [D lags, H], by way of the power spectrum."""
+    """Sums over codes and days of value(t) * value(t + lag), [D lags, H], by the power spectrum."""
     days = values_SDH.shape[1]
-    spectrum = np.fft.rfft(values_SDH, 2 * days, axis=1)  # twice as long, so that no day meets one before it
+    spectrum = np.fft.rfft(values_SDH, 2 * days, axis=1)  # padded to twice the length, so that no product wraps around
     return np.fft.irfft((spectrum * spectrum.conj()).real.sum(0), 2 * days, axis=0)[:days]
 
 
@@ -168,7 +169,7 @@ def at_random(labels: Sequence[Float], seed: int) -> Float:
 
 
 def inflation(correlation_DH: Float) -> Float:
-    """How many times the variance of a mean over D days is that of D independent ones, [H]."""
+    """The variance of a mean over D days, as a multiple of that over D independent days, [H]."""
     days = len(correlation_DH)
     weight = 1 - np.arange(1, days) / days  # pairs of days at that lag, of all days
     return 1 + 2 * weight @ correlation_DH[1:]
@@ -181,7 +182,7 @@ def throughput(panel: Panel, part: Days, blocks: Sequence[Block], days: int, con
     while len(seconds) < 4 or sum(seconds) < SECONDS:
         begun = time.perf_counter()
         for block, slot in zip(blocks, cycle(slots), strict=False):
-            gather(panel, part, block, days, context, slot)
+            fill_block(panel, part, block, context, slot)
         seconds.append(time.perf_counter() - begun)
     samples = sum(count_samples(panel, part, block, days) for block in blocks)
     return samples / float(np.median(seconds[1:]))  # the first one maps pages and slots

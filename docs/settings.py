@@ -14,9 +14,9 @@ HEAD = """# Settings
 
 `python docs/settings.py` writes this page from `engine/config.py` and `hpo/config.py`.
 
-Settings come from `--config FILE.toml` and from `--set section.key=value`, which wins. A run's `config.toml` holds all of
-them, resolved. Unknown keys and values out of range are refused by name. A value of `--set` is read as TOML where it is valid
-TOML (numbers, booleans, lists, tables) and as text otherwise.
+Settings come from `--config FILE.toml` and from `--set section.key=value`, which wins. A run's `config.toml` holds all
+of them, resolved. Unknown keys and values out of range are refused by name. A value of `--set` is read as TOML where it
+is valid TOML (numbers, booleans, lists, tables) and as text otherwise.
 """
 SYMBOLS = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
 

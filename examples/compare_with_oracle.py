@@ -1,4 +1,4 @@
-"""Test RankIC of a run, of ridge and of a simulated market's oracle on the same days: compare_with_oracle.py RUN CACHE."""
+"""Test RankIC of a run, of ridge and of the market's oracle on the same days: compare_with_oracle.py RUN CACHE."""
 
 import json
 import sys

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.compare import main
-from bench.machine import machine_name
-from bench.record import HISTORY, Record, read_history, write_record
+from bench.measurement.machine import machine_name
+from bench.measurement.record import HISTORY, Record, read_history, write_record
 
 MACHINE = "Some CPU (TM) @ 2.60GHz, 2 cores"
 CONTRACT = {
@@ -95,7 +95,7 @@ def test_benchmark_without_samples_is_compared_by_its_time(tmp_path, capsys):
     assert "| rank host-L20 | - | - | - | - | 4.00 | - | - | - |" in capsys.readouterr().out
 
 
-def test_kernels_are_compared_by_cells_and_say_what_only_they_know(tmp_path, capsys):
+def test_kernels_are_compared_by_cells_and_have_notes_of_their_own(tmp_path, capsys):
     figures = {
         "test_soft_rank[torchsort-G16-N500]": {
             "cells_per_s": 2e6, "peak_memory_bytes": 1e6, "peer_peak_memory_bytes": 3e6, "peer_device": "cpu",
@@ -103,10 +103,10 @@ def test_kernels_are_compared_by_cells_and_say_what_only_they_know(tmp_path, cap
         "test_growth[soft_rank-G64-N2000-N8000]": {"cells_per_s": 4e6, "growth": 1.0567, "n_log_n_growth": 1.121},
         "test_step": {"samples_per_s": 3e6, "share_of_step": 0.0432},
     }  # fmt: skip
-    slower = {name: {**told, "cells_per_s": 1e6} for name, told in figures.items() if "cells_per_s" in told}
-    for commit, day, told in (("aaa", 1, slower), ("bbb", 2, figures)):
-        told = {name: {"median_s": 1.0, "rounds": 5, **content} for name, content in told.items()}
-        write_record(tmp_path, Record(MACHINE, commit, f"2026-01-0{day}T00:00:00+00:00", {}, told))
+    slower = {name: {**own, "cells_per_s": 1e6} for name, own in figures.items() if "cells_per_s" in own}
+    for commit, day, results in (("aaa", 1, slower), ("bbb", 2, figures)):
+        results = {name: {"median_s": 1.0, "rounds": 5, **own} for name, own in results.items()}
+        write_record(tmp_path, Record(MACHINE, commit, f"2026-01-0{day}T00:00:00+00:00", {}, results))
     assert main(["--history", str(tmp_path), "--markdown"]) == 0
     assert capsys.readouterr().out.splitlines()[4:7] == [
         "| soft_rank torchsort-G16-N500 | 2.00 | - | - | - | 2.00 | 1.0 | 3.0 | peer on the cpu |",
@@ -148,7 +148,7 @@ def test_machine_is_named_without_its_owner():
 
 
 @pytest.mark.parametrize("path", sorted(HISTORY.glob("*.json")), ids=lambda path: path.stem)
-def test_kept_runs_tell_what_the_contract_says_and_nothing_of_their_owner(path):
+def test_kept_runs_hold_the_figures_of_the_contract_and_nothing_of_their_owner(path):
     (kept,) = (r for r in read_history(HISTORY) if json.loads(path.read_text()) == r.__dict__)
     for name, figures in kept.benchmarks.items():
         if name.startswith("test_gather["):

@@ -1,4 +1,4 @@
-"""The rivals of the ranking kernels: what each computes is what its definition says, forward and backward."""
+"""The peers of the ranking kernels: what each computes is what its definition says, forward and backward."""
 
 import math
 from itertools import islice
@@ -9,14 +9,13 @@ import torch
 from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata, spearmanr
 
-from bench import definitions
-from bench.memory import peak_memory
-from bench.peers import Unable, missing_package, peer, peer_names
-from bench.peers.plain_terms import loss
-from bench.peers.torchsort import STRENGTH
-from bench.sections import CPU, LEVELS, ROTATIONS, TAU, Ranking, Sections, fresh_sections
+from bench.measurement.memory import peak_memory
+from bench.peers import Unable, installed_peer, load_peer, missing_package, peer_names
+from bench.peers.ranking.plain_terms import loss
+from bench.peers.ranking.torchsort import STRENGTH
+from bench.workloads import reference
+from bench.workloads.ranking import CPU, LEVELS, ROTATIONS, TAU, Ranking, Sections, fresh_sections
 from kernels.rank_terms import TERMS
-from tests.bench.test_peers import installed_peer
 
 TASKS = {
     "soft_rank": ["fast_soft_sort", "pairwise", "plain", "torchsort"],
@@ -28,12 +27,12 @@ WORK = Ranking(3, 60, CPU)
 
 
 def delivered(name, work=WORK, count=3):
-    """Blocks and what the rival makes of them, on its second pass."""
-    rival = installed_peer(name)
-    with rival.build(work) as able:
+    """Blocks and what the peer makes of them, on its second pass."""
+    peer = installed_peer(name)
+    with peer.build(work) as able:
         blocks = list(islice(fresh_sections(able), 2 * count))
-        list(rival.run(able, blocks[:count]))
-        results = list(rival.run(able, blocks[count:]))
+        list(peer.run(able, blocks[:count]))
+        results = list(peer.run(able, blocks[count:]))
         assert len(results) == count
         return able, list(zip(blocks[count:], results, strict=True))
 
@@ -45,14 +44,14 @@ def valid_rows(block, *arrays):
 
 
 @pytest.mark.parametrize(("task", "names"), TASKS.items())
-def test_every_file_is_a_rival_of_its_task(task, names):
+def test_every_file_is_a_peer_of_its_task(task, names):
     assert peer_names(task) == names
     for name in names:
-        rival = peer(name)
-        assert rival.BLOCKS >= 1
-        assert callable(rival.build)
-        assert callable(rival.run)
-        assert missing_package(rival) in (None, "torchsort", "fast_soft_sort")  # what no installation of ours brings
+        peer = load_peer(name)
+        assert peer.BLOCKS >= 1
+        assert callable(peer.build)
+        assert callable(peer.run)
+        assert missing_package(peer) in (None, "torchsort", "fast_soft_sort")  # what no installation of ours brings
 
 
 @pytest.mark.parametrize(("name", "masked"), [("pairwise", False), ("plain", True), ("soft_rank", True)])
@@ -62,7 +61,7 @@ def test_kernel_soft_ranks_are_those_of_all_pairs(name, masked):
     for block, (ranks, gradient) in results:
         assert bool(block.mask.all()) != masked
         for scores, upstream, found, slope in valid_rows(block, block.scores, block.upstream, ranks, gradient):
-            expected, expected_slope = definitions.soft_rank(scores, upstream, TAU)
+            expected, expected_slope = reference.soft_rank(scores, upstream, TAU)
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # an ulp of float32 at rank 60 is 4e-6
             np.testing.assert_allclose(slope, expected_slope, rtol=0, atol=1e-4 * np.abs(expected_slope).max())
         assert not gradient[~block.mask].any()
@@ -100,7 +99,7 @@ def test_strength_makes_projected_ranks_about_as_soft_as_ours(n):
     ours, theirs, none = [], [], np.zeros(n)
     for scores in np.random.default_rng(0).standard_normal((8, n)):
         hard = rankdata(scores)
-        ours.append(definitions.soft_rank(scores, none, TAU)[0] - hard)
+        ours.append(reference.soft_rank(scores, none, TAU)[0] - hard)
         theirs.append(projected(scores, none, STRENGTH / n)[0] - hard)
     assert 0.5 < np.std(theirs) / np.std(ours) < 2
 
@@ -111,11 +110,11 @@ def test_scipy_and_argsort_are_spearman():
         for block, found in results:
             if name == "argsort":  # exact where nothing ties
                 untied = block.targets + torch.linspace(0, 1e-4, able.names)
-                ((found,),) = [list(peer(name).run(able, [Sections(**{**vars(block), "targets": untied})]))]
+                ((found,),) = [list(load_peer(name).run(able, [Sections(**{**vars(block), "targets": untied})]))]
                 rows = valid_rows(block, block.scores, untied)
             else:
                 rows = valid_rows(block, block.scores, block.targets)
-            expected = [definitions.spearman(a, b) for a, b in rows]
+            expected = [reference.spearman(a, b) for a, b in rows]
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
@@ -123,7 +122,7 @@ def test_plain_terms_are_weighted_by_names():
     (block,) = islice(fresh_sections(WORK), 1)
     by_ic, by_rank_ic, names = [], [], []
     for scores, targets in valid_rows(block, block.scores, block.targets):
-        soft, hard = definitions.soft_rank(scores, scores, TAU)[0], rankdata(targets)
+        soft, hard = reference.soft_rank(scores, scores, TAU)[0], rankdata(targets)
         by_ic.append(1 - np.corrcoef(scores, hard)[0, 1])
         by_rank_ic.append(1 - np.corrcoef(soft, hard)[0, 1])
         names.append(len(scores))
@@ -172,7 +171,10 @@ def test_all_pairs_is_the_mean_over_pairs_in_bits():
 
 @pytest.mark.parametrize("name", ["pairwise", "all_pairs"])
 def test_all_pairs_that_fit_no_memory_are_refused_with_the_reason(name):
-    with pytest.raises(Unable, match=r"16 x 8000 take 28\.7 GB, more than 8"), peer(name).build(Ranking(16, 8000, CPU)):
+    with (
+        pytest.raises(Unable, match=r"16 x 8000 take 28\.7 GB, more than 8"),
+        load_peer(name).build(Ranking(16, 8000, CPU)),
+    ):
         pass
 
 
@@ -181,14 +183,14 @@ def test_definitions_are_those_of_scipy_and_of_differences():
     scores, upstream = random.standard_normal(300).round(1), random.standard_normal(300)
     ties = random.integers(0, 40, 300)
     assert len(np.unique(scores)) < 100
-    assert definitions.spearman(scores, ties) == pytest.approx(spearmanr(scores, ties).statistic, abs=1e-14)
-    np.testing.assert_array_equal(definitions.average_ranks(ties), rankdata(ties))
+    assert reference.spearman(scores, ties) == pytest.approx(spearmanr(scores, ties).statistic, abs=1e-14)
+    np.testing.assert_array_equal(reference.average_ranks(ties), rankdata(ties))
     # A narrow kernel leaves ranks; the gradient is checked for a wide one.
-    np.testing.assert_allclose(definitions.soft_rank(scores, upstream, 1e-3)[0], rankdata(scores), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(reference.soft_rank(scores, upstream, 1e-3)[0], rankdata(scores), rtol=0, atol=1e-9)
     step = 1e-6 * random.standard_normal(300)
     scores += 0.01 * random.standard_normal(300)  # kinks at ties have no difference quotient
-    up, down = (definitions.soft_rank(scores + side, upstream, TAU)[0] for side in (step, -step))
-    gradient = definitions.soft_rank(scores, upstream, TAU)[1]
+    up, down = (reference.soft_rank(scores + side, upstream, TAU)[0] for side in (step, -step))
+    gradient = reference.soft_rank(scores, upstream, TAU)[1]
     assert upstream @ (up - down) / 2 == pytest.approx(gradient @ step, rel=1e-6)
 
 

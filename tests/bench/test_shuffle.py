@@ -65,13 +65,13 @@ def known(tmp_path_factory):
 def test_every_figure_against_loops(panel, days, codes):
     part = Days(CONTEXT - 1, 120)
     figures = report(panel, part, days, codes, CONTEXT, STEPS, seed=3)
-    epoch = list(Plan(panel, part, days, codes, 3).epoch(0))
+    epoch = Plan(panel, part, days, codes, 3).epoch(0)
     blocks = epoch[:STEPS]
     assert (figures.shape, figures.steps) == ((days, codes), len(epoch))
 
     code_sets = [set(block.codes.tolist()) for block in blocks]
     day_sets = [{t for t in range(block.day, block.day + days) if part.start <= t < part.stop} for block in blocks]
-    samples = [int(np.isfinite(gather(panel, part, block, days, 1).y).any(2).sum()) for block in blocks]
+    samples = [int(np.isfinite(gather(panel, part, block, days, 1).y.numpy()).any(2).sum()) for block in blocks]
     assert figures.codes == pytest.approx(np.mean([len(codes) for codes in code_sets]))
     assert figures.days == pytest.approx(np.mean([len(days) for days in day_sets]))
     assert figures.samples == pytest.approx(np.mean(samples))
@@ -101,7 +101,7 @@ def by_pairs(panel, part, blocks, days):
     horizons = len(panel.manifest.horizons)
     products = [[[] for _ in range(horizons)] for _ in range(days)]
     for block in blocks:
-        y = gather(panel, part, block, days, 1).y.astype(np.float64)
+        y = gather(panel, part, block, days, 1).y.numpy().astype(np.float64)
         for h in range(horizons):
             for t in range(days):
                 there = np.isfinite(y[:, t, h])

@@ -1,15 +1,15 @@
-"""The rivals of a training step: those that train our model take the very step that a block takes."""
+"""The peers of a training step: those that train our model take the very step that a block takes."""
 
 from itertools import islice
 
 import pytest
 import torch
 
-from bench.peers import missing_package, peer, peer_names, window
-from bench.peers._accumulate import start, windows
-from bench.sections import CPU
-from bench.training import HORIZONS, fresh_arrays, our_step, training
-from tests.bench.test_peers import installed_peer
+from bench.peers import installed_peer, load_peer, missing_package, peer_names
+from bench.peers.training import window
+from bench.peers.training._accumulate import start, windows
+from bench.workloads.ranking import CPU
+from bench.workloads.training import HORIZONS, fresh_arrays, our_step, training
 
 # Chunks of 3 and 2 days; dropout draws differently for windows.
 SMALL = ("data.context=8", "model.spans=[3]", "data.block_days=5", "data.block_codes=24", "model.dropout=0")
@@ -21,9 +21,14 @@ def work():
 
 
 @pytest.mark.parametrize(("task", "names"), [("train", ["tft", "window"]), ("fit", ["lightgbm"])])
-def test_every_file_is_a_rival_of_its_task(task, names):
+def test_every_file_is_a_peer_of_its_task(task, names):
     assert peer_names(task) == names
-    assert {missing_package(peer(name)) for name in names} <= {None, "pytorch_forecasting", "lightning", "lightgbm"}
+    assert {missing_package(load_peer(name)) for name in names} <= {
+        None,
+        "pytorch_forecasting",
+        "lightning",
+        "lightgbm",
+    }
 
 
 def test_windows_are_the_rows_before_each_sample(work):
@@ -55,16 +60,16 @@ def test_training_on_windows_takes_the_steps_of_blocks(work):
 
 
 def test_tft_learns_with_our_objective(work):
-    rival = installed_peer("tft")
-    with rival.build(work) as state:
+    peer = installed_peer("tft")
+    with peer.build(work) as state:
         block = next(fresh_arrays(state.work))
-        losses = torch.stack(list(rival.run(state, [block] * 20)))
+        losses = torch.stack(list(peer.run(state, [block] * 20)))
         assert losses[-1] < losses[0]
         model = state.model.eval()
         part = next(windows(block, work.context, 1))
-        out = model(rival.inputs(part.x)).prediction
+        out = model(peer.inputs(part.x)).prediction
         assert out.shape == (work.codes, 1, HORIZONS * 4)
-        for row in range(work.context):  # it looks at every row
+        for row in range(work.context):  # its output depends on every row
             other = part.x.clone()
             other[:, row] += 1
-            assert not torch.equal(model(rival.inputs(other)).prediction, out)
+            assert not torch.equal(model(peer.inputs(other)).prediction, out)

@@ -1,0 +1,1 @@
+"""Operators on cross-sections."""

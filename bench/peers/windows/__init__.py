@@ -1,0 +1,1 @@
+"""Loaders that deliver, for each day of a block, the last L rows of each of its codes."""
