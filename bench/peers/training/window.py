@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.peers.training._accumulate import Forward, State, start, steps, windows
 from bench.workloads.arrays import Arrays
 from bench.workloads.training import Training
-from engine.model.atft import ATFT
 
 TASK = "train"
 NEEDS = ("torch",)
@@ -35,7 +34,7 @@ def run(state: State, blocks: list[Arrays]) -> Iterator[Tensor]:
     yield from steps(state, blocks)
 
 
-def forward(model: ATFT) -> Forward:
+def forward(model: nn.Module) -> Forward:
     """Windows as a block of one day each."""
 
     def scored(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +45,7 @@ def forward(model: ATFT) -> Forward:
 
 
 @torch.no_grad()
-def scores(model: ATFT, block: Arrays) -> Tensor:
+def scores(model: nn.Module, block: Arrays) -> Tensor:
     """Scores of a block by its windows, [S, D, H]."""
     parts = windows(block, model.context, 1)
     return torch.stack([forward(model)(part.x, (part.presence > 0).float())[0] for part in parts], 1)
