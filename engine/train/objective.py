@@ -45,7 +45,7 @@ class Objective:
         return self._of(scores, quantiles, returns, torch.isfinite(returns), self.weights, rotations)
 
     def of_rank(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, ...]:
-        """What `engine.distributed.pooled` makes the block's loss from; arguments for the days of one rank.
+        """What `engine.distributed.sync_loss` makes the block's loss from; arguments for the days of one rank.
 
         Loss [] and terms [8] without `sharpe`, what the cross-sections count for [], daily returns [H, D] of the
         portfolios and which of the cross-sections count [H, D].

@@ -47,5 +47,5 @@ def forward(model: nn.Module) -> Forward:
 @torch.no_grad()
 def scores(model: nn.Module, block: Arrays) -> Tensor:
     """Scores of a block by its windows, [S, D, H]."""
-    parts = windows(block, model.context, 1)
+    parts = windows(block, block.x.shape[1] - block.y.shape[1] + 1, 1)
     return torch.stack([forward(model)(part.x, (part.presence > 0).float())[0] for part in parts], 1)

@@ -1,4 +1,4 @@
-"""The online regression: against weighted least squares, blind to what is not known yet, and its say in scores."""
+"""The online regression: against weighted least squares, blind to what is not known yet, and its part of scores."""
 
 import numpy as np
 import pytest
@@ -9,16 +9,17 @@ from engine.baseline import run_baseline
 from engine.config_file import load_config
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.score.metrics import daily_rank_ic
-from engine.score.online import EXPECTED, HALF_LIFE, online_scores, online_slopes
+from engine.score.online import online_scores, online_slopes
 from engine.score.predict import score_part, weighted_online_scores
 from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.panel import open_panel
 from loaders.split import Days, Split
 from loaders.tiers.choose import open_source
-from tests.panels import write_panel
+from tests.panels import rewritten, write_panel
 
 PART = Days(60, 90)
+HALF_LIFE, EXPECTED = 250, 0.06  # of the samples' weights in days; RankIC that the prior expects
 
 
 @pytest.fixture(scope="module")
@@ -71,34 +72,33 @@ def days_of(panel):
     return np.concatenate([np.arange(f, f + n) for f, n in zip(panel.first, panel.days, strict=True)])
 
 
-def changed(cache, horizon: int, first: int):
+def changed(cache, folder, horizon: int, first: int):
     """The panel with other targets of a horizon from a day on."""
     panel = open_panel(cache)
     targets = panel.targets.copy()
     late = days_of(panel) >= first
     targets[late, horizon] = np.random.default_rng(1).standard_normal(late.sum())
-    panel.__dict__["targets"] = targets  # instead of the file's
-    return panel
+    return rewritten(panel, folder, targets=targets)
 
 
 @pytest.mark.parametrize(("i", "h"), [(0, 1), (1, 5)])
-def test_a_return_counts_from_the_day_on_that_it_is_known(cache, i, h):
+def test_a_return_counts_from_the_day_on_that_it_is_known(cache, tmp_path, i, h):
     """Targets from day 70 on: slopes up to day 70 + h - 1 know none of them, those of the next day know the first."""
     expected = online_slopes(open_panel(cache), PART, [])
-    found = online_slopes(changed(cache, i, 70), PART, [])
+    found = online_slopes(changed(cache, tmp_path / "changed", i, 70), PART, [])
     known = 70 + h - PART.start
     np.testing.assert_array_equal(found[:known], expected[:known])
     assert not np.allclose(found[known, :, i], expected[known, :, i], atol=1e-3)
     np.testing.assert_array_equal(found[..., 1 - i], expected[..., 1 - i])
 
 
-def test_rows_after_the_part_and_outside_the_universe_have_no_say(cache):
+def test_rows_after_the_part_and_outside_the_universe_change_nothing(cache, tmp_path):
     expected = online_slopes(open_panel(cache), PART, [])
     panel = open_panel(cache)
     features = panel.features.copy()
     features[(days_of(panel) >= PART.stop) | (panel.presence != SCORED)] = 1e3
-    panel.__dict__["features"] = features
-    np.testing.assert_array_equal(online_slopes(panel, PART, []), expected)
+    other = rewritten(panel, tmp_path / "other", features=features)
+    np.testing.assert_array_equal(online_slopes(other, PART, []), expected)
 
 
 def test_a_panel_has_no_slopes_before_it_has_returns(cache):
@@ -111,11 +111,11 @@ def test_a_panel_has_no_slopes_before_it_has_returns(cache):
     assert np.abs(found[1]).max() < 0.2 * np.abs(online_slopes(open_panel(cache), PART, [])).max()
 
 
-def test_it_follows_a_market_that_turns(cache):
+def test_it_follows_a_market_that_turns(cache, tmp_path):
     panel = open_panel(cache)
     day = days_of(panel)
     targets = panel.targets * np.where(day < 40, -1, 1)[:, None].astype(np.float32)
-    panel.__dict__["targets"] = targets
+    panel = rewritten(panel, tmp_path / "turned", targets=targets)
     part = Days(100, 115)
     rows, of_row, _ = present_rows(panel, part)
     scores = online_scores(panel, part, online_slopes(panel, part, []), None)
@@ -171,7 +171,7 @@ def test_a_share_of_them_is_added_to_the_models_deviations(cache, seeds):
         np.testing.assert_allclose(found[here], whole[here] - x[here, :1] * slope, atol=1e-3)
 
 
-def test_without_a_say_it_is_not_computed(cache):
+def test_without_a_weight_it_is_not_computed(cache):
     config = load_config(None, ["model.online_weight=0"])
     model = build_ensemble(config, 5, 2)
     assert weighted_online_scores(config, open_panel(cache), PART, model.neutral) is None
@@ -187,11 +187,10 @@ def test_the_baseline_is_the_regression_alone(cache):
         np.testing.assert_array_equal(found[name], expected)
 
 
-def test_a_constant_feature_has_no_slope(cache):
+def test_a_constant_feature_has_no_slope(cache, tmp_path):
     panel = open_panel(cache)
     features = panel.features.copy()
     features[:, 2] = 7
-    panel.__dict__["features"] = features
-    found = online_slopes(panel, PART, [])
+    found = online_slopes(rewritten(panel, tmp_path / "constant", features=features), PART, [])
     assert not found[:, [2, 7]].any()
     assert found[:, [0, 1, 3, 4, 5, 6, 8, 9]].any(0).all()

@@ -1,4 +1,6 @@
-"""Risk directions of markets whose risk is known, and what is taken off scores, against least squares."""
+"""Risk factors of markets whose risk is known, and neutralisation against least squares."""
+
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from engine.model.neutral import Neutral
 from engine.score.risk import SHRINKAGE, Moments, moments_of, risk_directions
 from loaders.panel import Panel, open_panel
 from loaders.split import Days
-from tests.panels import write_panel
+from tests.panels import rewritten, write_panel
 
 PART = Days(10, 310)
 KNOWN = np.array([3.0, -4.0, 0.0, 0.0, 0.0]) / 5  # a direction of the five features
@@ -22,38 +24,43 @@ def cache(tmp_path_factory):
     return folder
 
 
-def market(cache, weather: float, steady: float = 0.0) -> Panel:
-    """Returns of a steady part and of the day's weather, both along the known direction, and noise."""
+@pytest.fixture
+def market(cache, tmp_path):
+    """market(varying, steady): returns of a steady factor and of one that varies by day, along KNOWN, and noise."""
+    numbers = count()
+    return lambda varying, steady=0.0: write_market(cache, tmp_path / str(next(numbers)), varying, steady)
+
+
+def write_market(cache, folder, varying: float, steady: float) -> Panel:
     panel, rng = open_panel(cache), np.random.default_rng(1)
     day = np.concatenate([np.arange(f, f + n) for f, n in zip(panel.first, panel.days, strict=True)])
-    of_day = steady + weather * rng.standard_normal(len(panel.calendar))[day]
+    of_day = steady + varying * rng.standard_normal(len(panel.calendar))[day]
     along = np.asarray(panel.features, np.float64) @ KNOWN * of_day
     targets = along[:, None] + rng.standard_normal(panel.targets.shape)
     targets[~np.isfinite(panel.targets)] = np.nan
-    panel.__dict__["targets"] = targets.astype(np.float32)  # instead of the file's
-    return panel
+    return rewritten(panel, folder, targets=targets)
 
 
-def test_the_direction_of_the_weather_is_found_and_no_other(cache):
-    found = risk_directions(moments_of(market(cache, 0.5, steady=0.3), PART), 3, [])
+def test_the_factor_that_varies_is_found_and_no_other(market):
+    found = risk_directions(moments_of(market(0.5, steady=0.3), PART), 3, [])
     assert found.shape == (5, 3)
     assert found.dtype == np.float32
     assert abs(found[:, 0] @ KNOWN) / np.linalg.norm(found[:, 0]) > 0.995
     assert not found[:, 1:].any()
 
 
-def test_returns_that_are_steady_are_no_risk(cache):
+def test_returns_that_are_steady_are_no_risk(market):
     for steady in (0.0, 0.3):
-        assert not risk_directions(moments_of(market(cache, 0.0, steady), PART), 5, []).any()
+        assert not risk_directions(moments_of(market(0.0, steady), PART), 5, []).any()
 
 
-def test_days_after_the_part_are_not_read(cache):
-    panel = market(cache, 0.5)
+def test_days_after_the_part_are_not_read(market, tmp_path):
+    panel = market(0.5)
     late = np.concatenate([np.arange(f, f + n) for f, n in zip(panel.first, panel.days, strict=True)]) >= PART.stop
     expected = moments_of(panel, PART)
     assert late.any()
-    panel.targets[late] = 1e6
-    found = moments_of(panel, PART)
+    targets = np.where(late[:, None], np.float32(1e6), panel.targets)
+    found = moments_of(rewritten(panel, tmp_path / "late", targets=targets), PART)
     np.testing.assert_array_equal(found.returns, expected.returns)
     np.testing.assert_array_equal(found.features, expected.features)
 
@@ -101,7 +108,7 @@ def day(seed: int = 0):
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_a_share_of_the_least_squares_slope_is_taken_off(share):
+def test_a_share_of_the_least_squares_projection_is_removed(share):
     scores, x, scored, directions = day()
     found = neutral(share, directions)(*map(torch.from_numpy, (scores, x, scored))).numpy()
     for d in range(scores.shape[1]):
@@ -119,7 +126,7 @@ def test_a_share_of_the_least_squares_slope_is_taken_off(share):
                 np.testing.assert_allclose(correlations, 0, atol=1e-3)
 
 
-def test_rows_that_are_not_scored_have_no_say():
+def test_rows_that_are_not_scored_change_nothing():
     scores, x, scored, directions = day()
     expected = neutral(0.5, directions)(*map(torch.from_numpy, (scores, x, scored)))
     scores[scored == 0], x[scored == 0] = 50, -70
