@@ -23,7 +23,7 @@ from loaders.panel import open_panel
 # how it ended, and how many moments there were.
 SERVER = """
 import json, os, signal, sys
-import polars, engine.train.loop, loaders.cache.build
+import numba, polars, engine.train.loop, loaders.cache.build
 from engine.cli import main
 from loaders.cache import atomic, format
 from loaders.cache.recipes import ohlcv
@@ -31,6 +31,7 @@ from loaders.cache.recipes import ohlcv
 WRITES = [(ohlcv, "create_columns"), (ohlcv, "rank_within_dates"), (ohlcv, "write_manifest"), (format.np, "save"),
           (format, "chunk_checksums"), (format.json, "dump"), (format.os, "fsync"), (atomic, "_publish")]
 passed = 0
+numba.njit(lambda: 0)()  # so that no fork has to prepare the compiler
 
 def moment(kill_at):
     global passed
