@@ -1,4 +1,4 @@
-"""The whole command line, `atft-engine`: the engine's commands, and `hpo`, which stands on them."""
+"""The whole command line, `atft-engine`: the engine's commands and `hpo`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,23 +13,25 @@ __all__ = ["main"]
 
 @app.command("hpo")
 def hpo_command(
-    trials: Annotated[int, typer.Option(min=1, help="Finished (complete or pruned) trials that are wanted.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials to finish, complete or pruned.")],
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     study: Annotated[str, typer.Option(help="The study's name.")] = "study",
     out: Annotated[Path | None, typer.Option(help="The study's folder (default: hpo/<name>).")] = None,
-    storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a file).")] = None,
+    storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a journal file).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    evaluate_best: Annotated[bool, typer.Option("--evaluate-best", help="Then test the best trial, once.")] = False,
+    evaluate_best: Annotated[
+        bool, typer.Option("--evaluate-best", help="Then evaluate the best trial on test.")
+    ] = False,
 ) -> None:
-    """Search settings by validation; an existing study is resumed. [hpo] says what is searched and how."""
+    """Tune settings on validation metrics; resumes an existing study. [hpo] holds the search space."""
     from engine.config_file import load
     from engine.evaluate import evaluate
     from engine.score.tables import metrics_table
+    from hpo.config import StudyConfig
 
     try:
-        from hpo.config import StudyConfig
         from hpo.results import best_trial, summary
         from hpo.study import Work, run_study, trial_folders
     except ModuleNotFoundError as error:
@@ -40,7 +42,7 @@ def hpo_command(
     folder = Path("hpo") / study if out is None else out
     work = Work(load(StudyConfig, config, settings or [], arrow), trials, folder, study, storage)
     result = run_study(work, workers, console)
-    console.line()  # where the console is no terminal, a live table ends without one
+    console.line()  # a live table ends without a newline where the console is no terminal
     console.print(summary(result))
     best = best_trial(result)
     if best is None:

@@ -1,22 +1,24 @@
-"""What a study searches and how: the section [hpo], beside all settings of a run."""
+"""The section [hpo], the search of a study, beside all settings of a run."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from engine.config import Config, Count, Section
 from engine.score.metrics import METRICS
+from hpo.algorithms import PRUNERS, SAMPLERS
 
 
 class Range(Section):
-    """A number between two; an integer where both are."""
+    """A number in [low, high]; an integer where both are."""
 
     low: int | float
     """Smallest value."""
     high: int | float
     """Largest value."""
     log: bool = False
-    """Drawn uniformly in the logarithm."""
+    """Log-uniform."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Range":
@@ -62,28 +64,38 @@ SPACE: Space = {
 }
 
 
-def _metric(name: str) -> str:
-    known = [metric for metric, of in METRICS.items() if of.maximised]
-    if name not in known:
-        raise ValueError(f"{name!r} is no metric to maximise; there are {', '.join(known)}")
-    return name
+def _one_of(kind: str, known: Iterable[str]) -> AfterValidator:
+    """Refuses a name that a registry does not hold."""
+    names = tuple(known)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{name!r} is no {kind}; there are {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Metric = Annotated[str, _one_of("metric to maximise", (name for name, of in METRICS.items() if of.maximised))]
+Sampler = Annotated[str, _one_of("sampler", SAMPLERS)]
+Pruner = Annotated[str, _one_of("pruner", PRUNERS)]
 
 
 class HpoConfig(Section):
     """What `atft-engine hpo` searches and how."""
 
-    metrics: Annotated[tuple[Annotated[str, AfterValidator(_metric)], ...], Field(min_length=1)] = ("rank_ic",)
-    """Validation metrics that are maximised. Several: Pareto's front."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("rank_ic",)
+    """Validation metrics that are maximised. Several: the Pareto front."""
     folds: Count = 0
-    """Walk-forward folds whose mean counts. 0: the split as it is."""
-    sampler: Literal["tpe", "random", "qmc"] = "tpe"
-    """Optuna's sampler."""
-    pruner: Literal["halving", "median", "wilcoxon", "none"] = "halving"
-    """Optuna's pruner."""
+    """Walk-forward folds whose mean metric is the value. 0: the split as it is."""
+    sampler: Sampler = "tpe"
+    """A sampler of hpo/algorithms.py."""
+    pruner: Pruner = "halving"
+    """A pruner of hpo/algorithms.py."""
     seed: Count = 0
     """Seed of the sampler."""
     space: Space = SPACE
-    """What is searched: a setting, `section.key`, and its range."""
+    """The search space: a setting, `section.key`, and its range."""
 
 
 class StudyConfig(Config):

@@ -1,6 +1,6 @@
-"""From a search space, which is data in the configuration, to the settings of a trial.
+"""The settings of a trial, drawn from a search space, and back.
 
-A dimension is named by the setting it decides, `section.key`; a simplex over several settings by their section.
+A dimension has the name of its setting, `section.key`; a simplex over several settings has that of their section.
 """
 
 import math
@@ -13,12 +13,12 @@ from hpo.config import Choices, Dimension, Range, Simplex, Space, StudyConfig
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
-SMALLEST = 1e-6  # of what a weight on a simplex is drawn from: a logarithm is taken
-OUT = 0.5  # above it, a setting on a simplex is left out
+SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken
+OUT = 0.5  # a setting of a simplex is left out where its parameter is above
 
 
 def check_space(space: Space) -> None:
-    """Raise InputError for a dimension whose settings do not exist, or that no two dimensions may decide."""
+    """Raise InputError for an empty space, a setting that does not exist, and a setting of two dimensions."""
     if not space:
         raise InputError("hpo.space", "nothing to search: the space is empty", "Name at least one setting")
     decided: set[str] = set()
@@ -27,7 +27,7 @@ def check_space(space: Space) -> None:
             section, _, field = key.partition(".")
             known = Config.model_fields.get(section)
             fields = getattr(known.annotation, "model_fields", {}) if known else {}
-            if field not in fields or section == "hpo":
+            if field not in fields:
                 where = f"settings of [{section}] are {', '.join(fields)}" if fields else "write section.key"
                 raise InputError("hpo.space", f"no setting {key!r}", where[0].upper() + where[1:])
             if key in decided:
@@ -36,7 +36,7 @@ def check_space(space: Space) -> None:
 
 
 def suggest(trial: Trial, space: Space, horizons: int) -> Settings:
-    """The settings of a trial, from parameters that the study's sampler chooses."""
+    """The settings of a trial, from parameters that the study's sampler draws."""
     settings: Settings = {}
     for name, dimension in space.items():
         if isinstance(dimension, Simplex):
@@ -66,7 +66,7 @@ def parameters_of(config: StudyConfig, horizons: int) -> dict[str, Any] | None:
             total = sum(weights)
             if not total or len(weights) != len(parts):
                 return None
-            # So that the variates' mean is 1, as of those that are drawn.
+            # So that the variates have mean 1, like those that are drawn.
             scale = min(len(parts), math.log(OUT / SMALLEST)) / total
             for part, weight in zip(parts, weights, strict=True):
                 parameters[f"{name}.{part}"] = most * math.exp(-scale * weight) if weight else 1.0
@@ -105,13 +105,12 @@ def _keys(name: str, dimension: Dimension) -> list[str]:
 def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> Settings:
     """Weights that sum to 1, uniform over the simplex: exponential variates, divided by their sum.
 
-    Every setting is left out by an even chance, and those that are left are uniform over theirs: nearly all of a
-    simplex of many terms has some of each, and what a bad term costs would hide what the others earn. No horizon is
-    left out.
+    Each setting is left out with probability 1/2, and the others are uniform over theirs: if all were always in, one
+    bad term would hide what the others gain. No horizon is left out.
     """
     parts, most = _parts(dimension, horizons)
     drawn = [trial.suggest_float(f"{name}.{part}", SMALLEST, 1.0) for part in parts]
-    most = 1.0 if min(drawn) >= most else most  # all out: all in
+    most = 1.0 if min(drawn) >= most else most  # where all would be out, all are in
     shares = [max(math.log(most / value), 0.0) for value in drawn]
     total = sum(shares) or 1.0
     weights = [share / total for share in shares]
@@ -121,7 +120,7 @@ def _on_simplex(trial: Trial, name: str, dimension: Simplex, horizons: int) -> S
 
 
 def _parts(dimension: Simplex, horizons: int) -> tuple[list[str], float]:
-    """What a simplex weighs, and the parameter from which on it is left out."""
+    """The names of the weights, and the parameter above which one is left out."""
     if dimension.simplex == "horizons":
         return [str(i) for i in range(horizons)], 1.0
     return list(dimension.simplex), OUT

@@ -4,10 +4,13 @@ The trial's run folder is an ordinary one, so a trial whose worker died resumes 
 """
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna import TrialPruned
 from rich.console import Console
 
 from engine.inputs import Inputs
@@ -24,12 +27,8 @@ class TrialFailed(Exception):
     """A trial without a result; the message says why."""
 
 
-class Pruned(Exception):
-    """A trial that is not worth its remaining epochs."""
-
-
 def study_folds(config: StudyConfig, inputs: Inputs) -> list[tuple[StudyConfig, Fold]]:
-    """The configuration and split of every fold that counts, one where the split is as it is."""
+    """The configuration and split of every fold; one where the split is as it is."""
     if not config.hpo.folds:
         return [(config, make_fold(config, inputs.panel))]
     splits = [
@@ -39,45 +38,56 @@ def study_folds(config: StudyConfig, inputs: Inputs) -> list[tuple[StudyConfig, 
     return [(of_fold, make_fold(of_fold, inputs.panel)) for of_fold in configs]
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What is known of a trial after an epoch. Metrics are those of the best checkpoints so far."""
+
+    number: int  # from 1, over all folds
+    fold: int
+    ends_fold: bool
+    metrics: list[float]  # of this fold
+    means: list[float]  # over the folds so far
+
+
 def run_trial(
-    folds: Sequence[tuple[StudyConfig, Fold]],
-    inputs: Inputs,
-    folder: Path,
-    report: Callable[[int, int, list[float]], bool],
-) -> tuple[list[float], int]:
-    """Train on every fold; gives the metrics of the best checkpoints (means over folds) and the epochs spent.
+    folds: Sequence[tuple[StudyConfig, Fold]], inputs: Inputs, folder: Path, report: Callable[[Epoch], bool]
+) -> list[float]:
+    """Train on every fold; returns the metrics of the best checkpoints, means over folds.
 
     Args:
         folds: what `study_folds` gives, with the trial's settings in the configurations.
-        folder: for the run folders; those that are there are resumed.
-        report: is given the fold, the number of epochs so far (of all folds) and the metrics so far; whether to prune.
+        folder: for the run folders; runs that exist are resumed.
+        report: called after every epoch, also those before a run was resumed; returns whether to prune the trial.
 
-    Raises Pruned, TrialFailed for a training that cannot go on or a metric that is missing, and Stopped after a signal.
+    Raises TrialPruned, TrialFailed for a training that cannot go on or a metric that is missing, and Stopped after a
+    signal.
     """
     finished: list[list[float]] = []
     before = 0  # epochs of the folds that are finished
     for number, (config, fold) in enumerate(folds):
         run_folder = folder / f"fold-{number}" if len(folds) > 1 else folder
         resume = (run_folder / "config.toml").exists()
+        if not resume:
+            shutil.rmtree(run_folder, ignore_errors=True)  # the start of a run whose worker was killed before it stood
         try:
             with open_run(config, inputs, fold, run_folder, resume, QUIET) as run:
                 metrics: list[float] = []
                 for epoch in _epoch_numbers(run):
                     metrics = _metrics(run, config, epoch)
-                    means = _mean([*finished, metrics])
-                    prune = report(number, before + epoch, means)
-                    last = run.state.finished and epoch == run.state.epoch and number + 1 == len(folds)
-                    if prune and not last:  # after the last there is nothing to save
-                        raise Pruned
+                    ends_fold = run.state.finished and epoch == run.state.epoch
+                    prune = report(Epoch(before + epoch, number, ends_fold, metrics, _mean([*finished, metrics])))
+                    is_last = ends_fold and number + 1 == len(folds)  # when pruning would save nothing
+                    if prune and not is_last:
+                        raise TrialPruned
                 before += run.state.epoch
                 finished.append(metrics)
         except (RunFailed, InputError) as error:
             raise TrialFailed(str(error)) from error
-    return _mean(finished), before
+    return _mean(finished)
 
 
 def _epoch_numbers(run: Run) -> Iterator[int]:
-    """The numbers, from 1, of the epochs that a resumed run has had, and of those that it trains from now on."""
+    """The number, from 1, of each epoch that a resumed run has had, then of each that it trains."""
     yield from range(1, run.state.epoch + 1)
     for _ in epochs(run):
         yield run.state.epoch

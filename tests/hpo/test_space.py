@@ -3,10 +3,11 @@
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
-from engine.config import Config
-from engine.config_file import load_config
-from hpo.config import SPACE, Choices, Range, Simplex
+from engine.config_file import load
+from hpo.algorithms import SAMPLERS
+from hpo.config import SPACE, Choices, Range, Simplex, StudyConfig
 from hpo.space import check_space, configured, parameters_of, suggest
 from loaders.errors import InputError
 
@@ -60,9 +61,19 @@ def test_a_term_is_in_or_out_by_an_even_chance():
     np.testing.assert_allclose(np.sort(two, 1).mean(0), [0, 0.25, 0.75], atol=0.02)  # uniform on 0..1
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_studies_of_other_seeds_draw_other_trials(sampler):
+    def numbers(seed):
+        study = optuna.create_study(sampler=SAMPLERS[sampler](seed, 0))
+        return [study.ask({"x": FloatDistribution(0, 1)}).params["x"] for _ in range(4)]
+
+    assert numbers(0) == numbers(0)
+    assert not set(numbers(0)) & set(numbers(1))
+
+
 @pytest.mark.parametrize("horizons", [1, 2, 20])
 def test_a_configuration_is_found_in_its_space(horizons):
-    config = load_config(None, ["objective.sharpe=0.2", "train.learning_rate=3e-3"])
+    config = load(StudyConfig, None, ["objective.sharpe=0.2", "train.learning_rate=3e-3"])
     parameters = parameters_of(config, horizons)
     settings = suggest(optuna.trial.FixedTrial(parameters), SPACE, horizons)
     assert settings["train.learning_rate"] == 3e-3
@@ -84,13 +95,13 @@ def test_a_configuration_is_found_in_its_space(horizons):
 )  # fmt: skip
 def test_a_configuration_outside_its_space_is_not_found(tmp_path, outside):
     (tmp_path / "study.toml").write_text(outside)
-    assert parameters_of(load_config(tmp_path / "study.toml", []), 2) is None
+    assert parameters_of(load(StudyConfig, tmp_path / "study.toml", []), 2) is None
 
 
 def test_the_default_space_makes_valid_configurations():
     check_space(SPACE)
     for settings in drawn(SPACE, 50):
-        config = configured(Config(), settings)
+        config = configured(StudyConfig(), settings)
         assert config.train.learning_rate == settings["train.learning_rate"]
         assert config.objective.pairwise == settings["objective.pairwise"]
         assert config.objective.horizon_weights == settings["objective.horizon_weights"]
@@ -126,10 +137,10 @@ def test_ranges_that_hold_nothing_are_refused(tmp_path, dimension, words):
     path = tmp_path / "c.toml"
     path.write_text(f'[hpo.space]\n"train.learning_rate" = {dimension}\n')
     with pytest.raises(InputError) as error:
-        load_config(path, [])
+        load(StudyConfig, path, [])
     assert words in str(error.value)
 
 
 def test_settings_that_do_not_go_together_are_refused():
     with pytest.raises(InputError, match="spans"):
-        configured(Config(), {"data.context": 4, "model.normalisation": True})
+        configured(StudyConfig(), {"data.context": 4, "model.normalisation": True})
