@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: 
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -120,7 +119,7 @@ def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     from loaders.cache.shards import read_manifests
 
     if as_json:
-        print(json.dumps(asdict(read_manifests(folder)[-1])))
+        print(json.dumps(read_manifests(folder)[-1].model_dump()))
         return
     from engine.inputs import resolve_device
     from loaders.inspect import inspect_cache

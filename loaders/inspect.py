@@ -12,8 +12,8 @@ def inspect_cache(panel: Panel, tier: str) -> Table:
         tier: how blocks would reach the device of this machine, and why.
     """
     manifest = panel.manifest
-    size = sum(opened.st_size for _, opened in panel.files)
-    shards = [path.parent.name for path, _ in panel.files]
+    size = sum(file.opened.st_size for file in panel.files)
+    shards = [file.path.parent.name for file in panel.files]
     table = Table(title=str(panel.folder), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -8,6 +8,7 @@ S codes, T days
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class Layout:
     first: Int  # [S] calendar index of each code's first day
     days: Int  # [S] calendar days in its span
 
-    @property
+    @cached_property
     def offset(self) -> Int:
         """[S] row of each code's first day."""
         return np.cumsum(self.days) - self.days
@@ -39,6 +40,17 @@ class Layout:
     def rows(self) -> int:
         """Rows of all spans, absent ones included."""
         return int(self.days.sum())
+
+    def day_of(self, rows: Int) -> Int:
+        """Calendar index of each row [n]."""
+        code = np.searchsorted(self.offset, rows, "right") - 1
+        return rows - self.offset[code] + self.first[code]
+
+    def rows_of_date(self) -> Int:
+        """[T] how many spans hold each date."""
+        change = np.bincount(self.first, minlength=len(self.calendar) + 1)
+        change -= np.bincount(self.first + self.days, minlength=len(self.calendar) + 1)
+        return np.cumsum(change)[:-1]
 
     def place(self, row: int) -> str:
         """`CODE on DATE` of a row."""
