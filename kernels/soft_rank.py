@@ -37,32 +37,21 @@ from torch import Tensor
 
 from kernels.limits import LONGEST
 from kernels.rank_terms import soft_ranks, standardise
+from kernels.registration import register
 
-torch.library.define(
+register(
     "atft::soft_rank",
     "(Tensor scores, Tensor mask, Tensor tau)"
     " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse)",
+    "soft_rank.forward",
 )
-torch.library.define(
+register(
     "atft::soft_rank_backward",
     "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse) -> Tensor",
+    "soft_rank.backward",
 )
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-@torch.library.impl("atft::soft_rank", "cpu")
-def _forward_on_cpu(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
-    from kernels.cpu.soft_rank import forward
-
-    return forward(scores, mask, float(tau))
-
-
-@torch.library.impl("atft::soft_rank", "cuda")
-def _forward_on_cuda(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
-    from kernels.cuda.soft_rank import forward
-
-    return forward(scores, mask, tau)
 
 
 @torch.library.register_fake("atft::soft_rank")
@@ -70,20 +59,6 @@ def _forward_shapes(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     order = torch.empty_like(scores, dtype=torch.int32)
     ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
     return ranks, order, z_sorted, both, scores.new_empty(len(scores))
-
-
-@torch.library.impl("atft::soft_rank_backward", "cpu")
-def _backward_on_cpu(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
-    from kernels.cpu.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, float(tau), *saved)
-
-
-@torch.library.impl("atft::soft_rank_backward", "cuda")
-def _backward_on_cuda(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
-    from kernels.cuda.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, tau, *saved)
 
 
 @torch.library.register_fake("atft::soft_rank_backward")
@@ -98,7 +73,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Forward) -> N
 
 
 def _gradient(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.atft.soft_rank_backward.default(upstream, *ctx.saved_tensors), None, None
+    return torch.ops.atft.soft_rank_backward.default(upstream.contiguous(), *ctx.saved_tensors), None, None
 
 
 torch.library.register_autograd("atft::soft_rank", _gradient, setup_context=_save)

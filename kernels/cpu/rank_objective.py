@@ -18,9 +18,9 @@ from kernels.cpu.exponential import exp
 from kernels.cpu.soft_rank import ascending, compact, decays, means, moments, pull_back, ranks_from, spread, valid_of
 from kernels.cpu.sorting import average_ranks, place_in, scratch, sort
 from kernels.cpu.threads import for_rows
-from kernels.rank_terms import EPSILON, LEAST_VARIANCE, TERMS
+from kernels.rank_terms import EPSILON, FUSED, LEAST_VARIANCE, TERMS
 
-RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = range(len(TERMS))
+RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = range(FUSED)
 GRAIN = 1 << 18  # entries that a thread adds up before it is worth waking
 TILE = 512  # entries whose quantiles are looked at together: they fit into the first cache
 
@@ -398,9 +398,9 @@ def rank_objective(
     for term, given in ((QUANTILE, len(levels)), (PAIRWISE, len(rotations))):
         if w[term] != 0 and not given:
             needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
-            raise ValueError(f"{TERMS[term]} has the weight {w[term]}: give {needs}")
+            raise ValueError(f"{list(TERMS)[term]} has the weight {w[term]}: give {needs}")
     names, share, daily, slope = np.zeros((4, horizons, days))
-    values, terms = np.zeros((rows, len(TERMS))), np.zeros(len(TERMS), np.float32)
+    values, terms = np.zeros((rows, FUSED)), np.zeros(FUSED, np.float32)
     by_daily = np.empty((rows, size if w[SHARPE] != 0 else 0), np.float32)
     gradient, gradient_q = np.empty(scores.shape, np.float32), np.empty(quantiles.shape, np.float32)
     inputs = [array.numpy() for array in (scores, targets, returns, mask, quantiles)]

@@ -175,22 +175,22 @@ def means(dz, z):  # type: ignore[no-untyped-def]
     return float32(mean / len(z)), float32(along / len(z))
 
 
-def forward(scores: Tensor, mask: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Soft ranks, and for `backward`: order, ascending z, A + B, 1 / deviation. [R, N] and [R]."""
     ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
     order, inverse = torch.empty_like(scores, dtype=torch.int32), scores.new_empty(len(scores))
     arrays = _arrays(ranks, order, z_sorted, both, inverse)
-    for_rows(_forward, len(scores), *_arrays(scores, mask), tau, *arrays)
+    for_rows(_forward, len(scores), *_arrays(scores, mask), float(tau), *arrays)
     return ranks, order, z_sorted, both, inverse
 
 
 def backward(
-    upstream: Tensor, mask: Tensor, tau: float, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
 ) -> Tensor:
     """Gradient by the scores [R, N] of sum(upstream * ranks)."""
     gradient = torch.empty_like(upstream)
     arrays = _arrays(order, z_sorted, both, inverse, gradient)
-    for_rows(_backward, len(upstream), *_arrays(upstream, mask), tau, *arrays)
+    for_rows(_backward, len(upstream), *_arrays(upstream, mask), float(tau), *arrays)
     return gradient
 
 

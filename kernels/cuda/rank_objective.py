@@ -19,10 +19,10 @@ from kernels import limits
 from kernels.cuda.soft_rank import means, moments, pull_back, soft_ranks, unpack
 from kernels.cuda.sorting import average_ranks, sort
 from kernels.limits import block_of, tile_of, warps_of
-from kernels.rank_terms import EPSILON, LEAST_VARIANCE, TERMS
+from kernels.rank_terms import EPSILON, FUSED, LEAST_VARIANCE
 
-RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = (tl.constexpr(i) for i in range(len(TERMS)))
-_COUNT = tl.constexpr(len(TERMS))
+RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = (tl.constexpr(i) for i in range(FUSED))
+_COUNT = tl.constexpr(FUSED)
 _FLOOR = tl.constexpr(EPSILON**2)
 _EPSILON = tl.constexpr(EPSILON)
 _LEAST_VARIANCE = tl.constexpr(LEAST_VARIANCE)
@@ -379,9 +379,9 @@ def rank_objective(
     """
     horizons, sections, size = scores.shape
     rows = horizons * sections
-    loss, terms = scores.new_empty(()), scores.new_empty(len(TERMS))
+    loss, terms = scores.new_empty(()), scores.new_empty(FUSED)
     gradient, gradient_q = torch.empty_like(scores), torch.empty_like(quantiles)
-    values, statistics = scores.new_empty(rows, len(TERMS)), scores.new_empty(rows, _STATISTICS.value)
+    values, statistics = scores.new_empty(rows, FUSED), scores.new_empty(rows, _STATISTICS.value)
     words = torch.empty((2, *scores.shape), dtype=torch.int64, device=scores.device)
     order, ended = torch.empty_like(scores, dtype=torch.int32), torch.empty((), dtype=torch.int32, device=scores.device)
     z_sorted, hard, both, soft = (torch.empty_like(scores) for _ in range(4))

@@ -77,7 +77,7 @@ class Outcome:
     by_quantiles: np.ndarray
 
     def term(self, name):
-        return float(self.terms[TERMS.index(name)])
+        return float(self.terms[list(TERMS).index(name)])
 
 
 def only(*names, weight=1.0):

@@ -16,7 +16,7 @@ import kernels.cpu.rank_objective
 import kernels.cuda.rank_objective
 from kernels.limits import LONGEST
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import EPSILON, TERMS
+from kernels.rank_terms import EPSILON, SHARPE, TERMS
 from tests.kernels.faces import (
     CUDA,
     EPS,
@@ -35,7 +35,7 @@ from tests.kernels.faces import (
 )
 
 ORDERED = ("rank_ic", "ic", "spearman", "huber", "pairwise", "listnet")  # lower for the better order
-SHARPE = TERMS.index("sharpe")
+NAMES = list(TERMS)
 every_face = pytest.mark.parametrize("face", FACES, ids=str)
 fast_faces = pytest.mark.parametrize("face", FAST, ids=str)
 # Plain torch computes every term, and autograd carries a NaN from one without a weight into the gradient.
@@ -451,7 +451,7 @@ def test_ranked_only_the_order_of_targets_matters(face, mapped):
     for name, value in vars(ours).items():
         np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=name)
     otherwise = evaluated(face, asked.but(ranked=False))
-    assert {TERMS[i] for i in np.flatnonzero(np.abs(otherwise.terms - ours.terms) > 1e-3)} == {
+    assert {NAMES[i] for i in np.flatnonzero(np.abs(otherwise.terms - ours.terms) > 1e-3)} == {
         "ic", "huber", "quantile", "listnet",
     }  # fmt: skip
 
@@ -616,7 +616,7 @@ def test_terms_are_for_logging(device):
     loss, terms = public_objective(asked.but(scores=asked.scores.requires_grad_()))
     assert loss.requires_grad
     assert not terms.requires_grad
-    assert [TERMS[i] for i in (~terms.isnan()).nonzero()[:, 0]] == ["rank_ic", "huber"]
+    assert [NAMES[i] for i in (~terms.isnan()).nonzero()[:, 0]] == ["rank_ic", "huber"]
     (first,) = torch.autograd.grad(loss, asked.scores, retain_graph=True)
     (tripled,) = torch.autograd.grad(3 * loss, asked.scores)
     torch.testing.assert_close(tripled, 3 * first)
@@ -660,8 +660,8 @@ def test_on_cuda_a_term_that_lacks_its_inputs_is_nan(term, n):
     asked = block(23, names=n, weights=only("ic", term)).moved("cuda")
     loss, terms = rank_objective(asked.scores, asked.targets, asked.mask, asked.weights)
     assert loss.isnan()
-    assert terms[TERMS.index(term)].isnan()
-    assert not terms[TERMS.index("ic")].isnan()
+    assert terms[NAMES.index(term)].isnan()
+    assert not terms[NAMES.index("ic")].isnan()
 
 
 def test_cpu_tensors_take_the_compiled_loops():
