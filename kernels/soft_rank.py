@@ -42,12 +42,12 @@ from kernels.registration import register
 register(
     "atft::soft_rank",
     "(Tensor scores, Tensor mask, Tensor tau)"
-    " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse)",
+    " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor sums, Tensor inverse)",
     "soft_rank.forward",
 )
 register(
     "atft::soft_rank_backward",
-    "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse) -> Tensor",
+    "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor sums, Tensor inverse) -> Tensor",
     "soft_rank.backward",
 )
 
@@ -57,8 +57,8 @@ Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 @torch.library.register_fake("atft::soft_rank")
 def _forward_shapes(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     order = torch.empty_like(scores, dtype=torch.int32)
-    ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
-    return ranks, order, z_sorted, both, scores.new_empty(len(scores))
+    ranks, z_sorted, sums = (torch.empty_like(scores) for _ in range(3))
+    return ranks, order, z_sorted, sums, scores.new_empty(len(scores))
 
 
 @torch.library.register_fake("atft::soft_rank_backward")
