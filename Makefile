@@ -22,7 +22,7 @@ train: install
 	$(BIN)/python examples/compare_with_oracle.py $(RUN) $(CACHE)
 
 test: install
-	$(BIN)/pytest tests/kernels --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/kernels --numprocesses 2 --dist worksteal
 	$(BIN)/pytest tests --ignore tests/kernels
 
 bench: install

@@ -1,11 +1,12 @@
-"""Exact ranks and correlations of cross-sections, on the device that holds them; for judging, without gradients.
+"""Exact ranks and correlations of cross-sections, on the device that holds them; for evaluation, without gradients.
 
     average_ranks   1..n within the valid entries, tied ones sharing the mean of their ranks
     pearson         covariance over both deviations, of float32 values in float64
     spearman        pearson of the average ranks
 
-As scipy.stats.rankdata, pearsonr and spearmanr give them: a correlation of fewer than two entries, or of constant ones,
-is NaN; so is one with a NaN among its valid entries, and pearson with an infinity.
+They equal scipy.stats.rankdata, pearsonr and spearmanr: a correlation of fewer than two entries, or of constant ones,
+is NaN; so is one with a NaN among its valid entries, and pearson with an infinity. The engine does not call them yet:
+they are here for validation on a GPU, which needs exact ranks there.
 
 R cross-sections, N entries
 """

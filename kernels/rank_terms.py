@@ -98,7 +98,7 @@ def _cached(compute: Callable[["CrossSections"], Tensor]) -> property:
             x.computed[compute.__name__] = compute(x)
         return x.computed[compute.__name__]
 
-    return property(get)
+    return property(get, doc=compute.__doc__)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,29 @@
 """Soft ranks of cross-sections: ranks with a gradient, in O(N log N) time and O(N) memory.
 
-Every valid score counts how far it is above each other one, by the distribution function of a Laplace kernel:
+A soft rank sums over all scores how far its own is above each, by the distribution function of a Laplace kernel:
 
     softrank_i = 1/2 + sum_j CDF((z_i - z_j) / tau),   CDF(u) = 1 - exp(-u) / 2 for u >= 0, exp(u) / 2 for u < 0
 
-z are the cross-section's scores in deviations from their mean, so tau means the same for scores of any scale. As tau
-falls to 0, soft ranks become ranks 1..n, ties averaged. Written out for pairs this takes N^2 of everything; but an
-exponential of a difference is a product, so along ascending z, with decays e_i = exp(-(z_{i+1} - z_i) / tau) between
-neighbours, the sums over all lower and over all higher scores are first-order recurrences (LapSum, arXiv 2503.06242):
+z are the cross-section's standardised scores, so tau means the same for scores of any scale. As tau falls to 0, soft
+ranks become ranks 1..n, ties averaged. Evaluating all pairs would take O(N^2) time and memory. But an exponential of a
+difference is a product, so along ascending z, with decays e_i = exp(-(z_{i+1} - z_i) / tau) between neighbours, the
+sums over all lower and over all higher scores are first-order recurrences (LapSum, arXiv 2503.06242):
 
     A_i = sum_{j<i} exp(-(z_i - z_j) / tau) = e_{i-1} (1 + A_{i-1})
     B_i = sum_{j>i} exp(-(z_j - z_i) / tau) = e_i     (1 + B_{i+1})
     softrank_i = i - A_i / 2 + B_i / 2                                 (i from 1)
 
-since i - 1 lower scores add 1 - exp() / 2 each, higher ones exp() / 2, and the score itself 1/2 to the 1/2. Tied scores
-have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No sum is ever a
-difference of large exponentials, so nothing overflows and nothing cancels.
+since each of the i - 1 lower scores adds 1 - exp() / 2, each higher one exp() / 2, and the score itself 1/2 to the 1/2.
+Tied scores have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No
+sum is a difference of large exponentials, so nothing overflows and nothing cancels.
 
-The gradient for upstream g has the same form. A score moves its own rank by (A_i + B_i) / (2 tau) and every other one
-by -exp(-|z_i - z_j| / tau) / (2 tau), so
+The gradient for upstream g has the same form. The derivative of a score's own rank is (A_i + B_i) / (2 tau), that of
+every other rank -exp(-|z_i - z_j| / tau) / (2 tau), so
 
     C_i = sum_{j<i} g_j exp(-(z_i - z_j) / tau) = e_{i-1} (g_{i-1} + C_{i-1})
     D_i = sum_{j>i} g_j exp(-(z_j - z_i) / tau) = e_i     (g_{i+1} + D_{i+1})
     dz_i = (g_i (A_i + B_i) - C_i - D_i) / (2 tau)
-    ds_i = (dz_i - mean(dz) - z_i mean(dz z)) / deviation
+    ds_i = (dz_i - mean(dz) - z_i mean(dz z)) / std
 
 A NaN or an infinite valid score makes its whole cross-section NaN, soft ranks and gradient, and no other one.
 
@@ -67,8 +67,7 @@ def _backward_shapes(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Forward) -> None:
-    # Outputs that only backward reads get no gradients: without this, torch fills zeros for each of them.
-    ctx.set_materialize_grads(False)
+    ctx.set_materialize_grads(False)  # without this, torch fills zeros as gradients of the outputs that backward reads
     ctx.save_for_backward(*inputs[1:], *output[1:])
 
 
@@ -82,14 +81,14 @@ torch.library.register_autograd("atft::soft_rank", _gradient, setup_context=_sav
 def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor:
     """Soft ranks 1..n of the valid entries of the last axis, 0 elsewhere; float32, differentiable in the scores.
 
-    On CPUs by compiled loops, on CUDA one Triton program per cross-section; beyond LONGEST entries on CUDA, plain
-    torch.
+    Computed by compiled loops on CPUs and by one Triton program per cross-section on CUDA, or by plain torch beyond
+    LONGEST entries on CUDA.
 
     Args:
         scores: [..., N] of any float type.
         mask: [..., N] bool, the valid entries; scores elsewhere may be anything, NaN included.
-        tau: width of the kernel in deviations of the cross-section's scores, above 0. As a tensor [] on the scores'
-            device it may change without another compilation of the step.
+        tau: width of the kernel in standard deviations of the cross-section's scores, above 0. As a tensor [] on the
+            scores' device it may change without another compilation of the step.
 
     Raises ValueError for a mask of another shape or type, and where there is no entry.
     """

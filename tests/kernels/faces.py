@@ -220,15 +220,14 @@ def _triton_objective(block, upstream):
 NUMBA = Face("numba", torch.device("cpu"), _by_autograd(soft_rank), _public_objective)
 PLAIN = Face("plain", DEVICE, _by_autograd(_plain_soft_rank), _plain_objective)
 TRITON = Face("triton", DEVICE, _triton_soft_rank, _triton_objective, {"TILE": 16, "SHORTEST": 32})
-MIDDLE = Face("triton-64", DEVICE, _triton_soft_rank, _triton_objective, {"TILE": 64})
 SHIPPED = Face("triton-shipped", DEVICE, _triton_soft_rank, _triton_objective)
 
 FACES = [NUMBA, PLAIN, TRITON, *([SHIPPED] if CUDA else [])]
 FAST = [face for face in FACES if CUDA or face is not TRITON]  # the interpreter takes half a second for a cross-section
-# Faces with the numbers of names that they are asked about one after the other: 1, a tile, more than one, the largest.
+# Faces with numbers of names. Of TRITON: 1, 2, a tile, one more, all entries that a sort holds, one more. Other faces
+# have no such edges.
 SIZES = [
-    *((face, n) for face in (NUMBA, PLAIN) for n in (1, 2, 3, 16, 500, 2000, 5000, 8192, 20000)),
-    *((TRITON, n) for n in (1, 2, 3, 16, 17, 40)),
-    *((MIDDLE, n) for n in (127, 128, 129, 300)),
+    *((face, n) for face in (NUMBA, PLAIN) for n in (1, 2, 3, 16, 500, 4096, 20000)),
+    *((TRITON, n) for n in (1, 2, 16, 17, 32, 33)),
     *((SHIPPED, n) for n in (1, 2, 3, 129, 1024, 1025, 4096, 5000, 8192) if CUDA),
 ]
