@@ -1,12 +1,12 @@
-"""The faces of the ranking operators, asked by tests in the same words.
+"""The implementations (faces) of the ranking operators, behind one interface for tests.
 
     numba     the public operators, on CPU tensors
     triton    the functions of kernels.cuda, called directly: on a GPU where there is one, else in Triton's interpreter
-    plain     kernels.rank_terms in float32, what CUDA takes beyond LONGEST entries
+    plain     kernels.rank_terms in float32, which CUDA takes beyond LONGEST entries
 
-The Triton kernels take short tiles here, so that few entries are several steps of a walk and carry something over; on
-a GPU, the lengths that are shipped are a face of their own. Every result is handed out as float64 in numpy. Memory that
-an operator asks for begins as NaN, so what it does not write, and what it reads too early, shows.
+The Triton kernels use short tiles here, so that few entries take several tiles and something is carried over; on a GPU,
+the shipped lengths are a face of their own. Results are float64 numpy arrays. Memory that an operator allocates starts
+as NaN, which shows what it does not write and what it reads too early.
 
 H horizons, G cross-sections, R = H * G rows, N entries, Q quantile levels, K rotations
 """
@@ -46,7 +46,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Block:
-    """What the objective is asked about, in float32."""
+    """Inputs of the objective, in float32."""
 
     scores: Tensor  # [H, G, N]
     targets: Tensor
@@ -86,9 +86,9 @@ def only(*names, weight=1.0):
 
 
 def block(seed=0, horizons=1, days=2, names=20, missing=0.2, levels=(0.1, 0.5, 0.9), rotations=(1, 3), **changes):
-    """Cross-sections with tied targets and weights that all differ; the values that are not valid are numbers.
+    """Cross-sections with tied targets, and weights that all differ; values that are not valid are numbers.
 
-    Without a rotation that fits, as of a single name, `pairwise` has no weight.
+    Where no rotation fits, as with a single name, `pairwise` has no weight.
     """
     random = torch.Generator().manual_seed(seed)
     shape = (horizons, days, names)
@@ -114,7 +114,7 @@ def block(seed=0, horizons=1, days=2, names=20, missing=0.2, levels=(0.1, 0.5, 0
 
 @contextlib.contextmanager
 def memory_of_nan():
-    """torch.empty gives NaN, the largest integer where there is none, and True."""
+    """torch.empty gives NaN; the largest integer and True for types without NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -75,7 +75,7 @@ def test_nans_go_to_the_ends_and_leave_no_ranks():
         assert np.isnan(ranks_of(np.array(spoiled, np.float32))).all()
 
 
-def test_room_for_more_values_is_left_alone():
+def test_scratch_beyond_the_values_is_left_alone():
     values = np.array([3, 1, 2], np.float32)
     words, spare, counts = sort_scratch(10)
     words[3:] = 77
