@@ -44,6 +44,7 @@ ABSENT, CONTEXT, SCORED = 0, 1, 2
 ALIGNMENT = 64
 CHUNK_BYTES = 16 << 20
 MANIFEST, PANEL, ROWS = "manifest.json", "panel.arrow", "rows.npy"
+DTYPES = {"float16": pa.float16(), "float32": pa.float32()}  # of stored features
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Manifest:
 
 
 def _schema(n_features: int, n_horizons: int, dtype: str, padding: int) -> pa.Schema:
-    value = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    value = DTYPES[dtype]
     return pa.schema(
         [
             pa.field("features", pa.list_(pa.field("item", value, nullable=False), n_features), nullable=False),
@@ -173,7 +174,7 @@ def _views(
         batch = pa.ipc.open_file(buffer).get_batch(0)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise InputError(str(path), f"not a readable panel file ({error})", "Rebuild the cache") from error
-    value = {"float16": pa.float16(), "float32": pa.float32()}.get(expected or "")
+    value = DTYPES.get(expected or "")
     for name, width in (("features", n_features), ("targets", n_horizons)):
         kind = batch.schema.field(name).type if name in batch.schema.names else None
         if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != width:
