@@ -22,8 +22,7 @@ train: install
 	$(BIN)/python examples/compare_with_oracle.py $(RUN) $(CACHE)
 
 test: install
-	$(BIN)/pytest tests/kernels --numprocesses 2 --dist loadfile
-	$(BIN)/pytest tests --ignore tests/kernels
+	$(BIN)/pytest tests --numprocesses 2 --dist worksteal
 
 bench: install
 	$(BIN)/pytest bench --benchmark-only

@@ -1,6 +1,6 @@
 """The section [hpo], the search of a study, beside all settings of a run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -64,21 +64,20 @@ SPACE: Space = {
 }
 
 
-def _one_of(kind: str, known: Iterable[str]) -> AfterValidator:
-    """Refuses a name that a registry does not hold."""
-    names = tuple(known)
+def _one_of(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Refuses a name that a registry does not hold when it is asked."""
 
     def check(name: str) -> str:
-        if name not in names:
+        if name not in (names := list(known())):
             raise ValueError(f"{name!r} is no {kind}; there are {', '.join(names)}")
         return name
 
     return AfterValidator(check)
 
 
-Metric = Annotated[str, _one_of("metric to maximise", (name for name, of in METRICS.items() if of.maximised))]
-Sampler = Annotated[str, _one_of("sampler", SAMPLERS)]
-Pruner = Annotated[str, _one_of("pruner", PRUNERS)]
+Metric = Annotated[str, _one_of("metric to maximise", lambda: (name for name, of in METRICS.items() if of.maximised))]
+Sampler = Annotated[str, _one_of("sampler", lambda: SAMPLERS)]
+Pruner = Annotated[str, _one_of("pruner", lambda: PRUNERS)]
 
 
 class HpoConfig(Section):

@@ -1,7 +1,7 @@
-"""Compile every Triton kernel for A100 and H100 without a GPU, and tell what each asks of one: python -m kernels.aot.
+"""Compile every Triton kernel for A100 and H100 without a GPU, and report what it needs: python -m kernels.aot.
 
-Registers and spills are read from the binary that a launch would load. Bytes and operations are counted, and the times
-follow from them and from the cards' published figures: bounds that no kernel passes, not measurements.
+The functions that launch kernels are called on example tensors while launches are recorded, so types and constants are
+those of a launch. Registers and spills are read from the binary that the launch would load. Nothing is measured.
 
 N entries of a cross-section, H horizons, Q quantile levels, K rotations
 """
@@ -12,9 +12,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -22,54 +23,30 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
-from kernels import limits
+from kernels.limits import LONGEST
 
-# The module is imported by the processes that compile before they are ready to define kernels: no triton up here.
+# Functions import torch and triton: a process that compiles imports this module before it unsets TRITON_INTERPRET.
 
-SIZES = (512, 1024, 2048, 4096, 8192)  # N of the programs that sort
-LEVELS, ROTATIONS = 3, 16  # Q and K of the figures of the objective, as in training
-
-# The type of every argument by its name: a name means the same in all kernels.
-ARGUMENTS = {
-    **dict.fromkeys(
-        (
-            "a", "b", "both", "dz", "gradient", "gradient_q", "hard", "horizon_weights", "inverse_at", "levels",
-            "loss", "quantiles", "ranks", "returns", "room", "scores", "soft", "statistics", "targets", "tau_at",
-            "temperature_at", "terms", "upstream", "values", "weights", "x", "y", "z_sorted",
-        ),
-        "*fp32",
-    ),
-    "correlation": "*fp64",
-    "mask": "*i1",
-    "presence": "*u8",
-    **dict.fromkeys(("ended", "order", "rotations"), "*i32"),
-    **dict.fromkeys(("address", "codes", "days", "first", "presence_at", "targets_at", "words"), "*i64"),
-    **dict.fromkeys(
-        (
-            "begin", "context", "horizons", "levels_count", "scored", "sections", "shifts", "size", "span", "start_day",
-            "stop_day", "width",
-        ),
-        "i32",
-    ),
-}  # fmt: skip
+SIZES = (512, 1024, 2048, 4096, LONGEST)  # N of the programs that sort
+WIDTH = 160  # characters, wider than the table
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its published figures, dense and without tensor cores."""
+    """A GPU, with what of it bounds the number of programs that run at a time."""
 
     name: str
     target: int  # compute capability, 80 for sm_80
-    bytes_per_s: float
-    operations_per_s: float  # float32
     shared_bytes: int  # of a multiprocessor
 
 
-A100 = Card("A100 80GB SXM", 80, 2039e9, 19.5e12, 164 * 1024)
-H100 = Card("H100 SXM", 90, 3350e9, 67e12, 228 * 1024)
+A100 = Card("A100 80GB SXM", 80, 164 * 1024)
+H100 = Card("H100 SXM", 90, 228 * 1024)
 CARDS = (A100, H100)
 
 # Of a multiprocessor, the same on both cards.
@@ -80,46 +57,54 @@ SHARED_STEP, SHARED_TAKEN = 128, 1024  # bytes; the driver takes some for every 
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel with the constants and warps of a launch.
+    """A kernel with the types, constants and warps of a launch.
 
     Args:
         module, function: where the kernel is.
-        shape: what it is launched for, in words.
+        types: of its arguments, such as *fp32, in order; "constexpr" for constants.
         constants: its constexpr arguments.
         warps: of 32 threads.
-        bytes: that it has to move: inputs read once, results written once, no room to work in.
-        operations: compare-exchanges of the sort, and for every entry the additions, multiplications, comparisons,
-            divisions and functions that the source has in its walks, one each.
-        ones: integer arguments that may be 1.
+        variants: what launches may know of integers and addresses, which Triton compiles into the program: that a value
+            is 1, or a multiple of 16.
     """
 
     module: str
     function: str
-    shape: str
+    types: dict[str, str]
     constants: dict[str, int]
     warps: int
-    bytes: int
-    operations: int
-    ones: tuple[str, ...] = ()
+    variants: tuple[dict[str, int], ...]
 
     @property
     def name(self) -> str:
         """Such as soft_rank._forward."""
         return f"{self.module.rpartition('.')[2]}.{self.function}"
 
+    @property
+    def shape(self) -> str:
+        """What it is launched for, in words."""
+        match self.constants:
+            case {"BLOCK": n}:
+                return f"N={n}"
+            case {"HALF": half, "CHUNK": values}:
+                return f"{values} values of {'float16' if half else 'float32'}"
+            case {"DAYS": days, "WIDTH": horizons}:
+                return f"{days} days, H={horizons}"
+            case {"RANKED": ranked}:
+                return f"any N ({LONGEST}), {'ranked' if ranked else 'not ranked'}"
+        return f"any N ({LONGEST})"
+
 
 @dataclass(frozen=True)
 class Figures:
-    """What a program takes on a target; of the variants that launches make of it, the worst.
+    """What a program needs on a target: the worst of its variants.
 
     Args:
         target: such as sm_80.
         registers: of a thread.
         shared_bytes: of a program.
-        spill_bytes: of a thread, kept in memory because registers did not hold them.
-        occupancy: warps that a multiprocessor holds at a time, of those that it could.
-        bytes, operations: see Program.
-        bound_us: microseconds for these with the whole card at work, whichever of the two takes longer.
+        spill_bytes: of a thread, kept in memory because there were too few registers.
+        occupancy: the share of a multiprocessor's warps that can be active at a time.
     """
 
     name: str
@@ -130,85 +115,83 @@ class Figures:
     spill_bytes: int
     warps: int
     occupancy: float
-    bytes: int
-    operations: int
-    bound_us: float
 
 
-def programs() -> list[Program]:
-    """Every kernel of the package at its default shapes."""
-    return [*_sorts(), *_walks(), *_gathers()]
+def programs(sizes: Iterable[int] = SIZES) -> list[Program]:
+    """Every kernel of the package as it is launched, with sorts of these sizes."""
+    from triton.runtime.jit import mangle_type
+
+    found: dict[str, Program] = {}
+    with _recorded() as launches:
+        for n in sizes:
+            _launch_all(n)
+    for kernel, arguments, keywords in launches:
+        constants = {name: value for name, value in keywords.items() if name != "num_warps"}
+        names = [name for name in kernel.arg_names if name not in constants]
+        values = dict(zip(names, arguments, strict=True))
+        types = {name: mangle_type(values[name]) if name in values else "constexpr" for name in kernel.arg_names}
+        general: tuple[dict[str, int], ...] = ({}, dict.fromkeys(names, 16))
+        program = Program(kernel.fn.__module__, kernel.fn.__name__, types, constants, keywords["num_warps"], general)
+        key = f"{program.name} {keywords}"
+        known = found.setdefault(key, program)
+        ones = {name: 1 for name, value in values.items() if isinstance(value, int) and value == 1}
+        if ones and ones not in known.variants:
+            found[key] = replace(known, variants=(*known.variants, ones))
+    return sorted(found.values(), key=lambda program: program.name)
 
 
-def _sorts() -> list[Program]:
-    """Kernels that sort, at every size."""
-    found = []
-    for module, function, sorts, entry_bytes, walks in (
-        # Scores and mask; ranks, order, z, below + above. Moments 5, standardised 2, recurrences 20, from the middle 1.
-        ("soft_rank", "_forward", 1, 5 + 16, 28),
-        # Scores, targets, returns, mask; hard ranks, order, z. Moments twice 5, ranks 7, standardised 2, statistics 6.
-        ("rank_objective", "_prepare", 2, 13 + 12, 25),
-        # Values, mask; ranks. Number 1, ranks 7.
-        ("correlation", "_ranks", 1, 5 + 4, 8),
-    ):
-        for n in SIZES:
-            steps = n.bit_length() - 1
-            exchanges = n // 2 * steps * (steps + 1) // 2
-            constants = {"BLOCK": n, "TILE": limits.tile_of(n)}
-            operations = sorts * exchanges + walks * n
-            found.append(
-                Program(
-                    f"kernels.cuda.{module}", function, f"N={n}", constants, limits.warps_of(n), entry_bytes * n,
-                    operations,
-                )
+@contextmanager
+def _recorded() -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any]]]]:
+    """Kernel, arguments and keywords of every launch of the `with`, instead of the launches. Keywords are constants."""
+    from triton.runtime.jit import KernelInterface
+
+    launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    launch = KernelInterface.__getitem__
+
+    def record(kernel: Any, grid: Any) -> Any:
+        return lambda *arguments, **keywords: launches.append((kernel, arguments, keywords))
+
+    KernelInterface.__getitem__ = record
+    try:
+        yield launches
+    finally:
+        KernelInterface.__getitem__ = launch
+
+
+def _launch_all(n: int) -> None:
+    """Call every function that launches kernels, on cross-sections of n entries."""
+    import torch
+
+    from kernels import block_gather
+    from kernels.cuda import correlation, rank_objective, soft_rank
+    from kernels.rank_terms import FUSED
+
+    rows, mask, order = torch.empty(2, n), torch.ones(2, n, dtype=torch.bool), torch.zeros(2, n, dtype=torch.int32)
+    number = torch.ones(())
+    soft_rank.forward(rows, mask, number)
+    soft_rank.backward(rows, mask, number, order, rows, rows, torch.empty(2))
+    correlation.average_ranks(rows, mask)
+    correlation.pearson(rows, rows, mask)
+    for ranked in (True, False):
+        for horizons, days, levels, rotations in ((2, 3, 3, 16), (1, 1, 1, 1)):
+            scores = torch.empty(horizons, days, n)
+            rank_objective.rank_objective(
+                scores, scores, scores, scores == 0, torch.empty(horizons, days, n, levels), torch.empty(FUSED),
+                torch.empty(horizons), number, number, torch.empty(levels), torch.zeros(rotations, dtype=torch.int32),
+                ranked,
             )  # fmt: skip
-    return found
-
-
-def _walks() -> list[Program]:
-    """Kernels that only walk: one program for every N, its figures those of the longest that is sorted."""
-    n, tile, shape = limits.LONGEST, {"TILE": limits.TILE}, f"any N ({limits.LONGEST})"
-    # Upstream, mask, order, z, below + above; gradient. Number 1, recurrences 22, means 3, gradient 4.
-    backward = Program(
-        "kernels.cuda.soft_rank", "_backward", shape, tile, limits.TILE_WARPS, (17 + 4) * n, 30 * n
-    )  # fmt: skip
-    # Scores, targets, returns, mask, order, z, hard ranks; gradient; quantiles and their gradient. Moments twice 5,
-    # soft ranks 20 and back 22, sums 33, mixed 10, means 3, gradient 22; 8 a level, 23 a rotation.
-    entry_bytes, entry_operations = 25 + 4 + 8 * LEVELS, 120 + 8 * LEVELS + 23 * ROTATIONS
-    terms = [
-        Program(
-            "kernels.cuda.rank_objective", "_terms", f"{shape}, {'ranked' if ranked else 'not ranked'}",
-            {"RANKED": ranked, **tile}, limits.TILE_WARPS, entry_bytes * n, entry_operations * n,
-            ones=("horizons", "sections", "levels_count", "shifts"),
-        )
-        for ranked in (True, False)
-    ]  # fmt: skip
-    # Two arrays, mask. Sums and ranges 7, moments 8: of float64, which is slower, so that the bound holds.
-    correlate = Program("kernels.cuda.correlation", "_correlate", shape, tile, limits.TILE_WARPS, 9 * n, 15 * n)
-    return [backward, *terms, correlate]
-
-
-def _gathers() -> list[Program]:
-    """The gather of blocks, whose programs each copy a piece of one code's rows; nothing to compute but addresses."""
-    from kernels.block_gather import CHUNK
-
-    features = [
-        Program(
-            "kernels.block_gather", "_gather_features", f"{CHUNK} values of {'float16' if half else 'float32'}",
-            {"HALF": half, "CHUNK": CHUNK}, 8, ((2 if half else 4) + 4) * CHUNK, 0, ones=("begin", "span", "width"),
-        )
-        for half in (True, False)
-    ]  # fmt: skip
-    days, horizons = 128, 2
-    labels = Program(
-        "kernels.block_gather", "_gather_labels", f"{days} days, H={horizons}", {"DAYS": days, "WIDTH": horizons}, 4,
-        (2 + 8 * horizons) * days, 0, ones=("begin", "span", "context", "horizons"),
-    )  # fmt: skip
-    return [*features, labels]
+    address = torch.zeros(3, 2, dtype=torch.int64)
+    presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)
+    for half in (True, False):
+        for day, features in ((40, 5), (20, 1)):  # a block that begins on day 1 is a variant
+            x = torch.empty(2, 128, features)
+            block_gather.gather_block(
+                address, address[0], address[1], half, address[2], day, 20, (0, 9), 2, x, presence, y
+            )
 
 
 def occupancy(registers: int, shared_bytes: int, warps: int, card: Card) -> float:
-    """Warps of as many such programs as a multiprocessor holds at a time, of those it could hold; 0 where none fits."""
+    """The share of a multiprocessor's warps that such programs keep active at a time; 0 where none fits."""
     of_warp = _up(32 * registers, REGISTERS_STEP)
     fitting = min(
         MOST_PROGRAMS,
@@ -226,7 +209,7 @@ def _up(amount: int, step: int) -> int:
 def measure(chosen: Iterable[Program], cards: Iterable[Card] = CARDS) -> list[Figures]:
     """Compile programs for every card, in as many processes as there are cores."""
     tasks = [(program, card) for program in chosen for card in cards]
-    # The longest first, so that no core is left alone with one at the end.
+    # The slowest first, so that no core is left alone with one at the end.
     order = sorted(range(len(tasks)), key=lambda i: tasks[i][0].constants.get("BLOCK", 0), reverse=True)
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _compile_here) as pool:
         running = {i: pool.submit(_measure, *tasks[i]) for i in order}
@@ -237,42 +220,27 @@ def measure(chosen: Iterable[Program], cards: Iterable[Card] = CARDS) -> list[Fi
 
 
 def _compile_here() -> None:
-    """Prepare a process: kernels that are defined with this variable set cannot be compiled."""
+    """Prepare a process: kernels defined while this variable is set cannot be compiled."""
     os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _measure(program: Program, card: Card) -> Figures:
     kernel = getattr(import_module(program.module), program.function)
-    arguments = [name for name in kernel.arg_names if name not in program.constants]
-    # What a launch knows of its arguments changes the program: it turns an integer that is 1 into a constant, and takes
-    # multiples of 16, 0 among them, for that.
-    variants: list[dict[str, int]] = [{}, dict.fromkeys(arguments, 16)]
-    if program.ones:
-        variants.append(dict.fromkeys(program.ones, 1))
-    found = [_compile(kernel, program, card, known) for known in variants]
-    return Figures(
-        name=program.name,
-        target=f"sm_{card.target}",
-        shape=program.shape,
-        registers=max(registers for registers, _, _ in found),
-        shared_bytes=max(shared for _, shared, _ in found),
-        spill_bytes=max(spilled for _, _, spilled in found),
-        warps=program.warps,
-        occupancy=min(occupancy(registers, shared, program.warps, card) for registers, shared, _ in found),
-        bytes=program.bytes,
-        operations=program.operations,
-        bound_us=1e6 * max(program.bytes / card.bytes_per_s, program.operations / card.operations_per_s),
-    )
+    found = [_compile(kernel, program, card, known) for known in program.variants]
+    registers, shared, spilled = (max(figures) for figures in zip(*found, strict=True))
+    active = occupancy(registers, shared, program.warps, card)
+    target = f"sm_{card.target}"
+    return Figures(program.name, target, program.shape, registers, shared, spilled, program.warps, active)
 
 
 def _compile(kernel: Any, program: Program, card: Card, known: dict[str, int]) -> tuple[int, int, int]:
-    """Registers of a thread, bytes of shared memory, bytes that a thread spills."""
+    """Registers of a thread, bytes of shared memory of a program, bytes that a thread spills."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     constants = program.constants | {name: 1 for name, value in known.items() if value == 1}
-    signature = {name: "constexpr" if name in constants else ARGUMENTS[name] for name in kernel.arg_names}
+    signature = {name: "constexpr" if name in constants else kind for name, kind in program.types.items()}
     multiples = {
         (place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if known.get(name) == 16
     }
@@ -283,59 +251,34 @@ def _compile(kernel: Any, program: Program, card: Card, known: dict[str, int]) -
         binary.flush()
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", binary.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # Nothing but spilled registers is on the stack of a thread: kernels call no functions and keep no arrays there.
+    # The stack of a thread holds spilled registers alone: kernels call no functions and keep no arrays there.
     registers, stack = (int(found) for found in re.findall(r"\b(?:REG|STACK):(\d+)", usage))
     return registers, made.metadata.shared, stack
 
 
-COLUMNS = {
-    "kernel": "name",
-    "target": "target",
-    "shape": "shape",
-    "warps": "warps",
-    "registers": "registers",
-    "shared B": "shared_bytes",
-    "spilled B": "spill_bytes",
-    "occupancy": "occupancy",
-    "bytes": "bytes",
-    "operations": "operations",
-    "bound µs": "bound_us",
-}
-TEXTS = 3  # columns that hold words
-FORMATS = {"occupancy": "{:.0%}", "bytes": "{:,}", "operations": "{:,}", "shared_bytes": "{:,}", "bound_us": "{:.4f}"}
-
-
-def table(found: Iterable[Figures]) -> str:
-    """The figures as Markdown, in columns."""
-    rows = [
-        [FORMATS.get(field, "{}").format(getattr(figures, field)) for field in COLUMNS.values()] for figures in found
-    ]
-    widths = [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
-    rule = ["-" * width if i < TEXTS else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(_line(cells, widths) for cells in ([*COLUMNS], rule, *rows))
-
-
-def _line(cells: list[str], widths: list[int]) -> str:
-    padded = [
-        cell.ljust(width) if i < TEXTS else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return f"| {' | '.join(padded)} |"
+def table(found: Iterable[Figures]) -> Table:
+    """The figures as a table that prints as Markdown."""
+    columns = ("kernel", "target", "shape", "warps", "registers", "shared B", "spilled B", "occupancy")
+    result = Table(*columns, box=MARKDOWN)
+    for f in found:
+        numbers = (f"{f.warps}", f"{f.registers}", f"{f.shared_bytes:,}", f"{f.spill_bytes}", f"{f.occupancy:.0%}")
+        result.add_row(f.name, f.target, f.shape, *numbers)
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; gives the exit code: 0 done, 1 a program spills, 2 the file cannot be written."""
+    """Entry point. Returns the exit code: 0 done, 1 a program spills, 2 the file cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m kernels.aot", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args(arguments)
     try:
         if options.json:
-            options.json.open("a").close()  # to say now, and not in some minutes, that it cannot be written
+            options.json.open("a").close()  # to fail now, rather than after minutes of compiling
     except OSError as error:
         return _refused(options.json, error)
     found = measure(programs())
     print(f"Triton {version('triton')}; " + ", ".join(f"sm_{card.target} is {card.name}" for card in CARDS))
-    print(f"\n{table(found)}")
+    Console(width=WIDTH).print(table(found))
     try:
         if options.json:
             options.json.write_text(json.dumps({"kernels": [asdict(figures) for figures in found]}, indent=1) + "\n")

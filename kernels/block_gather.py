@@ -1,10 +1,10 @@
-"""Form a block from rows in memory that the device can read: S runs of T rows, widened, padded, absent rows zero.
+"""Gather a block from rows in memory that the device can read: S runs of T rows, cast to float32, absent rows zero.
 
     row(code s, day t)   lies at   address[s] + (t - first[s]) * row bytes      for first[s] <= t < first[s] + days[s]
 
-Nothing is indexed and nothing searched: a run is one stretch of memory, so a program copies CHUNK consecutive values of
-one code. Addresses are those of the device's own memory, or of host memory that is registered with the driver: the same
-kernel then reads over PCIe just the rows of the block. One read and one write a value; bound by that bandwidth.
+A run is contiguous in memory, so there is no index and no search, and a program copies CHUNK consecutive values of one
+code. Addresses lie in the device's own memory, or in host memory that is registered with the driver; the same kernel
+then reads the rows of the block over PCIe. Each value is read once and written once, at the speed of that memory.
 
 S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizons
 """
@@ -21,7 +21,7 @@ CHUNK = 2048  # values of a program: 8 warps of 32 threads, 8 values each
 
 @triton.jit
 def _inside(first, days, begin, span):  # type: ignore[no-untyped-def]
-    """[low, high): the positions of a run's days that lie inside the code's span."""
+    """The positions [low, high) of a run's days that lie inside the code's span."""
     low = tl.minimum(tl.maximum(first - begin, 0), span)
     return low, tl.maximum(tl.minimum(first + days - begin, span), low)
 
@@ -38,7 +38,7 @@ def _gather_features(  # type: ignore[no-untyped-def]
     inside = (value >= low * width) & (value < high * width)
     rows = tl.load(address + code)
     stored = rows.to(tl.pointer_type(tl.float16)) if HALF else rows.to(tl.pointer_type(tl.float32))
-    # The run's first value may lie before the code's first row: only what is inside is read.
+    # The run's first value may lie before the code's first row; the mask keeps loads inside.
     run = (begin - start).to(tl.int64) * width
     values = tl.load(stored + (run + value), mask=inside, other=0.0)
     target = x + s.to(tl.int64) * span * width + value

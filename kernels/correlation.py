@@ -1,11 +1,12 @@
-"""Exact ranks and correlations of cross-sections, on the device that holds them; for judging, without gradients.
+"""Exact ranks and correlations of cross-sections, on the device that holds them; for evaluation, without gradients.
 
     average_ranks   1..n within the valid entries, tied ones sharing the mean of their ranks
     pearson         covariance over both deviations, of float32 values in float64
     spearman        pearson of the average ranks
 
-As scipy.stats.rankdata, pearsonr and spearmanr give them: a correlation of fewer than two entries, or of constant ones,
-is NaN; so is one with a NaN among its valid entries, and pearson with an infinity.
+They equal scipy.stats.rankdata, pearsonr and spearmanr: a correlation of fewer than two entries, or of constant ones,
+is NaN; so is one with a NaN among its valid entries, and pearson with an infinity. The engine does not call them yet:
+they are here for validation on a GPU, which needs exact ranks there.
 
 R cross-sections, N entries
 """
@@ -15,42 +16,15 @@ from torch import Tensor
 
 from kernels import rank_terms
 from kernels.limits import LONGEST
+from kernels.registration import register
 
-torch.library.define("atft::average_ranks", "(Tensor values, Tensor mask) -> Tensor")
-torch.library.define("atft::pearson", "(Tensor a, Tensor b, Tensor mask) -> Tensor")
-
-
-@torch.library.impl("atft::average_ranks", "cpu")
-def _ranks_on_cpu(values: Tensor, mask: Tensor) -> Tensor:
-    from kernels.cpu.correlation import average_ranks
-
-    return average_ranks(values, mask)
-
-
-@torch.library.impl("atft::average_ranks", "cuda")
-def _ranks_on_cuda(values: Tensor, mask: Tensor) -> Tensor:
-    from kernels.cuda.correlation import average_ranks
-
-    return average_ranks(values, mask)
+register("atft::average_ranks", "(Tensor values, Tensor mask) -> Tensor", "correlation.average_ranks")
+register("atft::pearson", "(Tensor a, Tensor b, Tensor mask) -> Tensor", "correlation.pearson")
 
 
 @torch.library.register_fake("atft::average_ranks")
 def _ranks_shape(values: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(values)
-
-
-@torch.library.impl("atft::pearson", "cpu")
-def _pearson_on_cpu(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    from kernels.cpu.correlation import pearson
-
-    return pearson(a, b, mask)
-
-
-@torch.library.impl("atft::pearson", "cuda")
-def _pearson_on_cuda(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    from kernels.cuda.correlation import pearson
-
-    return pearson(a, b, mask)
 
 
 @torch.library.register_fake("atft::pearson")

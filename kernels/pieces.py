@@ -3,9 +3,9 @@
     columns[..., f, b] = weight[..., f] * min(max(x[..., f] - edges[b], low[b]), high[b])
     out[..., d] = sum over f, b of columns[..., f, b] * matrix[d, f B + b]
 
-Torch writes arrays of all columns, B times as large as the features, four times for the values and twice more for the
-gradient; here those of a tile of rows stay in the cache and none are kept. On CUDA and in what is compiled torch's own
-operators are used, which compiling joins.
+Torch's operators write all columns, B times as large as the features, four times for the values and twice more for the
+gradient. Here the columns of a tile of rows stay in the cache, and none are kept. On CUDA and under torch.compile
+torch's operators are used, since the compiler fuses them.
 
 F features, B columns of a feature, d width
 """
@@ -18,12 +18,12 @@ from torch.nn import functional
 
 
 def pieces(x: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The columns [..., F, B] without weights, by torch; arguments as of `weighted_pieces`."""
+    """The columns [..., F, B] without weights, in torch; arguments as for `weighted_pieces`."""
     return torch.minimum(torch.maximum(x[..., None] - edges, low), high)
 
 
 def weighted_pieces(x: Tensor, weight: Tensor, matrix: Tensor, edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """[..., d], differentiable in the weight and the matrix, and where torch's operators are used in x too.
+    """[..., d], differentiable in the weight and the matrix; where x requires a gradient, torch's operators give it.
 
     Args:
         x, weight: [..., F] float.

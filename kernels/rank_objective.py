@@ -1,7 +1,7 @@
-"""The rank objective: a weighted sum of terms over cross-sections, its value and its gradient from one fused operator.
+"""The rank objective: a weighted sum of terms over cross-sections. One fused operator gives its value and its gradient.
 
-With z the scores in deviations from their mean, r the ranks of the targets (ties averaged), t what the terms aim at (r,
-or the targets themselves) in deviations from its mean, all within a cross-section of n valid entries:
+Within a cross-section of n valid entries, z are the standardised scores, r the ranks of the targets (ties averaged),
+and t the standardised ranks, or the standardised targets where `ranked` is off:
 
     rank_ic    1 - Pearson(softrank(z), r)                  soft ranks as in kernels.soft_rank
     ic         1 - Pearson(score, t)
@@ -13,93 +13,58 @@ or the targets themselves) in deviations from its mean, all within a cross-secti
                rotations k: K n pairs, never n^2
     listnet    cross-entropy of softmax(score) to softmax(t / temperature)
 
-Each is averaged over cross-sections by their numbers of names and their horizons' weights; one with fewer than two
-names counts nothing. Gradients are written out (kernels.cpu.rank_objective reads term by term) and computed with the
-value: backward multiplies by the upstream gradient. All terms but `sharpe` are local to a cross-section. Deviations
-have a floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an infinite valid score
-makes the loss NaN and its own cross-section's gradient, and with `sharpe` every gradient of its horizon. So does a
-return in `sharpe`, and a target in the terms that read it; an infinite one is the highest rank, and a NaN has no pairs
-in `pairwise`. Beyond LONGEST entries on CUDA, by autograd, a term without a weight spoils the gradient too.
+Each is averaged over cross-sections, weighted by their number of entries and by their horizon; a cross-section with
+fewer than two entries counts nothing. Only `sharpe` reads more than one cross-section at a time. The operator computes
+gradients by hand-written formulas (kernels/cpu/terms.py has them term by term) together with the value, so backward
+only multiplies by the upstream gradient. Terms that kernels.rank_terms registers beyond these take plain torch.
 
-H horizons, G cross-sections (days), N entries (codes), Q quantile levels, K rotations
+Standard deviations have a floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an
+infinite valid score makes the loss NaN, and the gradient of its own cross-section; with `sharpe`, every gradient of its
+horizon. The same holds for a return in `sharpe`, and for a NaN target in the terms that read it, except that `pairwise`
+skips the pairs of a NaN. An infinite target has the highest or the lowest rank. Beyond LONGEST entries on CUDA,
+where autograd differentiates, a term without a weight also passes its NaN to the gradient.
+
+H horizons, G cross-sections (days), N entries (codes), Q quantile levels, K rotations, T terms
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kernels.limits import LONGEST
-from kernels.rank_terms import TERMS, average_ranks, rank_terms, weigh
+from kernels.rank_terms import FUSED, TERMS, rank_terms, weigh
+from kernels.registration import register
 
-torch.library.define(
-    "atft::scaled_gradients",
-    "(Tensor by_scores, Tensor by_quantiles, Tensor upstream) -> (Tensor, Tensor)",
-)
-
-Result = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-torch.library.define(
+register(
     "atft::rank_objective",
     "(Tensor scores, Tensor targets, Tensor returns, Tensor mask, Tensor quantiles, Tensor weights,"
     " Tensor horizon_weights, Tensor tau, Tensor temperature, Tensor levels, Tensor rotations, bool ranked)"
     " -> (Tensor loss, Tensor terms, Tensor by_scores, Tensor by_quantiles)",
+    "rank_objective.rank_objective",
 )
 
 
-@torch.library.impl("atft::rank_objective", "cpu")
-def _on_cpu(*inputs: Any) -> Result:
-    from kernels.cpu.rank_objective import rank_objective
-
-    return rank_objective(*inputs)
-
-
-@torch.library.impl("atft::rank_objective", "cuda")
-def _on_cuda(*inputs: Any) -> Result:
-    from kernels.cuda.rank_objective import rank_objective
-
-    return rank_objective(*inputs)
-
-
-@torch.library.impl("atft::scaled_gradients", "cpu")
-def _scaled_on_cpu(by_scores: Tensor, by_quantiles: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    factor = upstream.numpy()
-    return torch.from_numpy(by_scores.numpy() * factor), torch.from_numpy(by_quantiles.numpy() * factor)
-
-
-@torch.library.register_fake("atft::scaled_gradients")
-def _scaled_shapes(by_scores: Tensor, by_quantiles: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(by_scores), torch.empty_like(by_quantiles)
-
-
 @torch.library.register_fake("atft::rank_objective")
-def _shapes(scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_others: Any) -> Result:
-    return scores.new_empty(()), scores.new_empty(len(TERMS)), torch.empty_like(scores), torch.empty_like(quantiles)
+def _shapes(
+    scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, *_others: Any
+) -> tuple[Tensor, ...]:
+    return scores.new_empty(()), scores.new_empty(FUSED), torch.empty_like(scores), torch.empty_like(quantiles)
 
 
-class _Differentiable(torch.autograd.Function):
-    """The operator and its gradients. Had it been registered with them, a call would take 0.15 ms longer."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)  # without this, torch fills zeros as gradients of the other outputs
+    ctx.save_for_backward(*output[2:])
 
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        loss, terms, *gradients = torch.ops.atft.rank_objective.default(*inputs)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(terms)
-        # Without this, torch fills zeros as the gradients of the terms.
-        ctx.set_materialize_grads(False)
-        return loss, terms
 
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _terms: None) -> tuple[Tensor | None, ...]:
-        by_scores, by_quantiles = ctx.saved_tensors
-        if by_scores.is_cuda:
-            by_scores, by_quantiles = by_scores * upstream, by_quantiles * upstream
-        else:
-            # Torch would multiply on threads that go on spinning, on cores that the next forward wants.
-            by_scores, by_quantiles = torch.ops.atft.scaled_gradients.default(by_scores, by_quantiles, upstream)
-        others = (None,) * 7
-        return by_scores, None, None, None, by_quantiles, *others
+def _gradient(ctx: Any, upstream: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
+    by_scores, by_quantiles = ctx.saved_tensors
+    return by_scores * upstream, None, None, None, by_quantiles * upstream, *(None,) * 7
+
+
+torch.library.register_autograd("atft::rank_objective", _gradient, setup_context=_save)
 
 
 def rank_objective(
@@ -116,27 +81,30 @@ def rank_objective(
     tau: float | Tensor = 0.1,
     temperature: float | Tensor = 1.0,
     ranked: bool = True,
+    unfused: Iterable[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss [], differentiable in scores and quantiles, and its terms [8] as in TERMS, for logging; float32.
+    """The loss [], differentiable in scores and quantiles, and its terms [T] as in TERMS, for logging; float32.
 
-    What tuning changes (weights, horizon_weights, tau, temperature, rotations) may be tensors on the scores' device:
-    other values need no other compilation. A term whose weight is 0 is not computed and is NaN.
+    Values that tuning changes (weights, horizon_weights, tau, temperature, rotations) may be tensors on the scores'
+    device: other values need no other compilation. A term whose weight is 0 is NaN.
 
     Args:
         scores: [H, G, N] of any float type.
-        targets: [H, G, N] float, what to be close to in order.
+        targets: [H, G, N] float, whose order the scores should have.
         mask: [H, G, N] bool, the valid entries; values elsewhere may be anything, NaN included.
-        weights: [8] float32, in the order of TERMS.
+        weights: [T] float32, in the order of TERMS.
         returns: [H, G, N] float, for `sharpe`; default: the targets.
         horizon_weights: [H] float32, at least one above 0; default: all 1.
-        quantiles: [H, G, N, Q] float, the model's quantile outputs at `levels` [Q]; `quantile` needs them.
-        rotations: [K] integers in 1..N-1 for `pairwise`, which needs them; their number is part of the compilation.
-        tau: width of the soft rank's kernel in deviations of the scores, above 0.
+        quantiles: [H, G, N, Q] float, the model's quantile outputs at `levels` [Q], for `quantile`.
+        rotations: [K] integers in 1..N-1, for `pairwise`; K is part of the compilation.
+        tau: width of the soft rank's kernel in standard deviations of the scores, above 0.
         temperature: of the target distribution of `listnet`, above 0.
-        ranked: ic, huber, quantile and listnet aim at the targets' ranks; else at the targets.
+        ranked: ic, huber, quantile and listnet read the targets' ranks; else the targets.
+        unfused: which terms beyond the first FUSED to compute; default: all. To name those that have a weight saves
+            the others, without a look at weights on the device.
 
     Raises ValueError for shapes or types that disagree, and, where weights are on the CPU, for a term that lacks its
-    inputs; on CUDA such a term, and the loss with it, is NaN.
+    inputs; on CUDA such a term, and the loss with it, is NaN. So is a term with a weight that `unfused` leaves out.
     """
     shape, device = scores.shape, scores.device
     if scores.dim() != 3 or targets.shape != shape or mask.shape != shape or mask.dtype != torch.bool:
@@ -154,22 +122,33 @@ def rank_objective(
 
     returns = targets if returns is None else returns
     horizon_weights = torch.ones(shape[0], device=device) if horizon_weights is None else floats(horizon_weights)
-    if device.type == "cuda" and shape[-1] > LONGEST:
-        aims = average_ranks(targets.float(), mask.float()) if ranked else targets
-        able = [name for name in TERMS if name != "pairwise" and (name != "quantile" or quantiles is not None)]
+    weights, tau, temperature = floats(weights), floats(tau), floats(temperature)
+
+    def in_torch(names: Iterable[str], weights: Tensor) -> tuple[Tensor, Tensor]:
         values = rank_terms(
-            scores.float(), aims, returns, mask, tuple(able), quantiles=quantiles, levels=levels, tau=floats(tau),
-            temperature=floats(temperature),
+            scores.float(), targets, returns, mask, names, quantiles=quantiles, levels=levels, tau=tau,
+            temperature=temperature, rotations=rotations, ranked=ranked,
         )  # fmt: skip
-        if rotations is not None:
-            # By the targets themselves: of ranks, a single NaN leaves none.
-            values |= rank_terms(scores.float(), targets, returns, mask, ("pairwise",), rotations=rotations)
-        return weigh(values, mask, floats(weights), horizon_weights)
-    quantiles = scores.new_empty((*shape, 0)) if quantiles is None else quantiles
-    levels = torch.empty(0, device=device) if levels is None else floats(levels)
-    rotations = torch.empty(0, dtype=torch.int32, device=device) if rotations is None else rotations.to(torch.int32)
+        return weigh(values, mask, weights, horizon_weights)
+
+    fused, others = list(TERMS)[:FUSED], list(TERMS)[FUSED:] if unfused is None else list(unfused)
+    if device.type == "cuda" and shape[-1] > LONGEST:
+        lacking = {"quantile": quantiles is None, "pairwise": rotations is None}
+        return in_torch([name for name in fused if not lacking.get(name)] + others, weights)
     dense = [floats(array).contiguous() for array in (scores, targets, returns)]
-    return _Differentiable.apply(
-        *dense, mask.contiguous(), floats(quantiles).contiguous(), floats(weights), horizon_weights, floats(tau),
-        floats(temperature), levels, rotations, ranked,
-    )  # fmt: skip
+    loss, terms, *_ = torch.ops.atft.rank_objective.default(
+        *dense,
+        mask.contiguous(),
+        scores.new_empty((*shape, 0), dtype=torch.float32) if quantiles is None else floats(quantiles).contiguous(),
+        weights[:FUSED],
+        horizon_weights,
+        tau,
+        temperature,
+        torch.empty(0, device=device) if levels is None else floats(levels),
+        torch.empty(0, dtype=torch.int32, device=device) if rotations is None else rotations.to(torch.int32),
+        ranked,
+    )
+    if len(TERMS) > FUSED:
+        more, of_others = in_torch(others, functional.pad(weights[FUSED:], (FUSED, 0)))
+        loss, terms = loss + more, torch.cat([terms, of_others[FUSED:]])
+    return loss, terms.detach()

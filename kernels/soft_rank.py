@@ -1,29 +1,29 @@
 """Soft ranks of cross-sections: ranks with a gradient, in O(N log N) time and O(N) memory.
 
-Every valid score counts how far it is above each other one, by the distribution function of a Laplace kernel:
+A soft rank sums over all scores how far its own is above each, by the distribution function of a Laplace kernel:
 
     softrank_i = 1/2 + sum_j CDF((z_i - z_j) / tau),   CDF(u) = 1 - exp(-u) / 2 for u >= 0, exp(u) / 2 for u < 0
 
-z are the cross-section's scores in deviations from their mean, so tau means the same for scores of any scale. As tau
-falls to 0, soft ranks become ranks 1..n, ties averaged. Written out for pairs this takes N^2 of everything; but an
-exponential of a difference is a product, so along ascending z, with decays e_i = exp(-(z_{i+1} - z_i) / tau) between
-neighbours, the sums over all lower and over all higher scores are first-order recurrences (LapSum, arXiv 2503.06242):
+z are the cross-section's standardised scores, so tau means the same for scores of any scale. As tau falls to 0, soft
+ranks become ranks 1..n, ties averaged. Evaluating all pairs would take O(N^2) time and memory. But an exponential of a
+difference is a product, so along ascending z, with decays e_i = exp(-(z_{i+1} - z_i) / tau) between neighbours, the
+sums over all lower and over all higher scores are first-order recurrences (LapSum, arXiv 2503.06242):
 
     A_i = sum_{j<i} exp(-(z_i - z_j) / tau) = e_{i-1} (1 + A_{i-1})
     B_i = sum_{j>i} exp(-(z_j - z_i) / tau) = e_i     (1 + B_{i+1})
     softrank_i = i - A_i / 2 + B_i / 2                                 (i from 1)
 
-since i - 1 lower scores add 1 - exp() / 2 each, higher ones exp() / 2, and the score itself 1/2 to the 1/2. Tied scores
-have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No sum is ever a
-difference of large exponentials, so nothing overflows and nothing cancels.
+since each of the i - 1 lower scores adds 1 - exp() / 2, each higher one exp() / 2, and the score itself 1/2 to the 1/2.
+Tied scores have a decay of 1 between them and get equal soft ranks: for j tied with i, both forms of CDF are 1/2. No
+sum is a difference of large exponentials, so nothing overflows and nothing cancels.
 
-The gradient for upstream g has the same form. A score moves its own rank by (A_i + B_i) / (2 tau) and every other one
-by -exp(-|z_i - z_j| / tau) / (2 tau), so
+The gradient for upstream g has the same form. The derivative of a score's own rank is (A_i + B_i) / (2 tau), that of
+every other rank -exp(-|z_i - z_j| / tau) / (2 tau), so
 
     C_i = sum_{j<i} g_j exp(-(z_i - z_j) / tau) = e_{i-1} (g_{i-1} + C_{i-1})
     D_i = sum_{j>i} g_j exp(-(z_j - z_i) / tau) = e_i     (g_{i+1} + D_{i+1})
     dz_i = (g_i (A_i + B_i) - C_i - D_i) / (2 tau)
-    ds_i = (dz_i - mean(dz) - z_i mean(dz z)) / deviation
+    ds_i = (dz_i - mean(dz) - z_i mean(dz z)) / std
 
 A NaN or an infinite valid score makes its whole cross-section NaN, soft ranks and gradient, and no other one.
 
@@ -37,53 +37,28 @@ from torch import Tensor
 
 from kernels.limits import LONGEST
 from kernels.rank_terms import soft_ranks, standardise
+from kernels.registration import register
 
-torch.library.define(
+register(
     "atft::soft_rank",
     "(Tensor scores, Tensor mask, Tensor tau)"
-    " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse)",
+    " -> (Tensor ranks, Tensor order, Tensor z_sorted, Tensor sums, Tensor inverse)",
+    "soft_rank.forward",
 )
-torch.library.define(
+register(
     "atft::soft_rank_backward",
-    "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor both, Tensor inverse) -> Tensor",
+    "(Tensor upstream, Tensor mask, Tensor tau, Tensor order, Tensor z_sorted, Tensor sums, Tensor inverse) -> Tensor",
+    "soft_rank.backward",
 )
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.impl("atft::soft_rank", "cpu")
-def _forward_on_cpu(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
-    from kernels.cpu.soft_rank import forward
-
-    return forward(scores, mask, float(tau))
-
-
-@torch.library.impl("atft::soft_rank", "cuda")
-def _forward_on_cuda(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
-    from kernels.cuda.soft_rank import forward
-
-    return forward(scores, mask, tau)
-
-
 @torch.library.register_fake("atft::soft_rank")
 def _forward_shapes(scores: Tensor, mask: Tensor, tau: Tensor) -> Forward:
     order = torch.empty_like(scores, dtype=torch.int32)
-    ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
-    return ranks, order, z_sorted, both, scores.new_empty(len(scores))
-
-
-@torch.library.impl("atft::soft_rank_backward", "cpu")
-def _backward_on_cpu(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
-    from kernels.cpu.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, float(tau), *saved)
-
-
-@torch.library.impl("atft::soft_rank_backward", "cuda")
-def _backward_on_cuda(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor) -> Tensor:
-    from kernels.cuda.soft_rank import backward
-
-    return backward(upstream.contiguous(), mask, tau, *saved)
+    ranks, z_sorted, sums = (torch.empty_like(scores) for _ in range(3))
+    return ranks, order, z_sorted, sums, scores.new_empty(len(scores))
 
 
 @torch.library.register_fake("atft::soft_rank_backward")
@@ -92,13 +67,12 @@ def _backward_shapes(upstream: Tensor, mask: Tensor, tau: Tensor, *saved: Tensor
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Forward) -> None:
-    # Outputs that only backward reads get no gradients: without this, torch fills zeros for each of them.
-    ctx.set_materialize_grads(False)
+    ctx.set_materialize_grads(False)  # without this, torch fills zeros as gradients of the outputs that backward reads
     ctx.save_for_backward(*inputs[1:], *output[1:])
 
 
 def _gradient(ctx: Any, upstream: Tensor, *_unused: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.atft.soft_rank_backward.default(upstream, *ctx.saved_tensors), None, None
+    return torch.ops.atft.soft_rank_backward.default(upstream.contiguous(), *ctx.saved_tensors), None, None
 
 
 torch.library.register_autograd("atft::soft_rank", _gradient, setup_context=_save)
@@ -107,14 +81,14 @@ torch.library.register_autograd("atft::soft_rank", _gradient, setup_context=_sav
 def soft_rank(scores: Tensor, mask: Tensor, tau: float | Tensor = 0.1) -> Tensor:
     """Soft ranks 1..n of the valid entries of the last axis, 0 elsewhere; float32, differentiable in the scores.
 
-    On CPUs by compiled loops, on CUDA one Triton program per cross-section; beyond LONGEST entries on CUDA, plain
-    torch.
+    Computed by compiled loops on CPUs and by one Triton program per cross-section on CUDA, or by plain torch beyond
+    LONGEST entries on CUDA.
 
     Args:
         scores: [..., N] of any float type.
         mask: [..., N] bool, the valid entries; scores elsewhere may be anything, NaN included.
-        tau: width of the kernel in deviations of the cross-section's scores, above 0. As a tensor [] on the scores'
-            device it may change without another compilation of the step.
+        tau: width of the kernel in standard deviations of the cross-section's scores, above 0. As a tensor [] on the
+            scores' device it may change without another compilation of the step.
 
     Raises ValueError for a mask of another shape or type, and where there is no entry.
     """

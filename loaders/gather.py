@@ -66,7 +66,7 @@ def _fill(panel: Panel, part: Days, codes: Int, first_day: int, day: Int, each: 
     x, presence, y = slot.arrays
     if len(codes) > len(x):
         raise ValueError(f"{len(codes)} runs do not fit into a slot of {len(x)}")
-    half = panel.manifest.dtype == "float16"
+    half = panel.half
     # Between two blocks the caches are cold and every call of Python counts: arrays are as few as can be.
     with _one_at_a_time:
         _gather(panel.spans, half, codes, first_day, day, each, context, part.start, part.stop, x, presence, y)

@@ -82,6 +82,11 @@ class Panel:
         return address
 
     @property
+    def half(self) -> bool:
+        """Whether features are stored as float16, and widened when they are gathered."""
+        return self.manifest.dtype == "float16"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of features, targets and presence."""
         return sum(c.features.nbytes + c.targets.nbytes + c.presence.nbytes for c in self.batches)

@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 # Of the run that tests share: 3 epochs of 24 blocks.
 SMALL = [
     "data.context=8", "data.block_days=4", "data.block_codes=24", "model.spans=[3]", "train.epochs=3",
-    "train.blocks=24", "train.learning_rate=5e-3", "train.checkpoint_seconds=0",
+    "train.blocks=24", "train.learning_rate=5e-3",
 ]  # fmt: skip
 
 

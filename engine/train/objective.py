@@ -1,6 +1,6 @@
 """The training objective: what a configuration asks of the rank objective, on the cross-sections of a block.
 
-S codes, D days, H horizons, Q quantile levels, K rotations
+S codes, D days, H horizons, Q quantile levels, K rotations, T terms
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.config import Config
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import SHARPE, TERMS, portfolio_returns, standardise
+from kernels.rank_terms import FUSED, SHARPE, TERMS, portfolio_returns, standardise
 from loaders.errors import InputError
 from loaders.order import mix, permutation
 
@@ -21,16 +21,17 @@ WINSORISED = 3.0  # standard deviations of a day's returns, beyond which a retur
 class Objective:
     """The settings of the objective as tensors on the device: other values need no other compilation of the step."""
 
-    weights: Tensor  # [8] float32, in the order of TERMS
+    weights: Tensor  # [T] float32, in the order of TERMS
     horizons: Tensor  # [H] float32
     levels: Tensor  # [Q] float32, of the model's quantiles
     tau: Tensor  # [] float32
     temperature: Tensor  # [] float32
     target: str  # what terms aim at, see objective.target
     rotations: int  # K, 0 where `pairwise` is off
+    unfused: tuple[str, ...]  # terms with a weight that plain torch computes, see kernels.rank_terms
 
     def __call__(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss [], lower is better, and its terms [8] in the order of TERMS, NaN for those that are off.
+        """The loss [], lower is better, and its terms [T] in the order of TERMS, NaN for those that are off.
 
         Each day of the block is a cross-section, weighted by its number of names; one with fewer than two counts
         nothing.
@@ -47,7 +48,7 @@ class Objective:
     def of_rank(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, ...]:
         """What `engine.distributed.sync_loss` makes the block's loss from; arguments for the days of one rank.
 
-        Loss [] and terms [8] without `sharpe`, what the cross-sections count for [], daily returns [H, D] of the
+        Loss [] and terms [T] without `sharpe`, what the cross-sections count for [], daily returns [H, D] of the
         portfolios and which of the cross-sections count [H, D].
         """
         returns = returns.permute(2, 1, 0)
@@ -67,7 +68,7 @@ class Objective:
         return rank_objective(
             scores.permute(2, 1, 0), targets, mask, weights, returns=returns, horizon_weights=self.horizons,
             quantiles=quantiles.permute(2, 1, 0, 3), levels=self.levels, rotations=rotations, tau=self.tau,
-            temperature=self.temperature, ranked=self.target == "rank",
+            temperature=self.temperature, ranked=self.target == "rank", unfused=self.unfused,
         )  # fmt: skip
 
     @property
@@ -104,6 +105,7 @@ def make_objective(config: Config, horizons: int, device: torch.device) -> Objec
         on_device(settings.temperature),
         settings.target,
         settings.rotations if "pairwise" in weights else 0,
+        tuple(term for term in list(TERMS)[FUSED:] if term in weights),
     )
 
 

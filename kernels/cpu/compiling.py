@@ -1,4 +1,4 @@
-"""How the loops of this folder are compiled, and when what was compiled is used again."""
+"""How the loops of this folder are compiled, and when compiled code on disk is reused."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,16 +7,16 @@ from numba import njit
 from numba.core.config import CACHE_DIR  # type: ignore[attr-defined]
 
 # Sums may be reordered and products fused, so that loops vectorise; NaN and infinities keep their meaning. Division by
-# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL. Nothing is
-# stored in a folder of the user's choice, where `drop_stale` does not look.
+# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL. A cache folder
+# that the user chose (NUMBA_CACHE_DIR) is not used, since `drop_stale` does not look there.
 compiled = njit(nogil=True, cache=not CACHE_DIR, fastmath={"reassoc", "contract"}, error_model="numpy")
 
 
 def drop_stale(folder: Path) -> None:
-    """Remove what numba has stored for the functions of a folder, where a source there is newer.
+    """Remove numba's cached code of a folder's functions where a source of the folder is newer.
 
-    Numba asks whether the file of a function has changed, not whether one has that the function calls into. Compiling
-    anew takes 15 seconds; an old function beside new ones would compute something else.
+    Numba checks whether the file of a function has changed, but not the files of the functions it calls. Without this,
+    a cached function would keep an old version of those compiled into it. Compiling anew takes 15 seconds.
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in folder.glob("__pycache__/*.nbi"):

@@ -1,4 +1,4 @@
-"""exp in float32 that loops vectorise: numba calls the C library once per value, which takes 2.3 times as long.
+"""exp in float32 that vectorises in loops: numba's calls the C library once per value and takes 2.3 times as long.
 
 exp(x) = 2^k exp(r), k = round(x / ln 2), r in [-ln 2 / 2, ln 2 / 2]; exp(r) is a polynomial (Taylor, degree 7, at most
 1e-8 off), and 2^k is made from bits. Within one unit in the last place of float32.

@@ -11,46 +11,17 @@ import torch
 from numba import float32, uint32
 from torch import Tensor
 
+from kernels.cpu.compaction import compact, valid_of
 from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
-from kernels.cpu.sorting import place_in, scratch, sort, value_in
+from kernels.cpu.sorting import index_in, sort, sort_scratch, value_in
 from kernels.cpu.threads import for_rows
 from kernels.rank_terms import EPSILON
 
 
 @compiled
-def compact(mask, place):  # type: ignore[no-untyped-def]
-    """Fill `place` (int32 [N + 1]) with the places of the valid entries and give their number n."""
-    n = 0
-    for i in range(len(mask)):
-        place[n] = i
-        n += 1 if mask[i] else 0
-    return n
-
-
-@compiled
-def valid_of(row, place, n, room):  # type: ignore[no-untyped-def]
-    """The n valid entries of a row, in `room`; the row itself where all are valid."""
-    if n == len(row):
-        return row
-    for i in range(n):
-        room[i] = row[uint32(place[i])]
-    return room[:n]
-
-
-@compiled
-def spread(values, place, row):  # type: ignore[no-untyped-def]
-    """Put the valid entries' values at their places in a row."""
-    if len(values) == len(row):
-        row[:] = values
-    else:
-        for i in range(len(values)):
-            row[uint32(place[i])] = values[i]
-
-
-@compiled
 def moments(values):  # type: ignore[no-untyped-def]
-    """Mean and 1 / deviation, see rank_terms.standardise; sums in float64."""
+    """Mean and 1 / standard deviation, see rank_terms.standardise; sums in float64."""
     n = len(values)
     total = 0.0
     for i in range(n):
@@ -80,10 +51,11 @@ def decays(z, tau, decay):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
+def recurrences(decay, below, above, soft):  # type: ignore[no-untyped-def]
     """Fill below (A), above (B) and soft = i - A / 2 + B / 2 from the neighbours' decays, all in ascending order.
 
-    The two recurrences run in one loop from both ends: each waits for its last value, not for memory.
+    Both recurrences run in one loop, from opposite ends: a step waits for the last value of its recurrence, not for
+    memory.
     """
     n = len(decay)
     a, b = float32(0), float32(0)
@@ -97,10 +69,10 @@ def ranks_from(decay, below, above, soft):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def pull_back(decay, both, tau, g, below, above, dz):  # type: ignore[no-untyped-def]
+def recurrences_backward(decay, sums, tau, g, below, above, dz):  # type: ignore[no-untyped-def]
     """Fill dz with the gradient by z of sum(g * soft), all in ascending order.
 
-    both [n] is A + B; below and above [n] are to work in; dz may be `both`.
+    sums [n]: A + B. below, above [n]: scratch. dz may be `sums`.
     """
     n = len(decay)
     c, d = float32(0), float32(0)
@@ -112,40 +84,40 @@ def pull_back(decay, both, tau, g, below, above, dz):  # type: ignore[no-untyped
         below[i], above[j] = c, d
     half = float32(0.5 / tau)
     for i in range(n):
-        dz[i] = (g[i] * both[i] - below[i] - above[i]) * half
+        dz[i] = (g[i] * sums[i] - below[i] - above[i]) * half
 
 
 @compiled
-def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, both, inverse):  # type: ignore[no-untyped-def]
+def _forward(begin, end, scores, mask, tau, ranks, order, z_sorted, sums, inverse):  # type: ignore[no-untyped-def]
     size = scores.shape[1]
-    place, rooms = np.empty(size + 1, np.int32), np.empty((5, size), np.float32)
-    words, spare, counts = scratch(size)
+    index, scratch = np.empty(size + 1, np.int32), np.empty((5, size), np.float32)
+    words, spare, counts = sort_scratch(size)
     for r in range(begin, end):
-        n = compact(mask[r], place)
-        ranks[r, n:], order[r, n:], z_sorted[r, n:], both[r, n:] = 0, 0, 0, 0
+        n = compact(mask[r], index)
+        ranks[r, n:], order[r, n:], z_sorted[r, n:], sums[r, n:] = 0, 0, 0, 0
         if n == 0:
             inverse[r] = 0
             continue
-        score = valid_of(scores[r], place, n, rooms[0])
-        z, decay, below, above, soft = z_sorted[r, :n], rooms[1, :n], rooms[2, :n], rooms[3, :n], rooms[4, :n]
+        score = valid_of(scores[r], index, n, scratch[0])
+        z, decay, below, above, soft = z_sorted[r, :n], scratch[1, :n], scratch[2, :n], scratch[3, :n], scratch[4, :n]
         mean, inverse[r] = moments(score)
         sort(score, words, spare, counts)
         ascending(words, mean, inverse[r], z)
         decays(z, tau, decay)
-        ranks_from(decay, below, above, soft)
+        recurrences(decay, below, above, soft)
         if n < size:
             ranks[r] = 0
         for k in range(n):
-            at = place_in(words[k]) if n == size else uint32(place[place_in(words[k])])
-            order[r, k] = at
-            ranks[r, at] = soft[k]
-            both[r, k] = below[k] + above[k]
+            i = index_in(words[k]) if n == size else uint32(index[index_in(words[k])])
+            order[r, k] = i
+            ranks[r, i] = soft[k]
+            sums[r, k] = below[k] + above[k]
 
 
 @compiled
-def _backward(begin, end, upstream, mask, tau, order, z_sorted, both, inverse, gradient):  # type: ignore[no-untyped-def]
+def _backward(begin, end, upstream, mask, tau, order, z_sorted, sums, inverse, gradient):  # type: ignore[no-untyped-def]
     size = upstream.shape[1]
-    rooms = np.empty((5, size), np.float32)
+    scratch = np.empty((5, size), np.float32)
     for r in range(begin, end):
         n = 0
         for i in range(size):
@@ -154,12 +126,12 @@ def _backward(begin, end, upstream, mask, tau, order, z_sorted, both, inverse, g
             gradient[r] = 0
         if n == 0:
             continue
-        z, decay, below, above = z_sorted[r, :n], rooms[0, :n], rooms[1, :n], rooms[2, :n]
-        g, dz = rooms[3, :n], rooms[4, :n]
+        z, decay, below, above = z_sorted[r, :n], scratch[0, :n], scratch[1, :n], scratch[2, :n]
+        g, dz = scratch[3, :n], scratch[4, :n]
         for k in range(n):
             g[k] = upstream[r, uint32(order[r, k])]
         decays(z, tau, decay)
-        pull_back(decay, both[r, :n], tau, g, below, above, dz)
+        recurrences_backward(decay, sums[r, :n], tau, g, below, above, dz)
         mean, along = means(dz, z)
         for k in range(n):
             gradient[r, uint32(order[r, k])] = (dz[k] - mean - z[k] * along) * inverse[r]
@@ -167,7 +139,7 @@ def _backward(begin, end, upstream, mask, tau, order, z_sorted, both, inverse, g
 
 @compiled
 def means(dz, z):  # type: ignore[no-untyped-def]
-    """mean(dz) and mean(dz z), what a gradient by z lacks of one by scores: (dz - mean - z along) / deviation."""
+    """mean(dz) and mean(dz z), which turn a gradient by z into one by scores: (dz - mean - z along) / std."""
     mean, along = 0.0, 0.0
     for i in range(len(z)):
         mean += dz[i]
@@ -175,22 +147,22 @@ def means(dz, z):  # type: ignore[no-untyped-def]
     return float32(mean / len(z)), float32(along / len(z))
 
 
-def forward(scores: Tensor, mask: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Soft ranks, and for `backward`: order, ascending z, A + B, 1 / deviation. [R, N] and [R]."""
-    ranks, z_sorted, both = (torch.empty_like(scores) for _ in range(3))
+def forward(scores: Tensor, mask: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Soft ranks, and for `backward`: order, ascending z, A + B, 1 / std. [R, N] and [R]."""
+    ranks, z_sorted, sums = (torch.empty_like(scores) for _ in range(3))
     order, inverse = torch.empty_like(scores, dtype=torch.int32), scores.new_empty(len(scores))
-    arrays = _arrays(ranks, order, z_sorted, both, inverse)
-    for_rows(_forward, len(scores), *_arrays(scores, mask), tau, *arrays)
-    return ranks, order, z_sorted, both, inverse
+    arrays = _arrays(ranks, order, z_sorted, sums, inverse)
+    for_rows(_forward, len(scores), *_arrays(scores, mask), float(tau), *arrays)
+    return ranks, order, z_sorted, sums, inverse
 
 
 def backward(
-    upstream: Tensor, mask: Tensor, tau: float, order: Tensor, z_sorted: Tensor, both: Tensor, inverse: Tensor
+    upstream: Tensor, mask: Tensor, tau: Tensor, order: Tensor, z_sorted: Tensor, sums: Tensor, inverse: Tensor
 ) -> Tensor:
     """Gradient by the scores [R, N] of sum(upstream * ranks)."""
     gradient = torch.empty_like(upstream)
-    arrays = _arrays(order, z_sorted, both, inverse, gradient)
-    for_rows(_backward, len(upstream), *_arrays(upstream, mask), tau, *arrays)
+    arrays = _arrays(order, z_sorted, sums, inverse, gradient)
+    for_rows(_backward, len(upstream), *_arrays(upstream, mask), float(tau), *arrays)
     return gradient
 
 

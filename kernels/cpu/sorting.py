@@ -1,8 +1,9 @@
 """Order and ranks of one cross-section: a radix sort on the bits of its floats, in three passes of 11 bits.
 
 The bits of a float32 order as its values do once negative ones are inverted and positive ones moved above them. Such a
-key and the value's place make a word of 64 bits, so a pass moves one word per value, and the sorted words hold both the
-values and their order. A third of the time of a library's sort at 4,000 values; soft ranks spend most on sorting.
+key and the value's index make a word of 64 bits, so a pass moves one word per value, and the sorted words hold both the
+values and their order. It takes a third of the time of a library's sort at 4,000 values. Soft ranks spend most of their
+time on it.
 
 n values
 """
@@ -21,8 +22,8 @@ _ONE = uint32(1)  # unsigned throughout: numba asks of a signed index whether it
 
 
 @compiled
-def scratch(n):  # type: ignore[no-untyped-def]
-    """What `sort` works in, for up to n values: words and spare, uint64 [n], and counts, uint32 [3, BUCKETS]."""
+def sort_scratch(n):  # type: ignore[no-untyped-def]
+    """Scratch memory of `sort` for up to n values: words and spare, uint64 [n], and counts, uint32 [3, BUCKETS]."""
     return np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty((3, BUCKETS), np.uint32)
 
 
@@ -60,8 +61,8 @@ def sort(values, words, spare, counts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def place_in(word):  # type: ignore[no-untyped-def]
-    """Where the value of a word stood before sorting."""
+def index_in(word):  # type: ignore[no-untyped-def]
+    """The index that the value of a word had before sorting."""
     return uint32(word)
 
 
@@ -74,7 +75,7 @@ def value_in(word):  # type: ignore[no-untyped-def]
 
 @compiled
 def _begins(counts):  # type: ignore[no-untyped-def]
-    """Turn the size of every bucket into the place where it begins."""
+    """Turn the size of every bucket into the index at which it begins."""
     total = uint32(0)
     for digit in range(uint32(len(counts))):
         size = counts[digit]
@@ -84,25 +85,25 @@ def _begins(counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def average_ranks(words, ranks):  # type: ignore[no-untyped-def]
-    """Fill `ranks` (float32 [n]) with 1..n by the sorted words, equal values sharing the mean of their places.
+    """Fill `ranks` (float32 [n]) with 1..n by the sorted words; tied values share the mean of their ranks.
 
-    A NaN, which sorts to one of the ends, has no rank and leaves none to the others: all become NaN.
+    A NaN, which sorts to one of the ends, makes all ranks NaN.
     """
     n = uint32(len(ranks))
     if np.isnan(value_in(words[0])) or np.isnan(value_in(words[n - _ONE])):
         ranks[:] = np.nan
         return
-    # Twice the mean place of a run is its first plus its last place: from below and from above, without a branch.
+    # The mean rank of a run of ties is half the sum of its first and its last: one loop finds each, without a branch.
     first, before = uint32(1), words[0] >> _LOW
     for k in range(n):
         key = words[k] >> _LOW
         first = first if key == before else uint32(k) + _ONE
         before = key
-        ranks[place_in(words[k])] = float32(first)
+        ranks[index_in(words[k])] = float32(first)
     last = n
     for k in range(n - _ONE, -1, -1):
         key = words[k] >> _LOW
         last = last if key == before else uint32(k) + _ONE
         before = key
-        at = place_in(words[k])
-        ranks[at] = (ranks[at] + float32(last)) * float32(0.5)
+        i = index_in(words[k])
+        ranks[i] = (ranks[i] + float32(last)) * float32(0.5)

@@ -1,8 +1,8 @@
-"""Cross-sections shared among threads: stretches of rows, each walked by one compiled loop that holds no GIL.
+"""Cross-sections shared among threads: each thread runs one compiled loop, which holds no GIL, over a range of rows.
 
-Threads of our own, since numba's are not safe everywhere: its `workqueue` layer, the only one on some systems, aborts
-the process when two threads of it (the loader's and the step's) run a parallel loop at the same time, and its OpenMP
-threads go on spinning after a loop, on cores that torch wants next.
+These are Python threads, since numba's are not safe everywhere. Its `workqueue` layer, the only one on some systems,
+aborts the process when two threads (the loader's and the step's) run a parallel loop at the same time. Its OpenMP
+threads keep spinning after a loop, on cores that torch needs next.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,16 @@ from typing import Any
 import torch
 
 
-def for_rows(walk: Callable[..., None], rows: int, *arguments: Any, grain: int = 1) -> None:
-    """Call `walk(begin, end, *arguments)` over stretches of 0..rows-1, on as many threads as torch uses.
+def for_rows(loop: Callable[..., None], rows: int, *arguments: Any, grain: int = 1) -> None:
+    """Call `loop(begin, end, *arguments)` over ranges of 0..rows-1, on as many threads as torch uses.
 
-    No other thread is woken for fewer rows than `grain`.
-
-    `walk` releases the GIL and writes nothing that another stretch reads. What it raises is raised here.
+    A thread gets at least `grain` rows. `loop` releases the GIL and writes nothing that another range reads. An
+    exception in it is raised here.
     """
     threads = max(1, min(torch.get_num_threads(), rows // grain))
     borders = [rows * i // threads for i in range(threads + 1)]
-    tasks = [_pool(threads).submit(walk, *borders[i : i + 2], *arguments) for i in range(1, threads)]
-    walk(borders[0], borders[1], *arguments)
+    tasks = [_pool(threads).submit(loop, *borders[i : i + 2], *arguments) for i in range(1, threads)]
+    loop(borders[0], borders[1], *arguments)
     for task in tasks:
         task.result()
 

@@ -1,19 +1,16 @@
 """Exact ranks and correlations on CUDA, see kernels.correlation.
 
-R cross-sections, N entries, n of them valid, BLOCK the power of two that holds N, TILE entries of a step
+R cross-sections, N entries, n of them valid, BLOCK the power of two that holds N, TILE entries of a tile
 """
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels import limits
 from kernels.cuda.sorting import average_ranks as rank_words
 from kernels.cuda.sorting import sort
-from kernels.limits import block_of, tile_of, warps_of
+from kernels.limits import sort_options, tile_options
 
 
 @triton.jit
@@ -51,7 +48,7 @@ def _correlate(  # type: ignore[no-untyped-def]
         low_b, high_b = tl.minimum(low_b, tl.where(valid, y, low_b)), tl.maximum(high_b, tl.where(valid, y, high_b))
     n = tl.sum(counts)
     mean_a, mean_b = tl.sum(sum_a) / tl.maximum(n, 1.0), tl.sum(sum_b) / tl.maximum(n, 1.0)
-    # Constant is decided by the range, not by a variance that rounding keeps from being zero.
+    # Constant values are recognised by their range: rounding may leave them a variance above zero.
     varied = (tl.max(high_a) > tl.min(low_a)) & (tl.max(high_b) > tl.min(low_b))
     aa, bb, ab = none, none, none
     for start in range(0, size, TILE):
@@ -73,9 +70,7 @@ def average_ranks(values: Tensor, mask: Tensor) -> Tensor:
     """Ranks of the valid entries [R, N], 0 elsewhere; N at most LONGEST."""
     rows, size = values.shape
     ranks, words = torch.empty_like(values), torch.empty_like(values, dtype=torch.int64)
-    grid: Any = (rows,)
-    block = block_of(size)
-    _ranks[grid](values, mask, words, ranks, size, BLOCK=block, TILE=tile_of(block), num_warps=warps_of(block))
+    _ranks[(rows,)](values, mask, words, ranks, size, **sort_options(size))
     return ranks
 
 
@@ -83,6 +78,5 @@ def pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Correlations [R], float64; any N."""
     rows, size = a.shape
     correlation = torch.empty(rows, dtype=torch.float64, device=a.device)
-    grid: Any = (rows,)
-    _correlate[grid](a, b, mask, correlation, size, TILE=limits.TILE, num_warps=limits.TILE_WARPS)
+    _correlate[(rows,)](a, b, mask, correlation, size, **tile_options())
     return correlation

@@ -1,13 +1,13 @@
 """Order and ranks inside one program: device functions for the operators of this folder.
 
-The bits of a float32 order as its values do once the lower ones of negative values are inverted. Such a key and the
-value's place make a word of 64 bits, so one sort of words gives both the values and their order. Entries that are not
-valid sort behind all that are.
+The bits of a float32 order as its values do once the lower bits of negative values are inverted. Such a key and the
+value's index make a word of 64 bits, so one sort of words gives both the values and their order. Entries that are not
+valid sort after all others.
 
-Only the sort holds the whole cross-section in registers, 8 entries a thread; sorted words go to memory, and what
-follows walks them in tiles. What threads leave for one another in memory lies behind barriers.
+Only the sort holds the whole cross-section in registers. It stores the words, and later loops load them tile by tile.
+A barrier separates what one thread stores from what another one loads.
 
-N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a step
+N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a tile
 """
 
 import triton
@@ -29,14 +29,14 @@ def value_in(word):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def place_in(word):  # type: ignore[no-untyped-def]
-    """Where the value of a word stood before sorting."""
+def index_in(word):  # type: ignore[no-untyped-def]
+    """The index that the value of a word had before sorting."""
     return (word & 0xFFFFFFFF).to(tl.int32)
 
 
 @triton.jit
 def sort(values_at, mask_at, words_at, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Store the ascending words of a row of float32; -0 counts as 0. A barrier follows."""
+    """Store the ascending words of a row of float32; -0 counts as 0. Ends with a barrier."""
     i = tl.arange(0, BLOCK)
     values = tl.load(values_at + i, mask=i < size, other=0.0)
     valid = tl.load(mask_at + i, mask=i < size, other=0) != 0
@@ -63,10 +63,10 @@ def _key(words_at, i, n):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Store ranks 1..n where the words' values stood, equal values sharing the mean of their ranks. A barrier follows.
+    """Store ranks 1..n at the indices of the words; tied values share the mean of their ranks. Ends with a barrier.
 
-    In two walks: one stores where each run of equal values begins, one backwards adds where it ends. A NaN, which sorts
-    to one of the ends, has no rank and leaves none to the others: all become NaN.
+    The first loop stores where each run of ties begins; the second goes backwards and adds where it ends. A NaN, which
+    sorts to one of the ends, makes all ranks NaN.
     """
     lowest = value_in(tl.load(words_at, mask=n > 0, other=0))
     highest = value_in(tl.load(words_at + n - 1, mask=n > 0, other=0))
@@ -77,8 +77,8 @@ def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no
         begins = (i == 0) | (_key(words_at, i, n) != _key(words_at, i - 1, n))
         first = tl.maximum(tl.associative_scan(tl.where(begins, i, 0), 0, _larger), carry)
         carry = tl.max(first)
-        place = place_in(tl.load(words_at + i, mask=i < n, other=0))
-        tl.store(ranks_at + place, first.to(tl.float32), mask=i < n)
+        index = index_in(tl.load(words_at + i, mask=i < n, other=0))
+        tl.store(ranks_at + index, first.to(tl.float32), mask=i < n)
     tl.debug_barrier()
     carry = n
     for back in range(0, n, TILE):
@@ -86,7 +86,7 @@ def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no
         ends = (i >= n - 1) | (_key(words_at, i, n) != _key(words_at, i + 1, n))
         last = tl.minimum(tl.associative_scan(tl.where(ends, i, n), 0, _smaller, reverse=True), carry)
         carry = tl.min(last)
-        place = place_in(tl.load(words_at + i, mask=i < n, other=0))
-        first = tl.load(ranks_at + place, mask=i < n, other=0.0)
-        tl.store(ranks_at + place, (first + last.to(tl.float32)) * 0.5 + 1.0 + unranked, mask=i < n)
+        index = index_in(tl.load(words_at + i, mask=i < n, other=0))
+        first = tl.load(ranks_at + index, mask=i < n, other=0.0)
+        tl.store(ranks_at + index, (first + last.to(tl.float32)) * 0.5 + 1.0 + unranked, mask=i < n)
     tl.debug_barrier()

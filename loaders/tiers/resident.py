@@ -138,7 +138,7 @@ class DeviceLoader:
             # Some kilobytes from ordinary memory: the driver takes its own copy before the call returns.
             codes = torch.from_numpy(np.ascontiguousarray(block.codes)).to(self.device, non_blocking=True)
             gather_block(
-                rows.address, rows.first, rows.days, self.panel.manifest.dtype == "float16", codes, block.day,
+                rows.address, rows.first, rows.days, self.panel.half, codes, block.day,
                 request.context, (request.part.start, request.part.stop), SCORED, batch.x, batch.presence, batch.y,
             )  # fmt: skip
             formed = None if stream is None else stream.record_event()

@@ -11,11 +11,14 @@ import pytest
 from engine import baseline
 from engine.model import registry, temporal
 from engine.score import metrics
+from hpo import algorithms
+from kernels import rank_terms
 from loaders.cache import build
 
 DOCS = Path(__file__).parents[2] / "docs"
 REGISTRIES = (
-    baseline.RIVALS, registry.MODELS, temporal.LAYERS, metrics.METRICS, build.RECIPES,
+    baseline.RIVALS, registry.MODELS, temporal.LAYERS, metrics.METRICS, build.RECIPES, rank_terms.TERMS,
+    algorithms.SAMPLERS, algorithms.PRUNERS,
 )  # fmt: skip
 
 

@@ -18,9 +18,10 @@ ROUNDING = 1e-12  # float64 sums of at most some thousand float32 values or half
 
 @pytest.fixture(autouse=True)
 def _several_tiles(monkeypatch):
-    """The interpreter is slow: small cross-sections, and still more than one step of a walk."""
+    """The interpreter is slow: cross-sections are small, and still take several tiles."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(limits, "TILE", 16)
+        monkeypatch.setattr(limits, "SHORTEST", 32)
 
 
 def on_device(function, *tensors):
@@ -51,7 +52,7 @@ def rows(seed, n, missing=0.3, ties=True):
 
 
 @pytest.mark.parametrize("face", RANKS)
-@pytest.mark.parametrize("n", [1, 2, 33, 130])
+@pytest.mark.parametrize("n", [1, 2, 33])  # 33 is one more than a program of 32 sorts, and three tiles
 @pytest.mark.parametrize("ties", [True, False])
 def test_ranks_are_scipys(face, n, ties):
     a, _, mask = rows(n, n, ties=ties)
@@ -76,7 +77,7 @@ def test_a_nan_leaves_no_rank_in_its_cross_section_alone(face, sign):
 
 
 @pytest.mark.parametrize("face", PEARSON)
-@pytest.mark.parametrize("n", [1, 2, 33, 130])
+@pytest.mark.parametrize("n", [1, 2, 33])
 def test_correlations_are_scipys(face, n):
     a, b, mask = rows(n, n, ties=False)
     a, b = a * 1e-3 + 5, b * 1e4  # a mean far from zero costs a one-pass formula its digits
@@ -142,7 +143,7 @@ def test_shapes_and_types_that_disagree_are_refused():
 
 def test_they_compile_without_a_break():
     a, b, mask = rows(5, 60)
-    compiled = torch.compile(spearman, fullgraph=True)
+    compiled = torch.compile(spearman, fullgraph=True, backend="aot_eager")
     np.testing.assert_array_equal(compiled(a, b, mask), spearman(a, b, mask))
     torch.library.opcheck(torch.ops.atft.average_ranks.default, (a, mask))
     torch.library.opcheck(torch.ops.atft.pearson.default, (a[3:], b[3:], mask[3:]))  # the others give NaN

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from kernels.cpu.compiling import drop_stale
 from kernels.cpu.exponential import LOWEST, exp
-from kernels.cpu.sorting import average_ranks, scratch, sort
+from kernels.cpu.sorting import average_ranks, sort, sort_scratch
 from kernels.cpu.threads import for_rows
 
 TIMEOUT = 30  # seconds after which a thread that should have come has not
@@ -23,7 +23,7 @@ TIMEOUT = 30  # seconds after which a thread that should have come has not
 
 def in_order(values):
     """Places and values of float32 numbers once they are sorted, and their words."""
-    words, spare, counts = scratch(len(values))
+    words, spare, counts = sort_scratch(len(values))
     sort(values, words, spare, counts)
     places = (words & 0xFFFFFFFF).astype(np.int64)
     assert sorted(places) == list(range(len(values)))
@@ -75,9 +75,9 @@ def test_nans_go_to_the_ends_and_leave_no_ranks():
         assert np.isnan(ranks_of(np.array(spoiled, np.float32))).all()
 
 
-def test_room_for_more_values_is_left_alone():
+def test_scratch_beyond_the_values_is_left_alone():
     values = np.array([3, 1, 2], np.float32)
-    words, spare, counts = scratch(10)
+    words, spare, counts = sort_scratch(10)
     words[3:] = 77
     sort(values, words, spare, counts)
     assert (words[:3] & 0xFFFFFFFF).tolist() == [1, 2, 0]

@@ -36,7 +36,7 @@ def by_loops(x, weight, matrix, edges, low, high):
     return [sum(a * b for a, b in zip(columns, row, strict=True)) for row in matrix.tolist()]
 
 
-@given(st.integers(2, 20), st.integers(0, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 100))
+@given(st.sampled_from([2, 3, 8, 16]), st.integers(0, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 100))
 @settings(deadline=None, max_examples=30)
 def test_values_are_those_of_float64(bins, codes, days, features, seed):
     x, weight, *others = drawn(bins, codes, days + 2, features, seed=seed)
@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_contiguous_is_read_in_its_order():
 
 
 def test_a_feature_that_wants_a_gradient_gets_one():
-    x, *others = drawn(4, 3, 2, 5)
+    x, *others = drawn(4, 2, 1, 3)
     exact = doubled(x, *others)
     exact[0].requires_grad_()
     assert torch.autograd.gradcheck(lambda *first: weighted_pieces(*first, *exact[3:]), tuple(exact[:3]))
