@@ -24,7 +24,8 @@ from kernels import limits
 from kernels.cuda import rank_objective as cuda_objective
 from kernels.cuda import soft_rank as cuda_soft_rank
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import TERMS, average_ranks, rank_terms, soft_ranks, standardise, weigh
+from kernels.rank_terms import TERMS, rank_terms, weigh
+from kernels.ranks import average_ranks, soft_ranks, standardise
 from kernels.soft_rank import soft_rank
 
 CUDA = torch.cuda.is_available()
