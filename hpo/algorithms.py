@@ -6,7 +6,7 @@ Optuna is imported when one is made, so that a configuration can be read without
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from loaders.order import mix
+from loaders.random_bits import mix
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

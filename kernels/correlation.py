@@ -14,7 +14,7 @@ R cross-sections, N entries
 import torch
 from torch import Tensor
 
-from kernels import rank_terms
+from kernels import ranks
 from kernels.limits import LONGEST
 from kernels.registration import register
 
@@ -42,7 +42,7 @@ def average_ranks(values: Tensor, mask: Tensor) -> Tensor:
     """
     rows, mask_rows = _rows(values, mask), _rows(mask, mask)
     if values.is_cuda and values.shape[-1] > LONGEST:
-        return rank_terms.average_ranks(rows, mask_rows.float()).reshape(values.shape)
+        return ranks.average_ranks(rows, mask_rows.float()).reshape(values.shape)
     return torch.ops.atft.average_ranks.default(rows, mask_rows).reshape(values.shape)
 
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from kernels.limits import LONGEST
-from kernels.rank_terms import soft_ranks, standardise
+from kernels.ranks import soft_ranks, standardise
 from kernels.registration import register
 
 register(

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaders.errors import InputError
-from loaders.order import below, mix, permutation, random_bits
 from loaders.panel import Int, Panel
+from loaders.random_bits import below, mix, permutation, random_bits
 from loaders.split import Days
 
 

@@ -1,7 +1,8 @@
 """Splits by date: train | gap | valid | gap | test, never by row.
 
 The gap is dropped from the end of the earlier part, so that validation and test begin on the very day that was asked
-for, and neither a label (h days ahead) nor a context (L - 1 days back) crosses a border.
+for, and neither a label (h days ahead) nor a context (L - 1 days back) crosses a border. This one gap does the work of
+purging and of the embargo (Lopez de Prado 2018, chapter 7).
 """
 
 from dataclasses import dataclass

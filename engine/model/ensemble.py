@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.config import Config, Part
 from engine.model.neutral import Neutral
 from engine.model.registry import Network, build_model
-from kernels.rank_terms import EPSILON, masked_mean
+from kernels.ranks import EPSILON, masked_mean
 
 
 class Ensemble(nn.Module):

@@ -8,7 +8,7 @@ S codes, D days, F features, R risk directions, H horizons
 import torch
 from torch import Tensor, nn
 
-from kernels.rank_terms import EPSILON
+from kernels.ranks import EPSILON
 
 
 def centred_and_scale(x: Tensor, share_of: Tensor) -> tuple[Tensor, Tensor]:

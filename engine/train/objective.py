@@ -10,9 +10,10 @@ from torch import Tensor
 
 from engine.config import Config
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import FUSED, SHARPE, TERMS, portfolio_returns, standardise
+from kernels.rank_terms import FUSED, SHARPE, TERMS, portfolio_returns
+from kernels.ranks import standardise
 from loaders.errors import InputError
-from loaders.order import mix, permutation
+from loaders.random_bits import mix, permutation
 
 WINSORISED = 3.0  # standard deviations of a day's returns, beyond which a return counts as that many
 

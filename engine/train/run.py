@@ -101,7 +101,8 @@ def open_run(
         Plan(panel, fold.split.train, data.block_days, data.block_codes, seed, train.half_life)
         for seed in seeds_of(config)
     ]
-    torch.use_deterministic_algorithms(train.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != train.deterministic:  # the call imports the compiler
+        torch.use_deterministic_algorithms(train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
     for phase in phases_of(config):
         phase_objective(config, phase, len(horizons), device)  # refused now rather than hours later

@@ -21,7 +21,7 @@ from engine.train.objective import Objective
 from engine.train.schedule import Phase
 from kernels.rank_terms import SHARPE
 from loaders.batch import Batch
-from loaders.order import mix
+from loaders.random_bits import mix
 
 SHAPES = 64  # of a step that a process may compile: those of its members, phases, and trials of a study
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, present, y, rotations -> loss, terms, ...

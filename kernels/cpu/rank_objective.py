@@ -17,7 +17,8 @@ from kernels.cpu.compiling import compiled
 from kernels.cpu.soft_rank import ascending, decays, recurrences, recurrences_backward
 from kernels.cpu.sorting import average_ranks, index_in, sort, sort_scratch
 from kernels.cpu.threads import for_rows
-from kernels.rank_terms import EPSILON, FUSED, LEAST_VARIANCE, TERMS
+from kernels.rank_terms import FUSED, LEAST_VARIANCE, TERMS
+from kernels.ranks import EPSILON
 
 RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = range(FUSED)
 GRAIN = 1 << 18  # entries to add up that are worth waking a thread for

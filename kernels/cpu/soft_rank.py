@@ -16,12 +16,12 @@ from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
 from kernels.cpu.sorting import index_in, sort, sort_scratch, value_in
 from kernels.cpu.threads import for_rows
-from kernels.rank_terms import EPSILON
+from kernels.ranks import EPSILON
 
 
 @compiled
 def moments(values):  # type: ignore[no-untyped-def]
-    """Mean and 1 / standard deviation, see rank_terms.standardise; sums in float64."""
+    """Mean and 1 / standard deviation, see kernels.ranks.standardise; sums in float64."""
     n = len(values)
     total = 0.0
     for i in range(n):

@@ -15,7 +15,7 @@ from numba import float32, uint32
 from kernels.cpu.compiling import compiled
 from kernels.cpu.exponential import exp
 from kernels.cpu.soft_rank import means, moments
-from kernels.rank_terms import EPSILON
+from kernels.ranks import EPSILON
 
 TILE = 512  # entries whose quantiles are processed together: they fit into the first-level cache
 

@@ -32,7 +32,8 @@ from kernels.cuda.soft_rank import means, moments, recurrences, recurrences_back
 from kernels.cuda.sorting import average_ranks, sort
 from kernels.cuda.terms import pairwise, quantile, sign
 from kernels.limits import sort_options, tile_options
-from kernels.rank_terms import EPSILON, FUSED
+from kernels.rank_terms import FUSED
+from kernels.ranks import EPSILON
 
 RANK_IC, IC, SHARPE, SPEARMAN, HUBER, QUANTILE, PAIRWISE, LISTNET = (tl.constexpr(i) for i in range(FUSED))
 _FUSED = tl.constexpr(FUSED)

@@ -6,10 +6,10 @@ H horizons, G cross-sections (days), R = H * G rows
 import triton
 import triton.language as tl
 
-from kernels import rank_terms
+from kernels import rank_terms, ranks
 
 _SHARPE, _FUSED = tl.constexpr(rank_terms.SHARPE), tl.constexpr(rank_terms.FUSED)
-_EPSILON, _LEAST_VARIANCE = tl.constexpr(rank_terms.EPSILON), tl.constexpr(rank_terms.LEAST_VARIANCE)
+_EPSILON, _LEAST_VARIANCE = tl.constexpr(ranks.EPSILON), tl.constexpr(rank_terms.LEAST_VARIANCE)
 # The statistics of a row: its number of entries (0 where it does not count), mean and 1 / std of its scores, the return
 # of its portfolio, sum |z|, and the means of the returns and of the signs of z.
 ENTRIES, MEAN, INVERSE, DAILY, GROSS, RETURN, SIGN, STATISTICS = (tl.constexpr(i) for i in range(8))

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from kernels.cuda.sorting import index_in, sort, value_in
 from kernels.limits import sort_options, tile_options
-from kernels.rank_terms import EPSILON
+from kernels.ranks import EPSILON
 
 _FLOOR = tl.constexpr(EPSILON**2)
 
 
 @triton.jit
 def moments(values_at, mask_at, size, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Number, mean and 1 / standard deviation of the valid entries of a row, see rank_terms.standardise."""
+    """Number, mean and 1 / standard deviation of the valid entries of a row, see kernels.ranks.standardise."""
     counts, totals = tl.zeros([TILE], tl.int32), tl.zeros([TILE], tl.float32)
     for start in range(0, size, TILE):
         i = start + tl.arange(0, TILE)

@@ -1,5 +1,7 @@
 """A small cache, a study that is trained once, and every kind of storage."""
 
+import functools
+import multiprocessing.forkserver
 import os
 import pwd
 import shutil
@@ -13,9 +15,12 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.storages._grpc.server import make_server
 
+from hpo.storage import open_storage
 from hpo.study import run_study
 from tests.hpo.workers import QUIET, work
 from tests.panels import write_panel
+
+multiprocessing.forkserver.ensure_running()  # it imports what workers need while other tests run
 
 
 def pytest_collection_modifyitems(items):
@@ -83,6 +88,12 @@ def sqlite(tmp_path_factory):
 def storage(request):
     """What --storage takes, in every kind."""
     return request.param and request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def reopened():
+    """Opens a storage by its URL, for all tests once: a database takes 0.1 s."""
+    return functools.cache(lambda url: open_storage(url, Path()))
 
 
 @pytest.fixture

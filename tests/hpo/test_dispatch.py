@@ -23,20 +23,23 @@ from hpo.storage import REASON, SECONDS, open_storage
 
 @pytest.fixture
 def opened(storage, tmp_path, name):
-    """Opens the study once more, as another worker would."""
+    """Opens the study in a storage of its own, as another worker would."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-    def open_study():
+    def open_study(opened_storage=None):
         return optuna.create_study(
-            storage=open_storage(storage, tmp_path), study_name=name, direction="maximize", load_if_exists=True
+            storage=opened_storage or open_storage(storage, tmp_path),
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
         )
 
     return open_study
 
 
 @pytest.fixture
-def study(opened):
-    return opened()
+def study(opened, storage, reopened):
+    return opened(storage and reopened(storage))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import optuna
 import psutil
@@ -15,7 +16,7 @@ import hpo.study
 from hpo.cli import main
 from hpo.storage import FINISHED, REASON, open_storage
 from hpo.study import run_study
-from tests.hpo.workers import QUIET, SMALL, first_is_killed, processes, start_study, start_worker, work
+from tests.hpo.workers import QUIET, SMALL, first_is_killed, processes, start_parent, start_worker, work
 
 
 def trials_of(asked):
@@ -54,26 +55,13 @@ def test_a_study_killed_at_every_moment_ends_as_if_it_had_not_been(cache, finish
 
 @pytest.mark.parametrize("storage", [None, "postgresql"], indirect=True, ids=["journal", "postgresql"])
 def test_of_two_workers_one_killed_the_other_finishes_the_study(cache, tmp_path, monkeypatch, capsys, storage, name):
-    monkeypatch.setattr(hpo.study.multiprocessing, "get_context", lambda method: processes)
+    monkeypatch.setattr(hpo.study, "multiprocessing", SimpleNamespace(get_context=lambda method: processes))
     monkeypatch.setattr(hpo.study, "_worker", first_is_killed)
     asked = work(cache, tmp_path / "out", 4, storage, name=name)
-    line = [
-        "hpo",
-        "--trials",
-        4,
-        "--workers",
-        2,
-        "--arrow",
-        cache,
-        "--out",
-        asked.folder,
-        "--study",
-        name,
-        "--evaluate-best",
-    ]
+    line = f"hpo --trials 4 --workers 2 --evaluate-best --arrow {cache} --out {asked.folder} --study {name}".split()
     settings = [part for setting in SMALL for part in ("--set", setting)]
     more = [] if storage is None else ["--storage", storage]
-    monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, line), *settings, *more])
+    monkeypatch.setattr(sys, "argv", ["atft-engine", *line, *settings, *more])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
@@ -92,34 +80,26 @@ def test_of_two_workers_one_killed_the_other_finishes_the_study(cache, tmp_path,
     assert "decile spread" in out  # of the best trial on test
 
 
-def wait_for(process, asked, event):
-    """Wait until `event` is true of the trials of a study that runs in the process."""
-    storage = open_storage(asked.storage, asked.folder)
-    while asked.name not in optuna.get_all_study_names(storage) or not event(trials_of(asked)):
-        assert process.is_alive()
-        time.sleep(0.05)
-
-
-def both_train(trials):
-    """Whether two trials have had their first epoch."""
-    return sum(trial.state == TrialState.RUNNING and bool(trial.intermediate_values) for trial in trials) == 2
-
-
-def test_a_study_outlives_its_workers_and_they_do_not_outlive_it(cache, tmp_path):
+def test_a_worker_ends_with_the_process_that_started_it(cache, tmp_path):
     endless = work(cache, tmp_path / "out", 1000)
-    process = start_study(endless, 2)
-    wait_for(process, endless, both_train)
-    workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-    assert len(workers) == 2
-    workers[0].kill()
-    before = len(trials_of(endless))
-    wait_for(process, endless, lambda trials: len(trials) > before + 1)  # the other worker goes on
-    process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=120)
+    parent, storage = start_parent(endless), open_storage(None, endless.folder)
+    while not (
+        optuna.get_all_study_names(storage)
+        and any(trial.state == TrialState.RUNNING and trial.intermediate_values for trial in trials_of(endless))
+    ):
+        assert parent.is_alive()
+        time.sleep(0.05)
+    (worker,) = (p for p in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(p.cmdline()))
+    parent.kill()
+    _, alive = psutil.wait_procs([worker], timeout=120)
+    for process in alive:
+        process.kill()
     assert alive == []
 
-    wanted = sum(trial.state in FINISHED for trial in trials_of(endless)) + 2
+    left = trials_of(endless)
+    wanted = sum(trial.state in FINISHED for trial in left) + 1
     trials = run_study(replace(endless, trials=wanted), 1, QUIET).trials
     assert len(finished_of(trials)) == wanted
-    lost = {trial.number for trial in trials if trial.state == TrialState.FAIL}
-    assert lost == {retried for trial in trials for retried in trial.system_attrs.get("retry_history", [])}
+    lost = [trial.number for trial in left if trial.state == TrialState.RUNNING]
+    assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == lost
+    assert [trial.system_attrs["failed_trial"] for trial in trials if "failed_trial" in trial.system_attrs] == lost

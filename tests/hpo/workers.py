@@ -11,22 +11,20 @@ import torch
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from rich.console import Console
+from rich.live import Live
 
 import engine.train.run
 import hpo.dispatch
 import hpo.study
 from engine.config_file import load
 from hpo.config import StudyConfig
-from hpo.study import Work, run_study
+from hpo.study import Work
 
-SMALL = ["data.context=6", "data.block_days=12", "model.spans=[3]", "train.epochs=4", "train.patience=4"]
+SMALL = ["data.context=6", "data.block_days=24", "model.spans=[3]", "train.epochs=4", "train.patience=4"]
 QUIET = Console(quiet=True)
 
 processes = multiprocessing.get_context("forkserver")
-# Imported once for all workers: these take 5 s. The engine is not; it refuses to run in a fork of where it was loaded.
-processes.set_forkserver_preload(
-    ["torch._inductor", "torch.utils.tensorboard", "numba", "optuna", "pyarrow.parquet", "rich.live"]
-)
+processes.set_forkserver_preload(["tests.hpo.preload"])
 
 
 def work(cache, folder, trials=4, storage=None, settings=(), name="s"):
@@ -45,9 +43,9 @@ def first_is_killed(work, threads):
     _run_worker(work, moment, threads)
 
 
-def start_study(work, workers):
-    """`run_study` in a process of its own."""
-    return _start(_run_study, work, workers)
+def start_parent(work):
+    """A process that starts one worker as `atft-engine hpo --workers` starts several."""
+    return _start(_run_parent, work)
 
 
 def _start(target, work, *arguments):
@@ -57,8 +55,8 @@ def _start(target, work, *arguments):
     return process
 
 
-def _run_study(work, workers):
-    run_study(work, workers, QUIET)
+def _run_parent(work):
+    hpo.study._run_workers(work, hpo.study._open_study(work), 1, Live(console=QUIET))
 
 
 def _run_worker(work, moment, threads):
@@ -100,8 +98,9 @@ def _beside_another():
 
     def report(trial, value, step):
         real(trial, value, step)
-        while len(trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) < 2:
-            time.sleep(0.01)
+        end = time.monotonic() + 120  # should there be no other, the test fails instead of hanging
+        while len(trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
         _die()
 
     optuna.Trial.report = report

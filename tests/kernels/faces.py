@@ -24,7 +24,8 @@ from kernels import limits
 from kernels.cuda import rank_objective as cuda_objective
 from kernels.cuda import soft_rank as cuda_soft_rank
 from kernels.rank_objective import rank_objective
-from kernels.rank_terms import TERMS, average_ranks, rank_terms, soft_ranks, standardise, weigh
+from kernels.rank_terms import TERMS, rank_terms, weigh
+from kernels.ranks import average_ranks, soft_ranks, standardise
 from kernels.soft_rank import soft_rank
 
 CUDA = torch.cuda.is_available()
@@ -227,7 +228,7 @@ FAST = [face for face in FACES if CUDA or face is not TRITON]  # the interpreter
 # Faces with numbers of names. Of TRITON: 1, 2, a tile, one more, all entries that a sort holds, one more. Other faces
 # have no such edges.
 SIZES = [
-    *((face, n) for face in (NUMBA, PLAIN) for n in (1, 2, 3, 16, 500, 4096, 20000)),
+    *((face, n) for face in (NUMBA, PLAIN) for n in (1, 2, 3, 16, 500, 2000, 20000)),
     *((TRITON, n) for n in (1, 2, 16, 17, 32, 33)),
     *((SHIPPED, n) for n in (1, 2, 3, 129, 1024, 1025, 4096, 5000, 8192) if CUDA),
 ]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from kernels import limits, rank_terms
+from kernels import limits, ranks
 from kernels.correlation import average_ranks, pearson, spearman
 from kernels.cpu import correlation as cpu
 from kernels.cuda import correlation as cuda
@@ -29,7 +29,7 @@ def on_device(function, *tensors):
 
 
 def plain_ranks(values, mask):
-    return rank_terms.average_ranks(values, mask.float())
+    return ranks.average_ranks(values, mask.float())
 
 
 RANKS = {

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata, spearmanr
 
-from kernels.rank_terms import FAR, TERMS, average_ranks, rank_terms, soft_ranks, standardise, weigh
+from kernels.rank_terms import TERMS, rank_terms, weigh
+from kernels.ranks import FAR, average_ranks, soft_ranks, standardise
 
 LEVELS, ROTATIONS = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1, 3, 5])
 

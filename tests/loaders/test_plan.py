@@ -10,8 +10,8 @@ import pytest
 
 from loaders.errors import InputError
 from loaders.gather import gather
-from loaders.order import below, mix, permutation
 from loaders.plan import Plan, count_samples, scoring_blocks
+from loaders.random_bits import below, mix, permutation
 from loaders.split import Days
 from tests.panels import write_panel
 

@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from bench.workloads.ranking import TAU, Ranking, Sections, with_gradients
-from kernels.rank_terms import soft_ranks, standardise
+from kernels.ranks import soft_ranks, standardise
 
 TASK = "soft_rank"
 NEEDS = ("torch",)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.workloads.ranking import TAU, Ranking, Sections, with_gradients
-from kernels.rank_terms import average_ranks, rank_terms, weigh
+from kernels.rank_terms import rank_terms, weigh
+from kernels.ranks import average_ranks
 
 TASK = "objective"
 NEEDS = ("torch",)

@@ -1,6 +1,6 @@
 """Rows of a simulated market, one code at a time: features, presence, targets, and the best forecast of each target.
 
-Every random value is number i of a stream of `loaders.order`, keyed by (seed, stream, code, feature) with i the
+Every random value is number i of a stream of `loaders.random_bits`, keyed by (seed, stream, code, feature) with i the
 calendar day, so it depends on nothing else: not on threads, nor on the number of codes, days or features simulated.
 Autoregressions start on the calendar's first day, whenever the code is listed. On a day in a gap price and features
 move on unseen; what lags contribute is what the cache shows, so the best forecast needs nothing but the cache.
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from loaders.cache.format import ABSENT, CONTEXT, SCORED
-from loaders.order import mix
+from loaders.random_bits import mix
 
 Float = npt.NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from engine.train.objective import make_objective
 from engine.train.schedule import ema_decay, learning_rate, phases_of
 from engine.train.step import StepInput, losses_of, train_step
 from loaders.batch import Batch
-from loaders.order import mix
 from loaders.plan import Block
+from loaders.random_bits import mix
 
 S, D, F, H, L = 40, 6, 5, 2, 8
 SETTINGS = ["data.context=8", "data.block_days=6", "data.block_codes=48", "model.spans=[3]", "train.clip=0.5"]

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.special import huber, log_softmax, softmax
 from scipy.stats import pearsonr, rankdata
 
-from kernels.rank_terms import EPSILON, SHARPE
+from kernels.rank_terms import SHARPE
+from kernels.ranks import EPSILON
 from tests.kernels.faces import EPS, block, evaluated, to_numpy
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.rank_terms import EPSILON, soft_ranks, standardise
+from kernels.ranks import EPSILON, soft_ranks, standardise
 from tests.kernels.faces import EPS, to_numpy
 
 CHUNK = 512  # names compared with all others at a time: of 20,000, 82 MB a matrix

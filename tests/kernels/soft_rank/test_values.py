@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from kernels.rank_terms import soft_ranks, standardise
+from kernels.ranks import soft_ranks, standardise
 from kernels.soft_rank import soft_rank
 from tests.kernels.faces import CUDA, EPS, FACES, FAST, PLAIN, SIZES, ranked_by, to_numpy
 from tests.kernels.soft_rank.oracle import by_pairs, by_some_pairs, sections

@@ -12,8 +12,8 @@ from scipy import stats
 from loaders.cache.format import ABSENT, CONTEXT, SCORED, verify
 from loaders.cache.simulation import market, planted, simulate
 from loaders.errors import InputError
-from loaders.order import mix, random_bits
 from loaders.panel import open_panel
+from loaders.random_bits import mix, random_bits
 
 SETTINGS = dict(codes=60, days=240, features=6, ic=0.2, seed=3, horizons=[1, 5, 7], dtype="float32")
 MIN_SAMPLES = 20

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaders.order import below, mix, permutation, random_bits
+from loaders.random_bits import below, mix, permutation, random_bits
 
 MASK = 2**64 - 1
 
