@@ -91,7 +91,11 @@ class RowColumn:
         start, stop, step = rows.indices(self.shape[0])
         part = int(np.searchsorted(self.starts, start, "right")) - 1
         first = int(self.starts[part])
-        return self.parts[part][start - first : stop - first] if step == 1 and stop - first <= len(self.parts[part]) else None
+        return (
+            self.parts[part][start - first : stop - first]
+            if step == 1 and stop - first <= len(self.parts[part])
+            else None
+        )
 
     def _pieces(self, rows: Int) -> Sequence[tuple[Any, npt.NDArray[Any], Int]]:
         """For each part with any of the rows: which of them, its array, and their places in it."""
@@ -116,9 +120,25 @@ class NewColumns:
     batches: list[BatchLayout]
 
 
-def create_columns(
-    folder: Path, days: Sequence[int] | Int, n_features: int, n_horizons: int, dtype: str
-) -> NewColumns:
+def joined(several: Sequence[NewColumns]) -> NewColumns:
+    """Columns of several files as one, rows numbered through."""
+    parts = {
+        name: [part for new in several for part in parts_of(getattr(new, name))]
+        for name in ("features", "targets", "presence")
+    }
+    rows = [len(part) for part in parts["presence"]]
+    starts = np.cumsum([0, *rows[:-1]])
+    batches = [batch for new in several for batch in new.batches]
+    columns = {name: one_column(arrays, starts) for name, arrays in parts.items()}
+    return NewColumns(**columns, batches=batches)
+
+
+def parts_of(column: Any) -> tuple[npt.NDArray[Any], ...]:
+    """The arrays that a column of `one_column` is made of."""
+    return column.parts if isinstance(column, RowColumn) else (column,)
+
+
+def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_horizons: int, dtype: str) -> NewColumns:
     """Write panel.arrow with absent rows and return writable views on its mapping.
 
     The file is written in place, without an array of its size, and its blocks are allocated before any view is handed

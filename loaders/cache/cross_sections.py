@@ -1,36 +1,38 @@
 """Transform the features of each date as a whole: by rank, by z-score, or as they are. Memory stays bounded.
 
-Sources come in any order, and a transform needs all rows of a date. So rows are collected by date first (`Collected`): in
-one array where that fits into MEMORY, else in files, one for each stretch of dates, whose rows fit. Then every date is
-transformed over its universe and stored.
+Sources come in any order, and a transform needs all rows of a date. So rows are collected by date first
+(`Collected`): in one array where that fits into MEMORY, else in files, one for each stretch of dates, whose rows fit.
+Then every date is transformed over its universe and stored.
 
     rank     share of the universe's rows that lie below, ties by half, as a uniform value of mean 0 and deviation 1
     zscore   (x - mean) / deviation, both of the universe
     none     as it is
 
-A missing value becomes the middle: 0 after rank and zscore, the universe's median of the date with none. A row outside the
-universe gets the value of the place where it would stand. On a date whose universe has fewer than FEWEST rows, all rows
-count as the universe.
+A missing value becomes the middle: 0 after rank and zscore, the universe's median of the date with none. A row outside
+the universe gets the value of the place where it would stand. On a date whose universe has fewer than FEWEST rows, all
+rows count as the universe.
 
 F features, N rows, n rows of a date
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from loaders.cache.columns import NewColumns
-from loaders.cache.format import ABSENT, SCORED, FeatureStats
+from loaders.cache.format import ABSENT, SCORED
 from loaders.cache.layout import Layout
+from loaders.cache.statistics import FeatureStats, RunningStats, moments
 
 MEMORY = 2 << 30  # bytes of collected rows above which they go to files
 FEWEST = 20  # rows of a universe that a date needs
@@ -51,23 +53,23 @@ class Collected:
     layout: Layout
     values: Float | None  # [N, F] by row number, where they are in memory
     bounds: Int  # [files + 1] first date of each file, the last one past the end
-    files: list[BinaryIO] = field(default_factory=list)
-    rows: list[BinaryIO] = field(default_factory=list)  # row numbers, beside `files`
+    files: Sequence[BinaryIO] = field(default_factory=list)
+    rows: Sequence[BinaryIO] = field(default_factory=list)  # row numbers, beside `files`
+    writing: Lock = field(default_factory=Lock)  # to the files
 
     def put(self, rows: Int, values: Float) -> None:
-        """Add rows int64 [n] with their values [n, F], in any order; each row once. Not from several threads at once
-        where rows go to files.
-        """
+        """Add rows int64 [n] with their values [n, F], in any order and from any thread; each row once."""
         if self.values is not None:
             self.values[rows] = values
             return
         place = np.searchsorted(self.bounds, self.layout.day_of(rows), "right") - 1
         order = np.argsort(place, kind="stable")
         cuts = np.searchsorted(place[order], np.arange(len(self.files) + 1))
-        for i in np.unique(place):
-            mine = order[cuts[i] : cuts[i + 1]]
-            self.rows[i].write(np.ascontiguousarray(rows[mine]))
-            self.files[i].write(np.ascontiguousarray(values[mine]))
+        with self.writing:
+            for i in np.unique(place):
+                mine = order[cuts[i] : cuts[i + 1]]
+                self.rows[i].write(np.ascontiguousarray(rows[mine]))
+                self.files[i].write(np.ascontiguousarray(values[mine]))
 
     def stretches(self, present: npt.NDArray[np.bool_]) -> Iterator[tuple[range, Int, Float]]:
         """Stretches of dates, each with its `present` rows [n] and their values.
@@ -108,19 +110,22 @@ def collecting(folder: Path, layout: Layout, features: int) -> Iterator[Collecte
                 file.close()
 
 
-def store(collected: Collected, transform: str, columns: NewColumns) -> list[FeatureStats]:
+def store(collected: Collected, transform: str, columns: NewColumns, as_is: Sequence[int] = ()) -> list[FeatureStats]:
     """Transform every date and write it to the columns; gives statistics of the raw values of scored rows.
 
     Args:
         transform: a key of TRANSFORMS.
         columns: whose presence is known already.
+        as_is: features that are stored as they are, without missing values.
     """
     apply, presence = TRANSFORMS[transform], columns.presence[:]
-    stats = _Stats(columns.features.shape[1])
+    stats = RunningStats(columns.features.shape[1])
     whole = collected.values is not None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for dates, rows, values in collected.stretches(presence != ABSENT):
-            day = collected.layout.day_of(rows).astype(np.uint16 if dates.stop < 1 << 16 else np.int64)  # sorts by radix
+            day = collected.layout.day_of(rows).astype(
+                np.uint16 if dates.stop < 1 << 16 else np.int64
+            )  # sorts by radix
             order = np.argsort(day, kind="stable")
             cuts = np.searchsorted(day[order], np.arange(dates.start, dates.stop + 1))
 
@@ -133,86 +138,15 @@ def store(collected: Collected, transform: str, columns: NewColumns) -> list[Fea
                 universe = presence[of_date] == SCORED
                 counted = universe if universe.sum() >= FEWEST else np.ones(len(mine), np.bool_)
                 if len(mine):
-                    columns.features[of_date] = apply(raw, counted)
-                return _moments(raw, universe), int(universe.sum())
+                    transformed = apply(raw, counted)
+                    if as_is:
+                        transformed[:, as_is] = raw[:, as_is]
+                    columns.features[of_date] = transformed
+                return moments(raw, universe), int(universe.sum())
 
-            for moments, count in pool.map(one, range(len(dates))):
-                stats.add(moments, count)
+            for found, count in pool.map(one, range(len(dates))):
+                stats.add(found, count)
     return stats.result()
-
-
-@dataclass
-class _Stats:
-    """Running statistics of F features over dates (Chan, Golub and LeVeque 1979, so that large means cancel nothing)."""
-
-    features: int
-
-    def __post_init__(self) -> None:
-        self.rows = 0
-        self.known, self.mean, self.squares = np.zeros((3, self.features))
-        self.low, self.high = np.full(self.features, np.inf), np.full(self.features, -np.inf)
-
-    def add(self, moments: npt.NDArray[np.float64], rows: int) -> None:
-        """What `_moments` gives of more rows."""
-        known, mean, squares, low, high = moments
-        total = np.maximum(self.known + known, 1)
-        apart = mean - self.mean
-        self.squares += squares + np.square(apart) * self.known * known / total
-        self.mean += apart * known / total
-        self.known += known
-        self.rows += rows
-        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
-
-    def result(self) -> list[FeatureStats]:
-        """Of features without any value: 0, all missing."""
-        some = self.known > 0
-        deviation = np.sqrt(self.squares / np.maximum(self.known, 1))
-        columns = (self.mean, deviation, np.where(some, self.low, 0), np.where(some, self.high, 0))
-        missing = 1 - self.known / max(self.rows, 1)
-        return [
-            FeatureStats(mean=mean, deviation=deviation, low=low, high=high, missing=share)
-            for mean, deviation, low, high, share in zip(*(c.tolist() for c in columns), missing.tolist(), strict=True)
-        ]
-
-
-def measure(columns: NewColumns, rows: int = 1 << 16) -> list[FeatureStats]:
-    """Statistics of the stored values of the scored rows, read that many rows at a time."""
-    stats = _Stats(columns.features.shape[1])
-
-    def one(start: int) -> tuple[npt.NDArray[np.float64], int]:
-        scored = columns.presence[start : start + rows] == SCORED
-        return _moments(columns.features[start : start + rows].astype(np.float32), scored), int(scored.sum())
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for moments, count in pool.map(one, range(0, columns.features.shape[0], rows)):
-            stats.add(moments, count)
-    return stats.result()
-
-
-@njit(nogil=True, cache=True)
-def _moments(values, counted):  # type: ignore[no-untyped-def]
-    """float64 [5, F] of the counted rows of values [n, F]: known ones, their mean, squared deviations, low and high."""
-    features = values.shape[1]
-    found = np.zeros((5, features))
-    found[3], found[4] = np.inf, -np.inf
-    for i in range(len(values)):
-        if counted[i]:
-            for f in range(features):
-                value = values[i, f]
-                if not np.isnan(value):
-                    found[0, f] += 1
-                    found[1, f] += value
-                    found[3, f] = min(found[3, f], value)
-                    found[4, f] = max(found[4, f], value)
-    for f in range(features):
-        found[1, f] /= max(found[0, f], 1.0)
-    for i in range(len(values)):
-        if counted[i]:
-            for f in range(features):
-                value = values[i, f]
-                if not np.isnan(value):
-                    found[2, f] += (value - found[1, f]) ** 2
-    return found
 
 
 def _rank(raw: Float, counted: npt.NDArray[np.bool_]) -> Float:
@@ -232,11 +166,11 @@ def _zscore(raw: Float, counted: npt.NDArray[np.bool_]) -> Float:
     deviation = np.sqrt(np.where(known, x[counted] - mean, 0).__pow__(2).sum(0) / n)
     varied = deviation > 1e-6 * np.abs(mean)  # a constant deviates by rounding alone
     z = (x - mean) / np.where(varied & (deviation > 0), deviation, np.inf)
-    return np.nan_to_num(z, nan=0.0).astype(np.float32)
+    return np.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
 
 
 def _as_is(raw: Float, counted: npt.NDArray[np.bool_]) -> Float:
-    missing = np.isnan(raw)
+    missing = ~np.isfinite(raw)
     if not missing.any():
         return raw
     known = counted[:, None] & ~missing

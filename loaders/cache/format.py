@@ -29,6 +29,7 @@ import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loaders.cache.columns import PANEL, BatchLayout, Columns, arrow_offsets, map_file, views
 from loaders.cache.rows import WORD, row_bits
+from loaders.cache.statistics import FeatureStats, RunningStats, moments
 from loaders.errors import InputError
 
 FORMAT_VERSION = 3
@@ -46,18 +48,8 @@ CHUNK_BYTES = 16 << 20
 MANIFEST, ROWS = "manifest.json", "rows.npy"
 
 Count = Annotated[int, Field(ge=0)]
-
-
-class FeatureStats(BaseModel):
-    """What a feature's values are like, over the scored rows."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    mean: float
-    deviation: float
-    low: float
-    high: float
-    missing: float = 0.0  # share of scored rows
+Dtype = Literal["float16", "float32"]
+Transform = Literal["rank", "zscore", "none"]
 
 
 class Manifest(BaseModel):
@@ -67,7 +59,7 @@ class Manifest(BaseModel):
 
     features: list[str]
     horizons: list[Annotated[int, Field(ge=1)]]  # ascending, distinct
-    dtype: Literal["float16", "float32"]  # of the stored features
+    dtype: Dtype  # of the stored features
     calendar: list[str]  # ISO dates, ascending, distinct
     codes: list[str]  # ascending, distinct
     first: list[Count]  # per code, calendar index of the first day of its span
@@ -75,7 +67,9 @@ class Manifest(BaseModel):
     rows: Count  # sum of days; absent rows included, padding excluded
     counts: dict[str, Count]  # rows by kind, and what the recipe did to odd input
     recipe: dict[str, Any]  # name and settings that built it
-    normalisation: str
+    normalisation: str  # in words
+    transform: Transform = "none"  # of features, within each date
+    categories: list[str] = []  # features that are ids, stored as they are
     targets: list[str] = []  # what the target of each horizon is
     known_after: Count = 0  # days after t + h when the target of day t is known; 1 where it begins at t + 1's close
     period: Literal["day", "week", "month", "era", "other"] = "day"  # what a calendar row is
@@ -163,8 +157,9 @@ def manifest_id(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write rows.npy, checksum both files of rows, then write the manifest and flush all to disk."""
+    """Measure the stored features, write rows.npy, checksum both files of rows, write the manifest, flush all."""
     batches = open_columns(folder, manifest).batches
+    manifest.stored = _measure(batches)
     present = np.concatenate([columns.presence for columns in batches])
     sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
@@ -178,6 +173,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     for name in (PANEL, ROWS):
         with (folder / name).open("rb") as rows:
             os.fsync(rows.fileno())
+
+
+def _measure(batches: list[Columns], rows: int = 1 << 14) -> list[FeatureStats]:
+    """Statistics of the stored values of the scored rows."""
+    stats = RunningStats(batches[0].features.shape[1])
+
+    def one(piece: tuple[Columns, int]) -> tuple[npt.NDArray[np.float64], int]:
+        columns, start = piece
+        scored = columns.presence[start : start + rows] == SCORED
+        return moments(columns.features[start : start + rows], scored), int(scored.sum())
+
+    pieces = [(columns, start) for columns in batches for start in range(0, len(columns.presence), rows)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found, count in pool.map(one, pieces):
+            stats.add(found, count)
+    return stats.result()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -203,11 +214,11 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(str(path), f"unexpected content in {where} ({first['msg']})", "Rebuild the cache") from error
-    what = _inconsistency(manifest)
-    if what is None and manifest.cache_id != manifest_id(manifest):
-        what = "its content and its id disagree"
-    if what is not None:
-        raise InputError(str(path), f"the manifest was altered: {what}", "Rebuild the cache")
+    odd = _inconsistency(manifest)
+    if odd is None and manifest.cache_id != manifest_id(manifest):
+        odd = "its content and its id disagree"
+    if odd is not None:
+        raise InputError(str(path), f"the manifest was altered: {odd}", "Rebuild the cache")
     return manifest
 
 
@@ -215,7 +226,7 @@ def _inconsistency(m: Manifest) -> str | None:
     """What in a manifest cannot be, in words."""
     for name in ("calendar", "codes", "horizons"):
         values = getattr(m, name)
-        if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(values)):
             return f"{name} is not ascending and distinct"
     if len(set(m.features)) < len(m.features):
         return "features are not distinct"

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.cache.format import MANIFEST, FeatureStats, Manifest, manifest_id, read_manifest
+from loaders.cache.format import MANIFEST, Manifest, manifest_id, read_manifest
+from loaders.cache.statistics import FeatureStats
 from loaders.errors import InputError
+
+SHARED = (
+    "features", "horizons", "dtype", "normalisation", "transform", "categories", "known_after", "period",
+    "periods_per_year",
+)  # fmt: skip
 
 
 def shard_folders(folder: Path) -> list[Path]:
@@ -38,7 +44,7 @@ def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
     """
     first = manifests[0]
     for path, manifest in zip(folders[1:], manifests[1:], strict=True):
-        for name in ("features", "horizons", "dtype", "normalisation", "known_after", "period"):
+        for name in SHARED:
             if getattr(manifest, name) != getattr(first, name):
                 what = f"{name} differ from those of {folders[0]}"
                 raise InputError(str(path), what, "Build all shards with the same recipe and options")

@@ -1,13 +1,13 @@
-"""Recipe `columns`: a ready panel, its feature and target columns taken as they are.
+"""Recipe `columns`: a ready panel; its features are transformed within each date, its targets taken as they are.
 
-What happens to odd values: a missing feature becomes 0 and is counted, a missing target stays missing (NaN), an
-infinite one is refused by name. float16 is refused by name for a column that it would not keep: values beyond 65,504,
-values that would become zero, or a spread that drowns in rounding.
+What happens to odd values: a missing feature becomes the middle (see `cross_sections`) and is counted, a missing
+target stays missing (NaN), an infinite value is refused by name. Ids (`--categories`) are stored as they are. What is
+stored without a transform must survive float16, or is refused by name: values beyond 65,504, values that would become
+zero, or a spread that drowns in rounding.
 
 F features, H horizons, n rows of a batch
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,21 @@ import polars as pl
 
 from loaders.cache import sources
 from loaders.cache.atomic import atomic_folder
-from loaders.cache.format import SCORED, Columns, Manifest, create_columns, write_manifest
-from loaders.cache.layout import Layout, stream, survey
-from loaders.cache.recipes.common import Options, Progress, manifest_of, source_name, summary
+from loaders.cache.columns import NewColumns
+from loaders.cache.cross_sections import TRANSFORMS, Collected, collecting, store
+from loaders.cache.format import SCORED
+from loaders.cache.layout import Int, Layout, stream, survey
+from loaders.cache.recipes.common import (
+    Content,
+    Options,
+    Progress,
+    new_columns,
+    per_code,
+    source_name,
+    summary,
+    write_manifests,
+)
+from loaders.cache.recipes.horizons import check_horizons, horizons_of
 from loaders.errors import InputError
 
 LARGEST_ERROR = 0.01  # rounding error that float16 may add, in standard deviations of the column
@@ -33,18 +45,21 @@ class ColumnsOptions(Options):
     Args:
         features, targets: names or patterns (`*`, `?`, `[...]`) of columns; patterns never take a target, the date or
             the code as a feature.
-        horizons: days ahead of each target in the order of `targets`; None: the last integer in each name.
+        horizons: rows ahead of each target in the order of `targets`; None: their names state them.
+        trust_horizons: do not ask the targets whether they have these horizons.
+        categories: names or patterns of features that are ids from 0 on; they are not transformed.
     """
 
     features: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
+    trust_horizons: bool = False
+    categories: list[str] = field(default_factory=list)
 
 
-def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_progress: Progress) -> Manifest:
-    """Build a cache of a ready panel: its feature and target columns as they are.
+def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_progress: Progress) -> None:
+    """Build a cache of a ready panel: its features transformed within each date, its targets as they are.
 
-    A missing feature is stored as 0 and counted, a missing target as NaN. Raises InputError naming file, column, code
-    or date for bad input; nothing is written then.
+    Raises InputError naming file, column, code or date for bad input; nothing is written then.
     """
     options.check_dates()
     files = sources.find_files(paths)
@@ -54,16 +69,31 @@ def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_prog
     source = source_name(paths, files)
     layout = survey(table, source, date, code)
     on_progress(summary(layout, len(chosen.features), len(files)))
+    pairs = zip(chosen.targets, chosen.horizons, strict=True)
+    on_progress("horizons: " + ", ".join(f"{target} -> {h}" for target, h in pairs))
+    recipe = {
+        "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
+        "targets": chosen.targets,
+    }  # fmt: skip
+    content = Content(layout, chosen.features, chosen.horizons, chosen.targets, recipe, chosen.categories)
     with atomic_folder(out) as folder:
-        columns = create_columns(folder, layout.rows, len(chosen.features), len(chosen.horizons), options.dtype)
-        counts = fill(columns, table, layout, chosen, source)
-        recipe = {
-            "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
-            "targets": chosen.targets,
-        }  # fmt: skip
-        manifest = manifest_of(columns, layout, chosen.features, chosen.horizons, options.dtype, counts, recipe, "none")
-        write_manifest(folder, manifest)
-    return manifest
+        columns, shards = new_columns(folder, content, options)
+        with collecting(folder, layout, len(chosen.features)) as collected:
+            fill(columns, collected, table, chosen, options, source)
+            for name, line in _evidence(columns, layout, chosen, options):
+                on_progress(f"target {name}: rank correlation with itself at {line}")
+            on_progress(f"transform within each date: {options.transform}")
+            stats = store(collected, options.transform, columns, chosen.ids)
+        presence, targets = columns.presence[:] == SCORED, columns.targets[:]
+        counts = {"missing_targets": per_code((np.isnan(targets) & presence[:, None]).sum(1), layout)}
+        write_manifests(shards, content, options, counts, stats)
+
+
+def _evidence(columns: NewColumns, layout: Layout, chosen: "Chosen", options: ColumnsOptions) -> list[tuple[str, str]]:
+    if options.trust_horizons:
+        return []
+    found = check_horizons(columns, layout, chosen.targets, chosen.horizons)
+    return [(name, evidence.line()) for name, evidence in zip(chosen.targets, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -73,68 +103,89 @@ class Chosen:
     features: list[str]
     targets: list[str]
     horizons: list[int]
+    categories: list[str]
+
+    @property
+    def ids(self) -> list[int]:
+        """Places of the categories among the features."""
+        return [self.features.index(name) for name in self.categories]
 
 
 def choose(names: list[str], options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
     date, code, features, targets = options.date, options.code, options.features, options.targets
     has = f"The file has {', '.join(names[:30])}"
+    if options.transform not in TRANSFORMS:
+        raise InputError("--transform", f"no transform {options.transform!r}", f"Use {', '.join(TRANSFORMS)}")
     if not targets:
         raise InputError("--targets", "no target column is named", has)
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
     chosen_targets = sources.match_columns("--targets", targets, names, {date, code})
+    if options.horizons is not None:
+        for pattern in targets:
+            found = sources.match_columns("--targets", [pattern], names, {date, code})
+            if len(found) > 1:
+                what = f"{pattern!r} matches {len(found)} columns ({', '.join(found[:5])}): their order is not stated"
+                raise InputError("--horizons", what, "Name each target in full, or let the names state the horizons")
     reserved = {date, code, *chosen_targets}
     chosen_features = sources.match_columns("--features", features, names, reserved)
+    if options.exclude:
+        left_out = set(sources.match_columns("--exclude", options.exclude, chosen_features, set()))
+        chosen_features = [name for name in chosen_features if name not in left_out]
     for name in chosen_features:
         if name in reserved:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")
-    days = _horizons_in(chosen_targets) if options.horizons is None else options.horizons
-    if len(days) != len(chosen_targets):
-        what = f"{len(days)} horizons for {len(chosen_targets)} targets ({', '.join(chosen_targets)})"
-        raise InputError("--horizons", what, "Give one per target, in the targets' order")
-    if len(set(days)) != len(days):
-        raise InputError("--horizons", f"two targets share a horizon ({days})", "Give one target per horizon")
-    order = np.argsort(days)
-    return Chosen(chosen_features, [chosen_targets[i] for i in order], [days[i] for i in order])
+    categories = []
+    if options.categories:
+        categories = sources.match_columns("--categories", options.categories, chosen_features, set())
+    horizons = horizons_of(chosen_targets, options.horizons)
+    order = np.argsort(horizons)
+    return Chosen(chosen_features, [chosen_targets[i] for i in order], [horizons[i] for i in order], categories)
 
 
-def _horizons_in(targets: list[str]) -> list[int]:
-    horizons = []
-    for name in targets:
-        numbers = re.findall(r"\d+", name)
-        if not numbers or int(numbers[-1]) < 1:
-            what = f"the name of target {name!r} does not end in its days ahead"
-            raise InputError("--horizons", what, "Give them, such as --horizons 1,5")
-        horizons.append(int(numbers[-1]))
-    return horizons
-
-
-def fill(columns: Columns, table: pl.LazyFrame, layout: Layout, chosen: Chosen, source: str) -> dict[str, int]:
-    """Stream the table into the columns; gives counts for the manifest. Every row is scored."""
-    n_features = len(chosen.features)
-    rounding = _Rounding(chosen.features, source) if columns.features.dtype == np.float16 else None
-    missing_features = 0
+def fill(
+    columns: NewColumns, collected: Collected, table: pl.LazyFrame, chosen: Chosen, options: ColumnsOptions, source: str
+) -> None:
+    """Stream the table into place: targets and presence into the columns, features to be transformed. Every row is
+    scored.
+    """
+    n_features, layout = len(chosen.features), collected.layout
+    half, ids = options.dtype == "float16", chosen.ids
+    plain = np.arange(n_features) if options.transform == "none" else np.array(ids, np.int64)
+    rounding = _Rounding([chosen.features[i] for i in plain], source) if half and len(plain) else None
     for rows, numbers in stream(table, layout, source):
-        infinite = np.isinf(numbers).any(0)
-        if infinite.any():
-            name = (chosen.features + chosen.targets)[int(np.argmax(infinite))]
-            what = f"column {name!r} holds infinite values, or values beyond float32"
-            raise InputError(source, what, "Make them missing, or leave the column out")
+        _check_values(rows, numbers, chosen, layout, source, half)
         values = numbers[:, :n_features]
-        missing = np.isnan(values)
-        missing_features += int(missing.sum())
-        values[missing] = 0
         if rounding is not None:
-            rounding.add(values)
-        columns.features[rows] = values
+            rounding.add(np.nan_to_num(values[:, plain], nan=0.0))
+        collected.put(rows, values)
         columns.targets[rows] = numbers[:, n_features:]
         columns.presence[rows] = SCORED
     if rounding is not None:
         rounding.check()
-    missing_targets = np.isnan(columns.targets) & (columns.presence == SCORED)[:, None]
-    return {"missing_features": missing_features, "missing_targets": int(missing_targets.sum())}
+
+
+def _check_values(
+    rows: Int, numbers: npt.NDArray[np.float32], chosen: Chosen, layout: Layout, source: str, half: bool
+) -> None:
+    """Raise InputError for infinite values, and for ids that are none."""
+    names = chosen.features + chosen.targets
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0]
+        what = f"column {names[column]!r} of {layout.place(int(rows[row]))} is infinite, or beyond float32"
+        raise InputError(source, what, "Make it missing, or leave the column out")
+    for column in chosen.ids:
+        ids = numbers[:, column]
+        exact = ids.astype(np.float16).astype(np.float32) if half else ids
+        wrong = ~((ids >= 0) & (ids == np.floor(ids)) & (ids == exact))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            what = f"column {names[column]!r} of {layout.place(int(rows[row]))} is {ids[row]:g}, no id from 0 on"
+            cure = "Number ids from 0 on and give the missing one its own" + ("; above 2,048: --dtype float32" * half)
+            raise InputError(source, what, cure)
 
 
 class _Rounding:
