@@ -59,8 +59,8 @@ def labels(
     begin = day if entry == "close" else day + 1
     price = bars.open if entry == "next_open" else bars.close
     with np.errstate(invalid="ignore", divide="ignore"):
-        odd_open = np.abs(np.log(bars.open.astype(np.float64) / bars.close)) > np.log(BAD_TICK)
-    bought = bars.usable & np.isfinite(price) & ~(odd_open if entry == "next_open" else False)
+        odd = np.abs(np.log(price.astype(np.float64) / bars.close)) > np.log(BAD_TICK)  # of an open
+    bought = bars.usable & np.isfinite(price) & ~odd
     ticks = np.cumsum(bars.jump)
     begins = np.minimum(begin, n - 1)
     cost = price[begins].astype(np.float64)
