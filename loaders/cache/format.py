@@ -78,6 +78,7 @@ class Manifest(BaseModel):
     stored: list[FeatureStats] = []  # of each feature as it is stored
     simulation: dict[str, Any] | None = None
     batches: list[BatchLayout] = []
+    panel_bytes: Count = 0  # size of panel.arrow
     chunk_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = CHUNK_BYTES
     checksums: list[str] = []  # sha256 per chunk of panel.arrow, first 16 hex digits
     rows_checksums: list[str] = []  # the same of rows.npy
@@ -103,6 +104,8 @@ def open_columns(folder: Path, manifest: Manifest) -> Mapped:
     path = folder / PANEL
     mapping = map_file(path)
     try:
+        if manifest.panel_bytes and len(mapping) != manifest.panel_bytes:
+            raise ValueError(f"{len(mapping):,} bytes, not {manifest.panel_bytes:,}")
         width = (len(manifest.features), len(manifest.horizons), manifest.dtype)
         batches = views(mapping, manifest.batches, *width)
     except ValueError as error:
@@ -163,6 +166,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     present = np.concatenate([columns.presence for columns in batches])
     sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
+    manifest.panel_bytes = (folder / PANEL).stat().st_size
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)

@@ -77,6 +77,7 @@ def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
         "stored": _pooled([m.stored for m in manifests], [m.counts.get("scored", 0) for m in manifests]),
         "simulation": None,
         "batches": [],
+        "panel_bytes": sum(manifest.panel_bytes for manifest in manifests),
         "checksums": [],
         "rows_checksums": [],
     }
