@@ -17,6 +17,7 @@ from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weight
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.distributed import SINGLE, RankLost, World
+from engine.features import useless
 from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
 from engine.score.predict import weighted_online_scores
@@ -132,6 +133,8 @@ def open_run(
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))
+        if (line := useless(panel.manifest)) is not None:
+            console.print(line)
         world.barrier()  # until all have read the checkpoint that the first will replace
         yield run
 
