@@ -27,7 +27,7 @@ def check_features(config: Config, panel: Panel) -> None:
     undeclared = [name for name in panel.manifest.categories if name not in config.model.categories]
     if undeclared:
         what = f"{panel.folder} holds ids in {_some(undeclared)}, which the model would take for numbers"
-        cure = f"Pass --set model.categories.{undeclared[0]}=<number of ids>, or build with --exclude"
+        cure = f"Pass --set 'model.categories={{{undeclared[0]}=<number of ids>}}', or build with --exclude"
         raise InputError("model.categories", what, cure)
     if config.data.any_scale:
         return
