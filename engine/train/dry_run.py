@@ -100,7 +100,7 @@ def _loss(run: Run) -> float:
 
 def _checks(run: Run, second: EpochResult, before: float, after: float) -> list[Item]:
     device = run.inputs.device
-    measured = throughput(run.state, device)
+    measured = throughput(run.state, device, run.memory)
     wait = second.seconds["wait"] / second.seconds["train"]
     use, peak = measured["device_utilization"], measured["peak_memory_bytes"]
     assert peak is not None
