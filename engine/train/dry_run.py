@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config import Config
+from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.train.fold import make_fold
@@ -82,6 +83,7 @@ def _checks(run: Run, first: EpochResult, second: EpochResult) -> list[Item]:
     losses = [epoch.line["train"]["loss"] for epoch in (first, second)]
     assert peak is not None
     room = _memory(device)
+    validated = span_text(spans_of(run.fold.split, run.fold.panel.calendar)["valid"])
     without, broken = _gradients(run)
     bad = f"zero: {', '.join(without) or 'none'}; not finite: {', '.join(broken) or 'none'}"
     return [
@@ -98,7 +100,7 @@ def _checks(run: Run, first: EpochResult, second: EpochResult) -> list[Item]:
             "peak memory", f"{peak / 1e9:.1f} GB of {room / 1e9:.1f}", f"at most {MOST_MEMORY:.0%}",
             peak <= MOST_MEMORY * room,
         ),
-        Item("validation RankIC", f"{second.line['valid_rank_ic']:.4f}"),
+        Item("validation RankIC", f"{second.line['valid_rank_ic']:.4f} on {validated}"),
     ]  # fmt: skip
 
 
