@@ -112,7 +112,7 @@ def reach_in_sample(name: str, first: Any, trained_until: str | None) -> str | N
     """How far days that begin with `first` reach into a run's own; None where they do not, or name a part of these."""
     if trained_until is None or name in ("train", "valid") or str(first) > trained_until:
         return None
-    return f"reaches back to {first}, trained until {trained_until}"
+    return f"reach back to {first}, trained until {trained_until}"
 
 
 def in_sample_note(where: str, name: str, dates: Dates, trained_until: str | None, allowed: bool) -> str | None:
@@ -122,8 +122,9 @@ def in_sample_note(where: str, name: str, dates: Dates, trained_until: str | Non
     """
     reach = reach_in_sample(name, dates[0], trained_until)
     if reach is not None and not allowed:
-        raise InputError(where, f"in sample: {reach}", "Begin later with --start, or pass --in-sample")
-    return None if reach is None else f"in sample: {where} {reach}"
+        what = f"in sample: the days reach back to {dates[0]}, its last validation day is {trained_until}"
+        raise InputError(where, what, "Begin later with --start, or pass --in-sample")
+    return None if reach is None else f"in sample: the days of {where} {reach}"
 
 
 def tuned_note(where: str, name: str, dates: Dates, tuned_until: str | None) -> str | None:
