@@ -239,7 +239,7 @@ def predict_command(
     from engine.score.rows import to_file
     from loaders.panel import open_panel
 
-    asked = Asked(split, start, end, in_sample).checked()
+    asked = Asked(split, start, end, in_sample)
     trained = load_run(run)
     data = trained.config.data
     panel = open_panel(data.arrow if arrow is None else arrow, data.store)

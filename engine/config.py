@@ -3,6 +3,7 @@
 `docs/settings.md` is made from this file. `config_file.py` reads and writes it as TOML.
 """
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -46,6 +47,12 @@ class Data(Section):
     """Folder of local copies of caches that `data.arrow` names by URL."""
 
 
+def _date(text: str) -> str:
+    if text != str(date.fromisoformat(text)):
+        raise ValueError("write a date as YYYY-MM-DD")
+    return text
+
+
 class SplitConfig(Section):
     """Which days train, validate and test."""
 
@@ -69,7 +76,7 @@ class SplitConfig(Section):
     """Which of the folds this run trains on, from 0."""
     rolling: bool = False
     """Folds train on as many days as the first fold has, rather than on all days before their validation."""
-    tuned_until: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    tuned_until: Annotated[str, AfterValidator(_date)] | None = None
     """Last day that the choice of these settings has seen; best.toml of a study has it. A test that begins at or before
     it is not out of sample, and its figures say so."""
 

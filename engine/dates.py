@@ -23,7 +23,10 @@ SPAN = "span"  # the name of days that --start and --end choose
 
 @dataclass(frozen=True)
 class Asked:
-    """The days that a command is asked to score."""
+    """The days that a command is asked to score.
+
+    Raises InputError for a text that is no date, a span that is empty, and a span beside a part that is named.
+    """
 
     split: str = "test"  # a part of the run
     start: str | None = None  # with `end` a span of dates instead; None: the first test day
@@ -35,18 +38,15 @@ class Asked:
         """What figures of these days are called."""
         return self.split if self.start is None and self.end is None else SPAN
 
-    def checked(self) -> "Asked":
-        """The same. Raises InputError for a text that is no date, a span that is empty, and a span of another part."""
-        start, end = (
-            None if text is None else parse_date(text, f"--{key}")
-            for key, text in (("start", self.start), ("end", self.end))
-        )
-        if start is not None and end is not None and end < start:
-            raise InputError("--end", f"{end} is before --start {start}", "Name the first day as --start")
+    def __post_init__(self) -> None:
+        for option, text in (("--start", self.start), ("--end", self.end)):
+            if text is not None:
+                parse_date(text, option)
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise InputError("--end", f"{self.end} is before --start {self.start}", "Name the first day as --start")
         if self.name == SPAN and self.split != "test":
             what = f"{self.split} names days, and so do --start and --end"
             raise InputError("--split", what, "Leave one of the two out")
-        return self
 
 
 def dates_of(split: Split, calendar: Dates) -> dict[str, list[str]]:

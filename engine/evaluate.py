@@ -81,7 +81,7 @@ def evaluate(
     Raises InputError for unreadable files, scores of another cache, sources of different splits, days at or before the
     last validation day of a source, unless they are asked for, and sources that share no horizon or sample.
     """
-    asked = Asked(split, start, end, in_sample).checked()
+    asked = Asked(split, start, end, in_sample)
     every = paths if against is None else [*paths, against]
     data = _cache_of(every) if arrow is None else Data(arrow=str(arrow))
     panel = open_panel(data.arrow, data.store)

@@ -165,11 +165,11 @@ def test_a_study_says_what_it_has_seen(study, small_cache):
     assert (found["days"]["test"]["first"], found["notes"]) == (test[0], [])
 
 
-def test_a_later_study_has_seen_what_an_earlier_one_saw(small_cache, tmp_path):
-    later = str(WEEKDAYS[150])
-    work = Work(study_config(small_cache, f"split.tuned_until={later}"), 1, tmp_path / "out", "s", None)
-    run_study(work, 1, QUIET)
-    assert load_config(tmp_path / "out" / BEST, []).split.tuned_until == later
+@pytest.mark.parametrize(("before", "after"), [(10, 136), (150, 150)])
+def test_a_later_study_has_also_seen_what_an_earlier_one_saw(small_cache, tmp_path, before, after):
+    config = study_config(small_cache, f"split.tuned_until={WEEKDAYS[before]}")  # without folds
+    run_study(Work(config, 1, tmp_path / "out", "s", None), 1, QUIET)
+    assert load_config(tmp_path / "out" / BEST, []).split.tuned_until == str(WEEKDAYS[after])
 
 
 def test_the_own_test_of_a_study_is_out_of_sample(study, tmp_path):
@@ -220,5 +220,6 @@ def test_a_study_of_other_days_is_another_study(study, small_cache):
 def test_tuned_until_changes_no_figure(small_cache):
     one, other = (load_config(None, [f"split.tuned_until={day}"]) for day in ("2010-01-04", "2011-01-04"))
     assert config_hash(one) == config_hash(other) == config_hash(load_config(None, []))
-    with pytest.raises(InputError, match=r"split\.tuned_until"):
-        load_config(None, ["split.tuned_until=soon"])
+    for bad in ("soon", "2010-13-01", "20100104"):
+        with pytest.raises(InputError, match=r"split\.tuned_until"):
+            load_config(None, [f"split.tuned_until={bad!r}"])
