@@ -51,10 +51,7 @@ class Asked:
 
 def dates_of(split: Split, calendar: Dates) -> dict[str, list[str]]:
     """The first and the last day of each part, ISO, as `State.split` holds them."""
-    return {
-        name: [str(calendar[days.start]), str(calendar[days.stop - 1])]
-        for name, days in (("train", split.train), ("valid", split.valid), ("test", split.test))
-    }
+    return {name: [str(calendar[days.start]), str(calendar[days.stop - 1])] for name, days in vars(split).items()}
 
 
 def span_of(dates: Dates) -> dict[str, Any]:

@@ -54,14 +54,9 @@ def tuning_days(folds: list[tuple[StudyConfig, Fold]]) -> dict[str, Any]:
 def _by_dates(asked: SplitConfig, split: Split, panel: Panel) -> SplitConfig:
     """The settings that mean a split, so that the configuration of a fold's run says which days it has."""
     dates = dates_of(split, panel.calendar)
-    (train_start, _), (valid_start, valid_end), (test_start, test_end) = (
-        dates[part] for part in ("train", "valid", "test")
-    )
-    by_dates = {
-        "train_start": train_start, "valid_start": valid_start, "valid_end": valid_end, "test_start": test_start,
-        "test_end": test_end, "folds": 0, "fold": 0,
-    }  # fmt: skip
-    return asked.model_copy(update=by_dates)
+    by_dates = {f"{part}_{end}": dates[part][i] for part in ("valid", "test") for i, end in enumerate(("start", "end"))}
+    by_dates |= {"train_start": dates["train"][0]}
+    return asked.model_copy(update={**by_dates, "folds": 0, "fold": 0})
 
 
 @dataclass(frozen=True)

@@ -91,19 +91,13 @@ def split_by_date(
         return int(np.searchsorted(calendar, day, "right" if key.endswith("_end") else "left"))
 
     n = len(calendar)
-    valid, test, end = (
-        mark("valid_start", valid_start, n),
-        mark("test_start", test_start, n),
-        mark("test_end", test_end, n),
-    )
-    split = _split(calendar, valid, test, end, gap, mark("train_start", train_start, 0))
-    stop = mark("valid_end", valid_end, split.valid.stop)
-    if not split.valid.start < stop <= split.valid.stop:
-        what = f"{valid_end} is not in {calendar[split.valid.start]}..{calendar[split.valid.stop - 1]}"
-        raise InputError(
-            "split.valid_end", f"{what}, the days from its start to the gap before the test", "Move it there"
-        )
-    return Split(split.train, Days(split.valid.start, stop), split.test)
+    starts = mark("valid_start", valid_start, n), mark("test_start", test_start, n)
+    split = _split(calendar, *starts, mark("test_end", test_end, n), gap, mark("train_start", train_start, 0))
+    valid = Days(split.valid.start, mark("valid_end", valid_end, split.valid.stop))
+    if not valid.start < valid.stop <= split.valid.stop:
+        what = f"{valid_end} is not in {calendar[valid.start]}..{calendar[split.valid.stop - 1]}"
+        raise InputError("split.valid_end", f"{what}, the days before the gap before the test", "Move it there")
+    return Split(split.train, valid, split.test)
 
 
 def split_by_fraction(calendar: npt.NDArray[np.datetime64], valid: float, test: float, gap: int) -> Split:
