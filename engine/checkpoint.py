@@ -33,6 +33,8 @@ class State:
     config_hash: str
     features: list[str]
     horizons: list[int]
+    split: dict[str, list[str]]  # first and last day of train, valid and test, ISO
+    source: str  # of the cache: its absolute path, or its URL
     step: int = 0
     epoch: int = 0  # epochs completed
     position: int = 0  # blocks of the current epoch that were trained on

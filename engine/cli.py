@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: 
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,9 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as a
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Cost = Annotated[float, typer.Option(min=0, help="Trading cost in basis points of turnover, for sharpe_net.")]
 SplitName = Literal["train", "valid", "test"]
+Start = Annotated[str | None, typer.Option(help="First day to score, YYYY-MM-DD (default: the first of the test).")]
+End = Annotated[str | None, typer.Option(help="Last day to score, YYYY-MM-DD (default: the last of the cache).")]
+InSample = Annotated[bool, typer.Option("--in-sample", help="Also days at or before the last validation day.")]
 
 
 def main() -> None:
@@ -170,6 +174,7 @@ def train_command(
 ) -> None:
     """Train a model, evaluate it on validation and test, and write a run folder."""
     from engine.config_file import load_config
+    from engine.dates import span_text
     from engine.distributed import is_first
     from engine.score.files import holds_folds
     from engine.score.tables import metrics_table
@@ -197,31 +202,38 @@ def train_command(
         return
     summary = json.loads((run / "summary.json").read_text())
     for name, metrics in summary["splits"].items():
-        console.print(metrics_table(f"{run} · {name}", metrics))
+        notes = summary["notes"] if name == "test" else []
+        console.print(metrics_table(f"{run} · {name} {span_text(summary['days'][name])}", metrics, notes))
     console.print(f"run: {run}")
 
 
 @app.command("evaluate")
 def evaluate_command(
     paths: Annotated[list[Path], typer.Argument(help="Run folders or score files; several are averaged.")],
-    split: Annotated[SplitName, typer.Option(help="Part of a run's cache.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="Part of a run, by its own dates.")] = "test",
+    start: Start = None,
+    end: End = None,
+    in_sample: InSample = False,
     against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     cost_bps: Cost = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Metrics of runs or score files."""
+    from engine.dates import span_text
     from engine.evaluate import evaluate
     from engine.score.tables import comparison_table, metrics_table, to_json
 
-    result = evaluate(paths, split, against, arrow, cost_bps)
+    result = evaluate(paths, split, against, arrow, cost_bps, start=start, end=end, in_sample=in_sample)
     if as_json:
         print(to_json(result))
         return
+    days = {name: span_text(span) for name, span in result["days"].items()}
     for name, metrics in result["splits"].items():
-        console.print(metrics_table(f"{', '.join(map(str, paths))} · {name}", metrics))
+        title = f"{', '.join(map(str, paths))} · {name} {days[name]}"
+        console.print(metrics_table(title, metrics, result["notes"]))
     if against is not None:
-        console.print(comparison_table(f"minus {against}", result["against"]))
+        console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))
 
 
 @app.command("predict")
@@ -229,21 +241,28 @@ def predict_command(
     run: Path,
     out: Annotated[Path, typer.Option(help="Parquet file to write: date, code, score per horizon.")],
     arrow: Annotated[str | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
-    split: Annotated[SplitName, typer.Option(help="Which part of it.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="Part of the run, by its own dates.")] = "test",
+    start: Start = None,
+    end: End = None,
+    in_sample: InSample = False,
     member: Annotated[int | None, typer.Option(min=0, help="Of a run of several models, this one alone.")] = None,
 ) -> None:
-    """Score a part of a cache with a run's best checkpoint."""
+    """Score days of a cache with a run's best checkpoint."""
+    from engine.dates import Asked, choose_days, span_of, span_text
     from engine.score.files import write_scores
-    from engine.score.predict import load_run, predict_run
+    from engine.score.predict import load_run, predict_days
     from engine.score.rows import to_file
     from loaders.panel import open_panel
 
+    asked = Asked(split, start, end, in_sample)
     trained = load_run(run)
     data = trained.config.data
     panel = open_panel(data.arrow if arrow is None else arrow, data.store)
-    scores = predict_run(trained, panel, split, member)
+    days, notes = choose_days(trained.state, asked, panel, str(run), trained.config.split.tuned_until)
+    scores = predict_days(trained, panel, days, asked.name, member)
     write_scores(out, to_file(panel, scores))
-    console.print(f"{out}: {len(scores.rows):,} rows")
+    span = span_text(span_of(panel.calendar[days.start : days.stop]))
+    console.print("\n".join([f"{out}: {len(scores.rows):,} rows, {asked.name} {span}", *notes]))
 
 
 @app.command("baseline")
@@ -260,6 +279,7 @@ def baseline_command(
     """Fit a simple rival on the same cache, split and metrics."""
     from engine.baseline import Options, run_baseline
     from engine.config_file import load_config
+    from engine.dates import span_text, spans_of
     from engine.inputs import make_split
     from engine.score.files import write_scores
     from engine.score.part_metrics import part_metrics, part_samples
@@ -270,14 +290,16 @@ def baseline_command(
     resolved = load_config(config, settings or [], arrow)
     panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
+    days = spans_of(split, panel.calendar)
     scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed))
     result: dict[str, Any] = {
         name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps) for name, values in scores.items()
     }
     if out is not None:
-        write_scores(out, to_file(panel, row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")))
+        test = row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")
+        write_scores(out, to_file(panel, replace(test, trained_until=days["valid"]["last"])))
     if as_json:
-        print(to_json({"splits": result}))
+        print(to_json({"splits": result, "days": {name: days[name] for name in result}}))
         return
     for name, metrics in result.items():
-        console.print(metrics_table(f"{kind} · {name}", metrics))
+        console.print(metrics_table(f"{kind} · {name} {span_text(days[name])}", metrics))

@@ -3,6 +3,7 @@
 `docs/settings.md` is made from this file. `config_file.py` reads and writes it as TOML.
 """
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -48,11 +49,21 @@ class Data(Section):
     """Folder of local copies of caches that `data.arrow` names by URL."""
 
 
+def _date(text: str) -> str:
+    if text != str(date.fromisoformat(text)):
+        raise ValueError("write a date as YYYY-MM-DD")
+    return text
+
+
 class SplitConfig(Section):
     """Which days train, validate and test."""
 
+    train_start: str | None = None
+    """First day of training, YYYY-MM-DD. Unset: the first day of the cache."""
     valid_start: str | None = None
     """First day of validation, YYYY-MM-DD. Give it together with `test_start`, or neither."""
+    valid_end: str | None = None
+    """Last day of validation, YYYY-MM-DD. Unset: the last that leaves the gap before the test."""
     test_start: str | None = None
     """First day of the test, YYYY-MM-DD."""
     test_end: str | None = None
@@ -67,13 +78,17 @@ class SplitConfig(Section):
     """Which of the folds this run trains on, from 0."""
     rolling: bool = False
     """Folds train on as many days as the first fold has, rather than on all days before their validation."""
+    tuned_until: Annotated[str, AfterValidator(_date)] | None = None
+    """Last day that the choice of these settings has seen; best.toml of a study has it. A test that begins at or before
+    it is not out of sample, and its figures say so."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitConfig":
         if (self.valid_start is None) != (self.test_start is None):
             raise ValueError("give both split.valid_start and split.test_start, or neither")
-        if self.test_end is not None and self.test_start is None:
-            raise ValueError("split.test_end needs split.valid_start and split.test_start")
+        for key in ("train_start", "valid_end", "test_end"):
+            if getattr(self, key) is not None and self.test_start is None:
+                raise ValueError(f"split.{key} needs split.valid_start and split.test_start")
         if self.folds and self.test_start is not None:
             raise ValueError("split.folds goes with fractions, not with dates")
         if self.folds and self.fold >= self.folds:

@@ -93,11 +93,12 @@ def to_toml(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Identity of what decides a run's figures: all settings but where data lies and passes, and how often it saves."""
+    """Identity of what decides a run's figures: all settings but where data lies and passes, how often it saves, and
+    what tuning has seen."""
     content = _of_run(config)
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
-    del content["train"]["checkpoint_seconds"]
+    del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

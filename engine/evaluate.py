@@ -7,7 +7,7 @@ differences.
 N rows, H horizons
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,21 @@ import numpy.typing as npt
 
 from engine.config import Config, Data
 from engine.config_file import load_config
+from engine.dates import (
+    SPAN,
+    Asked,
+    Dates,
+    choose_days,
+    in_sample_note,
+    reach_in_sample,
+    span_of,
+    span_text,
+    tuned_note,
+)
 from engine.score.cross_section import zscores_within_day
-from engine.score.files import holds_folds, read_joined, read_scores
+from engine.score.files import between, holds_folds, read_joined, read_scores
 from engine.score.metrics import Metrics, daily_rank_ic, newey_west_se, split_metrics
-from engine.score.predict import load_run, predict_run
+from engine.score.predict import load_run, predict_days
 from engine.score.rows import Float32, RowScores, check_cache_id, from_file
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
@@ -32,6 +43,9 @@ class _Source:
 
     name: str
     split: str
+    trained_until: str | None
+    dates: Dates  # its distinct days
+    notes: list[str]
     rows: Int  # [N] ascending
     values: dict[int, Float32]  # horizon -> [N]
 
@@ -40,36 +54,50 @@ class _Source:
 
 
 def evaluate(
-    paths: list[Path], split: str, against: Path | None, arrow: str | Path | None, cost_bps: float = 10.0
+    paths: list[Path],
+    split: str,
+    against: Path | None,
+    arrow: str | Path | None,
+    cost_bps: float = 10.0,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    in_sample: bool = False,
 ) -> dict[str, Any]:
     """Metrics of the average of runs and score files, and their comparison with another.
 
     Args:
-        paths: run folders, scored here on `split`, folders of folds, and score files, whose own rows count.
+        paths: run folders, scored here on their own days of `split`, folders of folds, and score files, whose own rows
+            count.
         against: a run folder or score file to compare with.
         arrow: the cache; default: that of the first run among the paths, else cache/.
+        start, end, in_sample: choose other days than a part's, see `Asked`.
 
     Returns {"splits": {split: {horizon: metrics}}} and, with `against`, "against": {horizon: {rank_ic,
     rank_ic_against, difference, difference_se, difference_t, days, samples}}; difference_t is Newey-West's t of the
-    mean daily difference of RankIC. A score file's own split names its metrics.
+    mean daily difference of RankIC. A score file's own split names its metrics. "days" holds the {first, last, days}
+    of both, "in_sample" whether some are, and "notes" what has to be said with the figures.
 
-    Raises InputError for unreadable files, scores of another cache, sources of different splits, and sources that
-    share no horizon or sample.
+    Raises InputError for unreadable files, scores of another cache, sources of different splits, days at or before the
+    last validation day of a source, unless they are asked for, and sources that share no horizon or sample.
     """
+    asked = Asked(split, start, end, in_sample)
     every = paths if against is None else [*paths, against]
     data = _cache_of(every) if arrow is None else Data(arrow=str(arrow))
     panel = open_panel(data.arrow, data.store)
-    sources = [_source(path, panel, split, None if arrow is not None else data) for path in every]
+    sources = [_source(path, panel, asked, None if arrow is not None else data) for path in every]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
-        raise InputError("evaluate", f"different splits: {found}", "Compare scores of one split")
+        raise InputError(
+            "evaluate", f"different splits: {found}", "Compare scores of one split, or choose days by --start and --end"
+        )
     ours = sources[: len(paths)]
     rows = _common_rows(ours)
     metrics = {}
     for h in _common_horizons(ours, panel):
         values, targets, day, code = _samples(panel, ours, rows, h)
         metrics[str(h)] = split_metrics(values, targets, day, code, h, cost_bps)
-    result: dict[str, Any] = {"splits": {ours[0].split: metrics}}
+    result: dict[str, Any] = {"splits": {ours[0].split: metrics}, **_days(panel, ours, sources)}
     if against is not None:
         result["against"] = _compare(panel, ours, sources[-1])
     return result
@@ -81,27 +109,59 @@ def _cache_of(paths: list[Path]) -> Data:
     return next(runs, Config()).data
 
 
-def _source(path: Path, panel: Panel, split: str, opened: Data | None) -> _Source:
-    scores = _scores(path, panel, split, opened)
+def _source(path: Path, panel: Panel, asked: Asked, opened: Data | None) -> _Source:
+    scores, notes = _scores(path, panel, asked, opened)
     order = np.argsort(scores.rows)
-    return _Source(str(path), scores.split, scores.rows[order], {h: v[order] for h, v in scores.values.items()})
+    rows, values = scores.rows[order], {h: v[order] for h, v in scores.values.items()}
+    return _Source(str(path), scores.split, scores.trained_until, _dates(panel, rows), notes, rows, values)
 
 
-def _scores(path: Path, panel: Panel, split: str, opened: Data | None) -> RowScores:
-    """Scores of a run, a folder of folds or a score file.
+def _scores(path: Path, panel: Panel, asked: Asked, opened: Data | None) -> tuple[RowScores, list[str]]:
+    """Scores of a run, a folder of folds or a score file, and what has to be said with their figures.
 
     Args:
         opened: the panel's place where it is that of the first run, None where the user named it.
     """
-    if not path.is_dir():
-        return from_file(panel, read_scores(path), str(path), split)
-    if holds_folds(path):
-        return from_file(panel, read_joined(path, split), str(path), split)
-    run = load_run(path)
-    own = run.config.data
-    if opened is not None and own.arrow != opened.arrow:
-        check_cache_id(open_panel(own.arrow, own.store).manifest.cache_id, panel, str(path))
-    return predict_run(run, panel, split)
+    where = str(path)
+    if path.is_dir() and not holds_folds(path):
+        run = load_run(path)
+        own = run.config.data
+        if opened is not None and own.arrow != opened.arrow:
+            check_cache_id(open_panel(own.arrow, own.store).manifest.cache_id, panel, where)
+        days, notes = choose_days(run.state, asked, panel, where, run.config.split.tuned_until)
+        return predict_days(run, panel, days, asked.name), notes
+    file = read_joined(path, asked.split) if path.is_dir() else read_scores(path)
+    if asked.name == SPAN:
+        file = between(file, asked.start, asked.end, where)
+    scores = from_file(panel, file, where, asked.split)
+    scores = replace(scores, split=SPAN) if asked.name == SPAN else scores
+    dates = _dates(panel, scores.rows)
+    said = [
+        in_sample_note(where, scores.split, dates, scores.trained_until, asked.in_sample),
+        tuned_note(where, scores.split, dates, scores.tuned_until),
+    ]
+    return scores, [note for note in said if note is not None]
+
+
+def _dates(panel: Panel, rows: Int) -> Dates:
+    """The distinct days of some rows, ascending."""
+    code = panel.code_of(rows)
+    return panel.calendar[np.unique(rows - panel.offset[code] + panel.first[code])]
+
+
+def _days(panel: Panel, ours: list[_Source], every: list[_Source]) -> dict[str, Any]:
+    """What the result says of days: of the metrics, of the comparison where there is one, and in notes."""
+    dates = _dates(panel, _common_rows(ours))
+    days = {ours[0].split: span_of(dates)}
+    if len(every) > len(ours):
+        days["against"] = span_of(_dates(panel, _common_rows(every)))
+    notes = [note for source in every for note in source.notes]
+    for source in ours:
+        if len(source.dates) > len(dates):
+            own, common = span_text(span_of(source.dates)), span_text(span_of(dates))
+            notes.append(f"days: {source.name} has {own}, all together {common}")
+    reached = (reach_in_sample(source.split, source.dates[0], source.trained_until) for source in every)
+    return {"days": days, "in_sample": any(reached), "notes": notes}
 
 
 def _common_horizons(sources: list[_Source], panel: Panel) -> list[int]:

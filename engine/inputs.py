@@ -6,11 +6,14 @@ One run needs it for its epochs, the trials of a study share it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import abspath
 
 import torch
 
 from engine.config import Config
+from engine.config_file import AnyConfig
 from engine.features import check_features
+from loaders.cache.remote import is_url
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.split import Split, gap_days, split_by_date, split_by_fraction, walk_forward
@@ -56,22 +59,32 @@ def open_loader(config: Config, panel: Panel, device: torch.device) -> Iterator[
 
 
 def resolve(config: Config, panel: Panel) -> Config:
-    """Fill in what the cache decides. Raises InputError where the configuration expects another cache."""
+    """Fill in what the cache decides, and where it lies. Raises InputError where another cache is expected."""
     manifest = panel.manifest
     if config.data.features is not None:
         check_agreement(list(config.data.features), manifest.horizons, panel, "data.features")
     if config.data.horizons is not None:
         check_agreement(manifest.features, list(config.data.horizons), panel, "data.horizons")
     known = {"features": tuple(manifest.features), "horizons": tuple(manifest.horizons)}
-    return config.model_copy(update={"data": config.data.model_copy(update=known)})
+    return with_absolute_source(config.model_copy(update={"data": config.data.model_copy(update=known)}))
+
+
+def with_absolute_source(config: AnyConfig) -> AnyConfig:
+    """The same with `data.arrow` as an absolute path, which means one cache from any working directory, or a URL."""
+    arrow = config.data.arrow if is_url(config.data.arrow) else abspath(config.data.arrow)
+    return config.model_copy(update={"data": config.data.model_copy(update={"arrow": arrow})})
 
 
 def make_split(config: Config, panel: Panel) -> Split:
-    """The dates of training, validation and test that a configuration means on a panel. Raises InputError if empty."""
+    """The parts that a configuration means on a panel; a trained run has its own dates (see dates.py).
+
+    Raises InputError where one is empty.
+    """
     gap = gap_days(config.data.context, panel.manifest.horizons)
     split = config.split
     if split.valid_start is not None and split.test_start is not None:
-        return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap)
+        more = {"train_start": split.train_start, "valid_end": split.valid_end}
+        return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap, **more)
     if split.folds:
         folds = walk_forward(panel.calendar, split.folds, split.valid_fraction, split.test_fraction, gap, split.rolling)
         return folds[split.fold]

@@ -9,21 +9,24 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.baseline import run_baseline
-from engine.config_file import load_config
-from engine.inputs import make_split
+from engine.checkpoint import BEST, load_checkpoint
+from engine.dates import span_of, span_text
 from engine.score.part_metrics import part_metrics, part_samples
 from loaders.cache.simulation.simulate import mean_of_days
 from loaders.panel import open_panel
+from loaders.split import Split, find_days
 
 run, cache = Path(sys.argv[1]), Path(sys.argv[2])
 panel = open_panel(cache)
-split = make_split(load_config(run / "config.toml", []), panel)
+dates = load_checkpoint(run / "checkpoints" / BEST)[0].split
+split = Split(*(find_days(panel.calendar, *dates[part]) for part in ("train", "valid", "test")))
 model = json.loads((run / "summary.json").read_text())["splits"]["test"]
 ridge = part_metrics(part_samples(panel, split.test), run_baseline(panel, split, "ridge")["test"])
 simulation = panel.manifest.simulation
 assert simulation is not None, f"{cache} was not simulated"
 
-table = Table(title="Test RankIC, mean over days", caption=f"run: {run}")
+days = span_text(span_of(panel.calendar[split.test.start : split.test.stop]))
+table = Table(title=f"Test RankIC, mean over {days}", caption=f"run: {run}")
 for column in ("horizon", "ridge", "model", "oracle", "model / oracle"):
     table.add_column(column, justify="right")
 for horizon, daily in simulation["oracle_daily_rank_ic"].items():

@@ -27,6 +27,7 @@ def hpo_command(
 ) -> None:
     """Tune settings on validation metrics; resumes an existing study. [hpo] holds the search space."""
     from engine.config_file import load
+    from engine.dates import span_text
     from engine.evaluate import evaluate
     from engine.score.tables import metrics_table
     from hpo.config import StudyConfig
@@ -51,4 +52,6 @@ def hpo_command(
     console.print(f"best: trial {best.number}, {folder / 'best.toml'}")
     if evaluate_best:
         for run in trial_folders(work, best):
-            console.print(metrics_table(f"{run} · test", evaluate([run], "test", None, arrow)["splits"]["test"]))
+            tested = evaluate([run], "test", None, arrow)
+            title = f"{run} · test {span_text(tested['days']['test'])}"
+            console.print(metrics_table(title, tested["splits"]["test"], tested["notes"]))

@@ -86,7 +86,8 @@ class HpoConfig(Section):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("rank_ic",)
     """Validation metrics that are maximised. Several: the Pareto front."""
     folds: Count = 0
-    """Walk-forward folds whose mean metric is the value. 0: the split as it is."""
+    """Walk-forward folds whose mean metric is the value. Their validation parts are as long as the split's, follow one
+    another, and end with it, so before the test. 0: the split as it is."""
     sampler: Sampler = "tpe"
     """A sampler of hpo/algorithms.py."""
     pruner: Pruner = "halving"

@@ -7,8 +7,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from engine.dates import span_text
 from hpo.dispatch import failed_by_itself
-from hpo.storage import EPOCHS, FINISHED, SECONDS
+from hpo.storage import DAYS, EPOCHS, FINISHED, SECONDS
 
 
 def status(study: optuna.Study, wanted: int, started: float) -> Table:
@@ -19,6 +20,7 @@ def status(study: optuna.Study, wanted: int, started: float) -> Table:
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     failed = sum(map(failed_by_itself, trials))
     table = Table(title=f"{len(finished)} of {wanted} trials", title_justify="left", show_header=False)
+    table.add_row("validation", span_text(study.user_attrs[DAYS]))
     table.add_row("best so far", "; ".join(_describe(trial) for trial in best_trials(study)[:3]) or "–")
     table.add_row("running", "; ".join(_describe(trial) for trial in running) or "–")
     table.add_row("pruned, failed", f"{pruned}, {failed}")

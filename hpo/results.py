@@ -11,24 +11,30 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from engine.config_file import to_toml
+from engine.dates import span_text
+from engine.inputs import with_absolute_source
 from hpo.config import StudyConfig
 from hpo.progress import best_trials
 from hpo.space import configured
-from hpo.storage import EPOCHS, REASON, SECONDS, SETTINGS
+from hpo.storage import DAYS, EPOCHS, REASON, SECONDS, SETTINGS
 from loaders.cache.atomic import write_atomically
 
 BEST, TRIALS = "best.toml", "trials.parquet"
 
 
-def write_results(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
+def write_results(study: optuna.Study, config: StudyConfig, tuned_until: str, folder: Path) -> None:
     """Write best.toml, the best trial's configuration for `atft-engine train --config`, and trials.parquet.
+
+    Args:
+        tuned_until: the last day that the study has seen, ISO; best.toml carries it.
 
     Raises InputError where the disk is full.
     """
     write_atomically(folder / TRIALS, _parquet(study.get_trials(deepcopy=False), config))
     best = best_trial(study)
     if best is not None:
-        write_atomically(folder / BEST, to_toml(configured(config, settings_of(best))).encode())
+        found = with_absolute_source(configured(config, settings_of(best) | {"split.tuned_until": tuned_until}))
+        write_atomically(folder / BEST, to_toml(found).encode())
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -45,7 +51,8 @@ def summary(study: optuna.Study, most: int = 5) -> Table:
     """The best trials, best first, with their settings."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = sorted(complete, key=lambda trial: trial.values[0], reverse=True)[:most]
-    table = Table(title=f"best of {len(study.get_trials(deepcopy=False))} trials", title_justify="left")
+    title = f"best of {len(study.get_trials(deepcopy=False))} trials, validation {span_text(study.user_attrs[DAYS])}"
+    table = Table(title=title, title_justify="left")
     table.add_column("trial")
     for trial in complete:
         table.add_column(f"#{trial.number}", justify="right")

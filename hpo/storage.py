@@ -19,6 +19,8 @@ HEARTBEAT_S, GRACE_S = 10, 60  # between two heartbeats of a running trial; with
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
+DAYS = "days"  # attribute of a study: the {first, last, days} of all its validation parts
+
 # User attributes of a trial.
 SETTINGS = "settings"  # what its parameters mean, `section.key` -> value
 EPOCHS = "epochs"  # that it was trained, over all folds

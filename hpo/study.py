@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.config_file import config_hash
+from engine.dates import dates_of
 from engine.inputs import Inputs, open_inputs, resolve
 from engine.train.fold import Fold
 from engine.train.run import RunFailed, Stopped
@@ -32,12 +33,12 @@ from hpo.dispatch import claim, fail, hold, run_folder
 from hpo.progress import status
 from hpo.results import write_results
 from hpo.space import check_space, configured, parameters_of, suggest
-from hpo.storage import EPOCHS, SECONDS, SETTINGS, count_finished, open_storage
-from hpo.trial import Epoch, TrialFailed, run_trial, study_folds
+from hpo.storage import DAYS, EPOCHS, SECONDS, SETTINGS, count_finished, open_storage
+from hpo.trial import Epoch, TrialFailed, run_trial, study_folds, tuning_days
 from loaders.errors import InputError
 from loaders.panel import open_panel
 
-IDENTITY = "identity"  # attribute of the study: cache, configuration and space
+IDENTITY = "identity"  # attribute of the study: cache, configuration, space and days
 WAIT_S = 0.5  # between two attempts to claim a trial
 
 
@@ -64,13 +65,14 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     check_space(work.config.hpo.space)
     work.folder.mkdir(parents=True, exist_ok=True)
     study, started = _open_study(work), time.monotonic()
+    tuned_until = max(study.user_attrs[DAYS]["last"], work.config.split.tuned_until or "")
     live = Live(console=console, get_renderable=lambda: status(study, work.trials, started), refresh_per_second=1)
     if workers == 1:
         with open_inputs(work.config, work.config.train.device) as inputs, live:
             _run_trials(work, study, inputs)
     else:
         _run_workers(work, study, workers, live)
-    write_results(study, work.config, work.folder)
+    write_results(study, work.config, tuned_until, work.folder)
     return study
 
 
@@ -99,11 +101,14 @@ def _open_study(work: Work) -> optuna.Study:
         directions=["maximize"] * len(hpo.metrics), pruner=PRUNERS[hpo.pruner](),
     )  # fmt: skip
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
-    identity = [panel.manifest.cache_id, config_hash(resolve(work.config, panel)), searched]
+    folds = study_folds(work.config, panel)
+    dates = [dates_of(fold.split, panel.calendar) for _, fold in folds]
+    identity = [panel.manifest.cache_id, config_hash(resolve(work.config, panel)), searched, dates]
     if study.user_attrs.get(IDENTITY, identity) != identity:
-        what = f"the study {work.name!r} has another cache, configuration or space"
+        what = f"the study {work.name!r} has another cache, configuration or space, or other days"
         raise InputError(str(work.folder), what, "Repeat the command that began it, or pass another --study and --out")
     study.set_user_attr(IDENTITY, identity)
+    study.set_user_attr(DAYS, tuning_days(folds))
     own = parameters_of(work.config, len(panel.manifest.horizons))
     if own is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(own)
@@ -115,7 +120,7 @@ def _run_trials(work: Work, study: optuna.Study, inputs: Inputs) -> None:
 
     Raises InputError where the cache's rows have changed on disk.
     """
-    hpo, folds = work.config.hpo, study_folds(work.config, inputs)
+    hpo, folds = work.config.hpo, study_folds(work.config, inputs.panel)
     while count_finished(study) < work.trials:
         inputs.verification.raise_if_failed()  # here: what fails one trial would fail all
         trial = claim(study, work.trials, work.folder, partial(SAMPLERS[hpo.sampler], hpo.seed))

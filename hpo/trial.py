@@ -13,12 +13,16 @@ from typing import Any
 from optuna import TrialPruned
 from rich.console import Console
 
+from engine.config import SplitConfig
+from engine.dates import dates_of, span_of
 from engine.inputs import Inputs
 from engine.train.fold import Fold, make_fold
 from engine.train.loop import epochs
 from engine.train.run import Run, RunFailed, open_run
 from hpo.config import StudyConfig
 from loaders.errors import InputError
+from loaders.panel import Panel
+from loaders.split import Split, gap_days, tuning_folds
 
 QUIET = Console(quiet=True)
 
@@ -27,15 +31,32 @@ class TrialFailed(Exception):
     """A trial without a result; the message says why."""
 
 
-def study_folds(config: StudyConfig, inputs: Inputs) -> list[tuple[StudyConfig, Fold]]:
-    """The configuration and split of every fold; one where the split is as it is."""
+def study_folds(config: StudyConfig, panel: Panel) -> list[tuple[StudyConfig, Fold]]:
+    """The configuration and split of every fold; one where the split is as it is.
+
+    Raises InputError where a fold has no day to train on.
+    """
+    base = make_fold(config, panel)
     if not config.hpo.folds:
-        return [(config, make_fold(config, inputs.panel))]
-    splits = [
-        config.split.model_copy(update={"folds": config.hpo.folds, "fold": fold}) for fold in range(config.hpo.folds)
-    ]
-    configs = [config.model_copy(update={"split": split}) for split in splits]
-    return [(of_fold, make_fold(of_fold, inputs.panel)) for of_fold in configs]
+        return [(config, base)]
+    gap = gap_days(config.data.context, panel.manifest.horizons)
+    splits = tuning_folds(base.split, config.hpo.folds, gap, config.split.rolling)
+    configs = [config.model_copy(update={"split": _by_dates(config.split, split, panel)}) for split in splits]
+    return [(of_fold, make_fold(of_fold, panel)) for of_fold in configs]
+
+
+def tuning_days(folds: list[tuple[StudyConfig, Fold]]) -> dict[str, Any]:
+    """The {first, last, days} of all validation parts of a study."""
+    valid = [fold.split.valid for _, fold in folds]
+    return span_of(folds[0][1].panel.calendar[valid[0].start : valid[-1].stop])
+
+
+def _by_dates(asked: SplitConfig, split: Split, panel: Panel) -> SplitConfig:
+    """The settings that mean a split, so that the configuration of a fold's run says which days it has."""
+    dates = dates_of(split, panel.calendar)
+    by_dates = {f"{part}_{end}": dates[part][i] for part in ("valid", "test") for i, end in enumerate(("start", "end"))}
+    by_dates |= {"train_start": dates["train"][0]}
+    return asked.model_copy(update={**by_dates, "folds": 0, "fold": 0})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ purging and of the embargo (Lopez de Prado 2018, chapter 7).
 """
 
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -45,29 +46,58 @@ def gap_days(context: int, horizons: list[int]) -> int:
     return max(context - 1, *horizons)
 
 
+def parse_date(text: str, where: str) -> str:
+    """`text`, a date as YYYY-MM-DD. Raises InputError, which names `where` it stands, for anything else."""
+    try:
+        if str(date.fromisoformat(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise InputError(where, f"{text!r} is not a date", "Write it as YYYY-MM-DD")
+
+
+def find_days(calendar: npt.NDArray[np.datetime64], first: str, last: str) -> Days:
+    """The days of a calendar from the ISO date `first` to `last`, both included; empty where it has none of them."""
+    start = np.searchsorted(calendar, np.datetime64(first), "left")
+    stop = np.searchsorted(calendar, np.datetime64(last), "right")
+    return Days(int(start), int(stop))
+
+
 def split_by_date(
-    calendar: npt.NDArray[np.datetime64], valid_start: str, test_start: str, test_end: str | None, gap: int
+    calendar: npt.NDArray[np.datetime64],
+    valid_start: str,
+    test_start: str,
+    test_end: str | None,
+    gap: int,
+    *,
+    train_start: str | None = None,
+    valid_end: str | None = None,
 ) -> Split:
     """Split at ISO dates: validation from `valid_start`, test from `test_start` to `test_end` (default: the last day).
 
-    A date that is no trading day means the next one. Raises InputError where a part has no day left.
+    A date that is no trading day means the next one, or the last one before where it ends a part.
+
+    Args:
+        train_start: default: the first day.
+        valid_end: default: the last day that leaves the gap before the test.
+
+    Raises InputError where a part has no day left, and for a `valid_end` that is inside the gap.
     """
-    marks = []
-    for key, text in (
-        ("split.valid_start", valid_start),
-        ("split.test_start", test_start),
-        ("split.test_end", test_end),
-    ):
+
+    def mark(key: str, text: str | None, default: int) -> int:
         if text is None:
-            marks.append(len(calendar))
-            continue
-        try:
-            day = np.datetime64(text, "D")
-        except ValueError as error:
-            raise InputError(key, f"{text!r} is not a date", "Write it as YYYY-MM-DD") from error
-        inclusive = key == "split.test_end"
-        marks.append(int(np.searchsorted(calendar, day, "right" if inclusive else "left")))
-    return _split(calendar, marks[0], marks[1], marks[2], gap)
+            return default
+        day = np.datetime64(parse_date(text, f"split.{key}"))
+        return int(np.searchsorted(calendar, day, "right" if key.endswith("_end") else "left"))
+
+    n = len(calendar)
+    starts = mark("valid_start", valid_start, n), mark("test_start", test_start, n)
+    split = _split(calendar, *starts, mark("test_end", test_end, n), gap, mark("train_start", train_start, 0))
+    valid = Days(split.valid.start, mark("valid_end", valid_end, split.valid.stop))
+    if not valid.start < valid.stop <= split.valid.stop:
+        what = f"{valid_end} is not in {calendar[valid.start]}..{calendar[split.valid.stop - 1]}"
+        raise InputError("split.valid_end", f"{what}, the days before the gap before the test", "Move it there")
+    return Split(split.train, valid, split.test)
 
 
 def split_by_fraction(calendar: npt.NDArray[np.datetime64], valid: float, test: float, gap: int) -> Split:
@@ -91,6 +121,29 @@ def walk_forward(
     starts = [n - test_days * (folds - i) for i in range(folds)]
     return [
         _split(calendar, start - valid_days, start, start + test_days, gap, start - starts[0] if rolling else 0)
+        for start in starts
+    ]
+
+
+def tuning_folds(base: Split, folds: int, gap: int, rolling: bool = False) -> list[Split]:
+    """Walk-forward splits for tuning, which never sees a day of the base split's test part.
+
+    Validation parts are as long as that of `base`, follow one another, and end on its last day, so one fold is `base`
+    itself. The test part of each is that of `base`. Every fold trains on all days before its validation or, where
+    `rolling`, on the last of them, as many as the first fold has. Raises InputError where the first fold has no day
+    left to train on.
+    """
+    days = len(base.valid)
+    starts = [base.valid.stop - days * (folds - i) for i in range(folds)]
+    if starts[0] - gap <= base.train.start:
+        what = f"{folds} validation parts of {days} days before the test leave no day to train on"
+        raise InputError("hpo.folds", what, "Take fewer folds, or a shorter validation part")
+    return [
+        Split(
+            Days(base.train.start + (start - starts[0] if rolling else 0), start - gap),
+            Days(start, start + days),
+            base.test,
+        )
         for start in starts
     ]
 

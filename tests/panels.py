@@ -36,10 +36,13 @@ def write_panel(
     dtype: str = "float32",
     seed: int = 0,
     signal: float = 0.5,
+    start: str = "2010-01-04",
+    holidays: Sequence[str] = (),
 ) -> Panel:
     """Write a cache of normal features into `folder` (created where it is missing) and open it.
 
-    Features are named ret_1, f1, f2, ...; codes C000, C001, ...; the calendar is weekdays from 2010-01-04.
+    Features are named ret_1, f1, f2, ...; codes C000, C001, ...; the calendar is weekdays from `start` on, without
+    `holidays`.
     """
     rng = np.random.default_rng(seed)
     first, last = np.zeros(n_codes, np.int64), np.full(n_codes, n_days)
@@ -67,7 +70,7 @@ def write_panel(
         targets[:, i] = target
     columns.targets[:] = targets
 
-    calendar = np.busday_offset("2010-01-04", np.arange(n_days), "forward")
+    calendar = np.busday_offset(start, np.arange(n_days), "forward", holidays=list(holidays))
     kinds = zip(("absent", "context", "scored"), np.bincount(presence, minlength=3), strict=True)
     write_manifest(
         folder,

@@ -4,9 +4,10 @@
     code      string
     score_H   float32, one column per horizon H
 
-One row per present (date, code), ordered by date and code. The file's metadata hold `cache_id`, `split` and
-`run_id` where they are known; a file from elsewhere may leave them out. A folder of walk-forward folds holds one such
-file, `scores.parquet`, of all test parts.
+One row per present (date, code), ordered by date and code. The file's metadata hold `cache_id`, `split` and `run_id`
+where they are known, `trained_until` (the run's last validation day), `tuned_until` (its `split.tuned_until`), and
+`in_sample` where scores reach back to the former; a file from elsewhere may leave them out. A folder of walk-forward
+folds holds one such file, `scores.parquet`, of all test parts.
 
 N rows, H horizons
 """
@@ -23,6 +24,7 @@ from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 
 SCORES = "scores.parquet"  # in a folder of folds
+METADATA = ("cache_id", "split", "run_id", "trained_until", "tuned_until", "in_sample")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Scores:
     date: npt.NDArray[np.datetime64]  # [N] datetime64[D]
     code: npt.NDArray[np.str_]  # [N]
     values: dict[int, npt.NDArray[np.float32]]  # horizon -> [N]
-    metadata: dict[str, str] = field(default_factory=dict)  # cache_id, split, run_id
+    metadata: dict[str, str] = field(default_factory=dict)  # of METADATA
 
 
 def write_scores(path: Path, scores: Scores) -> None:
@@ -83,8 +85,22 @@ def read_scores(path: Path) -> Scores:
         i = order[int(np.argmax(again))]
         raise InputError(where, f"holds {date[i]} {dictionary[code[i]]} twice", cure)
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    keep = {key: metadata[key] for key in ("cache_id", "split", "run_id") if key in metadata}
+    keep = {key: metadata[key] for key in METADATA if key in metadata}
     return Scores(date, dictionary[code], values, keep)
+
+
+def between(scores: Scores, start: str | None, end: str | None, where: str) -> Scores:
+    """The scores of the days from `start` to `end`, ISO, both included. Raises InputError where there are none."""
+    inside = np.ones(len(scores.date), bool)
+    if start is not None:
+        inside &= scores.date >= np.datetime64(start)
+    if end is not None:
+        inside &= scores.date <= np.datetime64(end)
+    if not inside.any():
+        what = f"no score from {start or 'its first day'} to {end or 'its last day'}"
+        raise InputError(where, f"{what}: it has {scores.date.min()}..{scores.date.max()}", "Name other days")
+    values = {h: column[inside] for h, column in scores.values.items()}
+    return Scores(scores.date[inside], scores.code[inside], values, scores.metadata)
 
 
 def holds_folds(folder: Path) -> bool:

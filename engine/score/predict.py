@@ -10,7 +10,7 @@ N rows, S codes, D days, H horizons
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,14 +19,10 @@ from torch import Tensor, nn
 from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_model
 from engine.config import Config
 from engine.config_file import config_hash, load_config
+from engine.dates import Asked, choose_days
 from engine.distributed import SINGLE, World
 from engine.features import categorical_features, check_features
-from engine.inputs import (
-    check_agreement,
-    make_split,
-    open_loader,
-    resolve_device,
-)
+from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.neutral import Neutral
 from engine.score.online import online_scores, online_slopes
@@ -175,9 +171,19 @@ def load_run(run: Path) -> TrainedRun:
 
 
 def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | None = None) -> RowScores:
-    """Scores of a run's best model on one part (train, valid or test) of its own cache or another one.
+    """Scores of a run's best model on its train, valid or test days, in its own cache or another one.
+
+    Raises what `predict_days` raises, and InputError where the cache has none of these days.
+    """
+    days, _ = choose_days(run.state, Asked(split_name), panel, str(run.folder))
+    return predict_days(run, panel, days, split_name, member)
+
+
+def predict_days(run: TrainedRun, panel: Panel, days: Days, name: str, member: int | None = None) -> RowScores:
+    """Scores of a run's best model on any days of a panel.
 
     Args:
+        name: of the days, `Asked.name`.
         member: of a run of several models, this one alone; the first is 0.
 
     Raises InputError where the cache does not fit the run, and for a member that the run does not have.
@@ -191,7 +197,7 @@ def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | No
             raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
         model = model.with_members([model.members[member]])
     device = resolve_device(config.train.device)
-    part = make_split(config, panel).part(split_name)
     with open_loader(config, panel, device) as source:
-        values = score_part(model.to(device), source, part, config)
-    return row_scores(panel, part, values, split_name, run.state.run_id)
+        values = score_part(model.to(device), source, days, config)
+    scores = row_scores(panel, days, values, name, run.state.run_id)
+    return replace(scores, trained_until=run.state.split["valid"][1], tuned_until=config.split.tuned_until)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from engine.dates import reach_in_sample
 from engine.score.files import Scores
 from loaders.cache.format import ABSENT, SCORED
 from loaders.errors import InputError
@@ -29,6 +30,8 @@ class RowScores:
     values: dict[int, Float32]  # horizon -> [N]
     split: str
     run_id: str = ""
+    trained_until: str | None = None  # last validation day of the run; None: not known, or of several runs
+    tuned_until: str | None = None  # last day that the choice of the run's settings has seen; None: not known
 
 
 class PartRows(NamedTuple):
@@ -66,6 +69,9 @@ def to_file(panel: Panel, scores: RowScores) -> Scores:
     code = panel.code_of(scores.rows)
     day = scores.rows - panel.offset[code] + panel.first[code]
     metadata = {"cache_id": panel.manifest.cache_id, "split": scores.split, "run_id": scores.run_id}
+    until = {"trained_until": scores.trained_until, "tuned_until": scores.tuned_until}
+    until["in_sample"] = reach_in_sample(scores.split, panel.calendar[day.min()], scores.trained_until)
+    metadata |= {key: text for key, text in until.items() if text is not None}
     return Scores(panel.calendar[day], np.array(panel.manifest.codes)[code], scores.values, metadata)
 
 
@@ -92,7 +98,11 @@ def from_file(panel: Panel, scores: Scores, where: str, split: str) -> RowScores
         i = int(np.argmin(good))
         what = f"{int((~good).sum()):,} rows are not in {panel.folder}, the first is {scores.date[i]} {scores.code[i]}"
         raise InputError(where, what, "Pass the cache they were made from as --arrow")
-    return RowScores(rows, scores.values, scores.metadata.get("split", split), scores.metadata.get("run_id", ""))
+    known_of = scores.metadata.get
+    return RowScores(
+        rows, scores.values, known_of("split", split), known_of("run_id", ""), known_of("trained_until"),
+        known_of("tuned_until"),
+    )  # fmt: skip
 
 
 def check_cache_id(found: str, panel: Panel, where: str) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from engine.score.metrics import METRICS, Metrics
 
@@ -20,18 +22,24 @@ _COMPARISON = {
 }
 
 
-def metrics_table(title: str, results: dict[str, Metrics]) -> Table:
-    """One column per horizon, one line per metric."""
-    return _table(title, results, _METRICS)
+def metrics_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Table:
+    """One column per horizon, one line per metric.
+
+    Args:
+        title: names the source of the figures and their days.
+        notes: what has to be said with the figures, such as days that are in sample; stands below them.
+    """
+    return _table(title, results, notes, _METRICS)
 
 
-def comparison_table(title: str, results: dict[str, Metrics]) -> Table:
+def comparison_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Table:
     """The same for the paired comparison that `evaluate` returns under "against"."""
-    return _table(title, results, _COMPARISON)
+    return _table(title, results, notes, _COMPARISON)
 
 
-def _table(title: str, results: dict[str, Metrics], rows: dict[str, tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(title: str, results: dict[str, Metrics], notes: Sequence[str], rows: dict[str, tuple[str, str]]) -> Table:
+    below = _whole("\n".join(notes)) if notes else None
+    table = Table(title=_whole(title), title_justify="left", caption=below, caption_justify="left")
     table.add_column("metric")
     for horizon in results:
         table.add_column(f"h={horizon}", justify="right")
@@ -39,6 +47,11 @@ def _table(title: str, results: dict[str, Metrics], rows: dict[str, tuple[str, s
         values = [metrics[key] for metrics in results.values()]
         table.add_row(label, *("–" if value is None or value != value else format(value, form) for value in values))
     return table
+
+
+def _whole(text: str) -> Text:
+    """Text whose lines are not broken at the table's width."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config import Config
+from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.train.fold import make_fold
@@ -105,6 +106,7 @@ def _checks(run: Run, second: EpochResult, before: float, after: float) -> list[
     use, peak = measured["device_utilization"], measured["peak_memory_bytes"]
     assert peak is not None
     room = _memory(device)
+    validated = span_text(spans_of(run.fold.split, run.fold.panel.calendar)["valid"])
     without, broken = _gradients(run)
     bad = f"zero: {', '.join(without) or 'none'}; not finite: {', '.join(broken) or 'none'}"
     return [
@@ -126,7 +128,7 @@ def _checks(run: Run, second: EpochResult, before: float, after: float) -> list[
             "peak memory", f"{peak / 1e9:.1f} GB of {room / 1e9:.1f}", f"at most {MOST_MEMORY:.0%}",
             peak <= MOST_MEMORY * room,
         ),
-        Item("validation RankIC", f"{second.line['valid_rank_ic']:.4f}"),
+        Item("validation RankIC", f"{second.line['valid_rank_ic']:.4f} on {validated}"),
     ]  # fmt: skip
 
 

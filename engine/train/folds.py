@@ -21,6 +21,7 @@ from rich.console import Console
 
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
+from engine.dates import span_of, tuned_note
 from engine.inputs import make_split, resolve
 from engine.score.files import SCORES, holds_folds, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
@@ -86,7 +87,7 @@ def train_folds(config: Config, out: Path | None, resume: bool, console: Console
             train(fold, folder, begun, console)
         except Stopped as stop:
             raise Stopped(f"{out}: stopped in {name}. Resume with --resume --out {out}") from stop
-    _join(out, folders, splits, panel, console)
+    _join(out, folders, splits, panel, config.split.tuned_until, console)
     return out
 
 
@@ -130,19 +131,30 @@ def _finished(folder: Path, config: Config, panel: Panel) -> bool:
     return True
 
 
-def _join(out: Path, folders: list[Path], splits: list[Split], panel: Panel, console: Console) -> None:
+def _join(
+    out: Path, folders: list[Path], splits: list[Split], panel: Panel, tuned_until: str | None, console: Console
+) -> None:
     """Write the scores of all test parts as one file, and the metrics of each and of all."""
     parts = [predict_run(load_run(folder), panel, "test") for folder in folders]
     values = {h: np.concatenate([part.values[h] for part in parts]) for h in panel.manifest.horizons}
     run_ids = " ".join(part.run_id for part in parts)
-    joined = RowScores(np.concatenate([part.rows for part in parts]), values, "test", run_ids)
-    whole = part_samples(panel, Days(splits[0].test.start, splits[-1].test.stop))
-    metrics = part_metrics(whole, np.stack(list(values.values()), 1))
+    rows = np.concatenate([part.rows for part in parts])
+    joined = RowScores(rows, values, "test", run_ids, tuned_until=tuned_until)
+    test = Days(splits[0].test.start, splits[-1].test.stop)
+    dates = panel.calendar[test.start : test.stop]
+    note = tuned_note(str(out), "test", dates, tuned_until)
+    metrics = part_metrics(part_samples(panel, test), np.stack(list(values.values()), 1))
     lines = [_line(*fold, panel) for fold in zip(folders, splits, strict=True)]
     for i, line in enumerate(lines):
         shown = ", ".join(f"h={h} {'–' if value is None else f'{value:.4f}'}" for h, value in line["rank_ic"].items())
         console.print(f"fold {i + 1}: {line['test_start']}..{line['test_end']}, test RankIC {shown}")
-    summary = {"folds": lines, "cache_id": panel.manifest.cache_id, "splits": {"test": metrics}}
+    summary = {
+        "folds": lines,
+        "cache_id": panel.manifest.cache_id,
+        "days": {"test": span_of(dates)},
+        "notes": [] if note is None else [note],
+        "splits": {"test": metrics},
+    }
     write_scores(out / SCORES, to_file(panel, joined))
     write_atomically(out / SUMMARY, to_json(summary, indent=2).encode())
 

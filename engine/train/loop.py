@@ -14,6 +14,7 @@ from rich.console import Console
 
 from engine.checkpoint import BEST, load_checkpoint, restore_model
 from engine.config import Config
+from engine.dates import spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.model.ensemble import Ensemble, seeds_of
@@ -262,6 +263,9 @@ def _write_summary(run: Run) -> None:
         "params": sum(p.numel() for p in model.parameters()),
         "epochs": state.epoch,
         "best_epoch": best.epoch,
+        "source": state.source,
+        "days": spans_of(fold.split, fold.panel.calendar),
+        "notes": run.notes,
         "splits": {
             "valid": _part_metrics(run, model, fold.split.valid, fold.valid, run.valid_online),
             "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),

@@ -16,6 +16,7 @@ from rich.console import Console
 from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weights, save_best, save_last
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
+from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
 from engine.features import useless
 from engine.inputs import Inputs, resolve
@@ -66,6 +67,14 @@ class Run:
     @property
     def phase(self) -> Phase:
         return self.phases[self.state.phase]
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What has to be said with the figures of the test part."""
+        test = self.fold.split.test
+        dates = self.fold.panel.calendar[test.start : test.stop]
+        note = tuned_note(str(self.folder), "test", dates, self.config.split.tuned_until)
+        return [] if note is None else [note]
 
     @cached_property
     def valid_online(self) -> Float32 | None:
@@ -119,7 +128,10 @@ def open_run(
             folder = Path("runs") / run_id if folder is None else folder
             if world.first and folder.is_dir() and any(folder.iterdir()):
                 raise InputError(str(folder), "the folder is not empty", "Pass --resume, or another --out")
-            state = State(run_id, panel.manifest.cache_id, config_hash(config), features, horizons)
+            split = dates_of(fold.split, panel.calendar)
+            state = State(
+                run_id, panel.manifest.cache_id, config_hash(config), features, horizons, split, config.data.arrow
+            )
             if config.model.neutralize:
                 _set_risk_directions(learner, config, fold)
             if world.first:
@@ -197,10 +209,8 @@ def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> S
 
 
 def _heading(run: Run) -> str:
-    panel, state, learner = run.inputs.panel, run.state, run.learner
-    dates = [
-        f"{name} {panel.calendar[d.start]}..{panel.calendar[d.stop - 1]}" for name, d in vars(run.fold.split).items()
-    ]
+    state, learner = run.state, run.learner
+    dates = [f"{name} {first}..{last}" for name, (first, last) in state.split.items()]
     model = learner.weights.model
     params = f"{sum(p.numel() for p in model.parameters()):,} parameters"
     if len(model.members) > 1:
@@ -209,8 +219,9 @@ def _heading(run: Run) -> str:
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
         f"run {state.run_id}: {params} on {device_name(run.inputs.device)}, {len(state.features)} features, "
-        f"context {run.config.data.context} days{begun}\n{' | '.join(dates)}\n"
-        f"loader: {run.inputs.source}, {AHEAD} blocks ahead\n"
+        f"context {run.config.data.context} days{begun}\n"
+        + "\n".join([" | ".join(dates), *run.notes])
+        + f"\nloader: {run.inputs.source}, {AHEAD} blocks ahead\n"
         f"step: {'compiled' if learner.backend.compiled else 'not compiled (train.compile)'}"
     )
 

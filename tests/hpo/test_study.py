@@ -103,7 +103,7 @@ def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
     asked = work(cache, tmp_path / "out", 1, settings=["train.epochs=2"])
     run_study(asked, 1, QUIET)
     with open_inputs(asked.config, "cpu") as inputs:
-        ((_, fold),) = study_folds(asked.config, inputs)
+        ((_, fold),) = study_folds(asked.config, inputs.panel)
         assert parts == [fold.split.valid] * 2
 
 
