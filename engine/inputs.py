@@ -12,7 +12,7 @@ import torch
 
 from engine.config import Config
 from engine.config_file import AnyConfig
-from engine.features import check_features
+from engine.model.features import check_features
 from loaders.cache.remote import is_url
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel

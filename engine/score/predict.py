@@ -21,9 +21,9 @@ from engine.config import Config
 from engine.config_file import config_hash, load_config
 from engine.dates import Asked, choose_days
 from engine.distributed import SINGLE, World
-from engine.features import categorical_features, check_features
 from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
+from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
 from engine.score.online import online_scores, online_slopes
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks

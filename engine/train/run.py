@@ -18,9 +18,9 @@ from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
-from engine.features import useless
 from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
+from engine.model.features import useless
 from engine.score.predict import weighted_online_scores
 from engine.score.risk import risk_directions
 from engine.score.rows import Float32

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from engine.config_file import load_config
-from engine.features import useless
 from engine.inputs import open_inputs
+from engine.model.features import useless
 from engine.train.loop import train
 from loaders.cache import build as recipes
 from loaders.cache import cross_sections
