@@ -32,7 +32,7 @@ class Data(Section):
     horizons: tuple[int, ...] | None = None
     """Horizons the cache must have; unset as for `features`."""
     any_scale: bool = False
-    """Takes features whose deviation is outside 0.2..5 or whose mean is more than 2 from 0, see engine/model/features.py."""
+    """Takes features whose deviation is outside 0.2..5 or whose mean is more than 2 from 0."""
     context: Annotated[int, Field(ge=1, le=512)] = 20
     """L, calendar days that a score may look back on, its own day included."""
     block_days: Positive = 32
