@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from loaders.cache import sources
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.format import SCORED, Columns, Manifest, create_columns, write_manifest
-from loaders.cache.layout import Layout, stream, survey
-from loaders.cache.recipes.common import Options, Progress, manifest_of, source_name, summary
+from loaders.cache.layout import Layout, stream
+from loaders.cache.recipes.common import Options, Progress, manifest_of, open_files, summary, survey_columns
+from loaders.cache.sources.names import match_columns
+from loaders.cache.sources.table import Sources, Table
 from loaders.errors import InputError
 
 LARGEST_ERROR = 0.01  # rounding error that float16 may add, in standard deviations of the column
@@ -46,17 +46,16 @@ def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_prog
     A missing feature is stored as 0 and counted, a missing target as NaN. Raises InputError naming file, column, code
     or date for bad input; nothing is written then.
     """
-    options.check_dates()
-    files = sources.find_files(paths)
+    options = options.checked()
     date, code = options.date, options.code
-    chosen = choose(sources.column_names(files), options)
-    table = sources.scan(files, date, code, chosen.features + chosen.targets, options.start, options.end)
-    source = source_name(paths, files)
-    layout = survey(table, source, date, code)
-    on_progress(summary(layout, len(chosen.features), len(files)))
+    sources = open_files(paths, options, on_progress)
+    chosen = choose(sources, options)
+    found, _ = survey_columns(sources, chosen.features + chosen.targets, options, options.start, on_progress)
+    table, layout, source = found.table, found.layout, sources.name
+    on_progress(summary(layout, len(chosen.features), len(sources.files)))
     with atomic_folder(out) as folder:
         columns = create_columns(folder, layout.rows, len(chosen.features), len(chosen.horizons), options.dtype)
-        counts = fill(columns, table, layout, chosen, source)
+        counts = fill(columns, table, layout, chosen, source) | found.counts
         recipe = {
             "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
             "targets": chosen.targets,
@@ -75,18 +74,18 @@ class Chosen:
     horizons: list[int]
 
 
-def choose(names: list[str], options: ColumnsOptions) -> Chosen:
+def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
-    date, code, features, targets = options.date, options.code, options.features, options.targets
-    has = f"The file has {', '.join(names[:30])}"
+    names, keys, features, targets = sources.names, sources.reserved, options.features, options.targets
+    has = f"The files have {', '.join(names[:30])}"
     if not targets:
         raise InputError("--targets", "no target column is named", has)
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
-    chosen_targets = sources.match_columns("--targets", targets, names, {date, code})
-    reserved = {date, code, *chosen_targets}
-    chosen_features = sources.match_columns("--features", features, names, reserved)
+    chosen_targets = match_columns("--targets", targets, names, keys)
+    reserved = keys | set(chosen_targets)
+    chosen_features = match_columns("--features", features, names, reserved)
     for name in chosen_features:
         if name in reserved:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")
@@ -111,16 +110,17 @@ def _horizons_in(targets: list[str]) -> list[int]:
     return horizons
 
 
-def fill(columns: Columns, table: pl.LazyFrame, layout: Layout, chosen: Chosen, source: str) -> dict[str, int]:
+def fill(columns: Columns, table: Table, layout: Layout, chosen: Chosen, source: str) -> dict[str, int]:
     """Stream the table into the columns; gives counts for the manifest. Every row is scored."""
     n_features = len(chosen.features)
     rounding = _Rounding(chosen.features, source) if columns.features.dtype == np.float16 else None
     missing_features = 0
-    for rows, numbers in stream(table, layout, source):
-        infinite = np.isinf(numbers).any(0)
+    for rows, numbers in stream(table, layout):
+        infinite = np.isinf(numbers)
         if infinite.any():
-            name = (chosen.features + chosen.targets)[int(np.argmax(infinite))]
-            what = f"column {name!r} holds infinite values, or values beyond float32"
+            row, column = np.argwhere(infinite)[0]
+            name = (chosen.features + chosen.targets)[column]
+            what = f"column {name!r} is infinite, or beyond float32, for {layout.place(rows[row])}"
             raise InputError(source, what, "Make them missing, or leave the column out")
         values = numbers[:, :n_features]
         missing = np.isnan(values)

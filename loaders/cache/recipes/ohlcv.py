@@ -21,15 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from numba import njit
 
-from loaders.cache import sources
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, create_columns, write_manifest
-from loaders.cache.layout import Layout, stream, survey
-from loaders.cache.recipes.common import Options, Progress, manifest_of, source_name, summary
+from loaders.cache.layout import Layout, stream
+from loaders.cache.recipes.common import Options, Progress, manifest_of, open_files, summary, survey_columns
 from loaders.cache.recipes.features import FEATURES, daily_features
+from loaders.cache.sources.table import Table, in_any_case
 from loaders.errors import InputError
 
 Float = npt.NDArray[np.float32]
@@ -67,16 +66,16 @@ def build_ohlcv(paths: list[Path], out: Path, options: OhlcvOptions, on_progress
     The files have open, high, low, close and volume. Rows outside the universe are context: never scored, nor ranked
     among the others. Raises InputError naming file, column, code or date for bad input; nothing is written then.
     """
-    options.check_dates()
-    files = sources.find_files(paths)
+    options = options.checked()
     start, horizons = options.start, options.horizons or [1, 5]
     warm_up = None if start is None else str(np.datetime64(start, "D") - WARM_UP_DAYS)
-    table = sources.scan(files, options.date, options.code, list(BARS), warm_up, options.end)
-    source = source_name(paths, files)
-    layout = survey(table, source, options.date, options.code)
-    on_progress(summary(layout, len(FEATURES), len(files)))
+    sources = in_any_case(open_files(paths, options, on_progress), list(BARS), on_progress)
+    found, _ = survey_columns(sources, list(BARS), options, warm_up, on_progress)
+    layout, source = found.layout, sources.name
+    on_progress(summary(layout, len(FEATURES), len(sources.files)))
     universe = Universe(options.min_price, options.min_dollar_volume)
-    bars, counts = read_bars(table, layout, source)
+    bars, counts = read_bars(found.table, layout)
+    counts |= found.counts
     kept = keep_from(layout, bars, start, source)
     on_progress(f"features of {kept.rows:,} rows")
     raw, presence, targets = compute(bars, layout, kept, universe, horizons, counts)
@@ -116,11 +115,11 @@ class Bars:
     usable: npt.NDArray[np.bool_]  # and a close in it
 
 
-def read_bars(table: pl.LazyFrame, layout: Layout, source: str) -> tuple[Bars, dict[str, int]]:
+def read_bars(table: Table, layout: Layout) -> tuple[Bars, dict[str, int]]:
     """Stream `BARS` into place and clean them; also gives counts of what was odd."""
     raw = np.full((len(BARS), layout.rows), np.nan, np.float32)
     present = np.zeros(layout.rows, np.bool_)
-    for rows, numbers in stream(table, layout, source):
+    for rows, numbers in stream(table, layout):
         for column, values in zip(raw, numbers.T, strict=True):
             column[rows] = values
         present[rows] = True
