@@ -55,6 +55,12 @@ def parse(value: str | int | float, period: str | None = None) -> datetime.date 
     return date if date is not None and FIRST_DAY <= date <= LAST_DAY else None
 
 
+def fault(column: str, value: object, code: str | None) -> str:
+    """What is wrong with a value that is no date, in a row of a code."""
+    shown = repr(value) if isinstance(value, str) else str(value)
+    return f"column {column!r} holds {shown} in a row of {code}, which is no accepted date"
+
+
 def advice(value: object, period: str | None = None) -> str:
     """How to mend a value that is no date."""
     cure = f"Write dates as {FORMS.get(period or 'day', FORMS['day'])}"
@@ -70,6 +76,8 @@ def parse_column(column: pa.ChunkedArray, period: str | None = None) -> npt.NDAr
 
     Raises TypeError for a column that is neither date, timestamp, text nor number.
     """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_timestamp(kind):
         local = column if kind.tz is None else pc.local_timestamp(column)
@@ -78,11 +86,13 @@ def parse_column(column: pa.ChunkedArray, period: str | None = None) -> npt.NDAr
         days = column.cast(pa.date32()).to_numpy().astype("datetime64[D]")
         inside = (days >= np.datetime64(FIRST_DAY)) & (days <= np.datetime64(LAST_DAY))
         return np.where(inside & (period != "era"), days, np.datetime64("NaT", "D"))
-    coded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
-    coded = coded.unify_dictionaries().combine_chunks()
-    values = coded.dictionary.type
-    if not (is_text(values) or pa.types.is_integer(values) or pa.types.is_floating(values)):
+    if pa.types.is_decimal(kind) or pa.types.is_floating(kind):
+        column = column.cast(pa.float64())
+    elif is_text(kind):
+        column = column.cast(pa.string())
+    elif not pa.types.is_integer(kind):
         raise TypeError(f"{kind} holds no dates")
+    coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     known = [None if value is None else parse(value, period) for value in coded.dictionary.to_pylist()]
     table = np.array([*known, None], "datetime64[D]")
     return table[pc.fill_null(coded.indices, len(known)).to_numpy(zero_copy_only=False)]

@@ -16,18 +16,17 @@ def refuse_date(table: Table) -> NoReturn:
     period = table.sources.period
     for i, (file, key) in enumerate(zip(table.sources.files, table.sources.keys, strict=True)):
         bad = table.rows(i, [pl.col(key.date).alias("value")]).filter(pl.col("date").is_null())
-        where, column = str(file.path), key.date
+        where = str(file.path)
         unreadable = pl.col("value").is_not_null()
         with reading(where):
             empty = bad.select((~unreadable).sum()).collect(engine="streaming").item()
             wrong = bad.filter(unreadable).select(pl.len(), pl.all().first()).collect(engine="streaming")
         count, _, code, value = wrong.row(0)
         if count:
-            more = f" and {count - 1:,} more rows hold others" if count > 1 else ""
-            what = f"column {column!r} holds {_shown(value)} in a row of {code}, which is no accepted date{more}"
-            raise InputError(where, what, dates.advice(value, period))
+            more = f" and {count - 1:,} more rows hold such" if count > 1 else ""
+            raise InputError(where, dates.fault(key.date, value, code) + more, dates.advice(value, period))
         if empty:
-            raise InputError(where, f"{empty:,} rows have no date in column {column!r}", "Remove or date them")
+            raise InputError(where, f"{empty:,} rows have no date in column {key.date!r}", "Remove or date them")
     raise InputError(table.sources.name, "rows have no readable date", dates.advice(None, period))
 
 
@@ -101,7 +100,3 @@ def _files_with(table: Table, row: pl.Expr) -> list[str]:
             if len(found) < 2 and table.rows(i, []).filter(row).head(1).collect(engine="streaming").height:
                 found.append(str(file.path))
     return found
-
-
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
