@@ -76,18 +76,18 @@ class Chosen:
 
 def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
-    names, keys, features, targets = sources.names, sources.reserved, options.features, options.targets
+    names, features, targets = sources.names, options.features, options.targets
     has = f"The files have {', '.join(names[:30])}"
     if not targets:
         raise InputError("--targets", "no target column is named", has)
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
-    chosen_targets = match_columns("--targets", targets, names, keys)
-    reserved = keys | set(chosen_targets)
+    chosen_targets = match_columns("--targets", targets, names, sources.reserved)
+    reserved = sources.reserved | set(chosen_targets)
     chosen_features = match_columns("--features", features, names, reserved)
     for name in chosen_features:
-        if name in reserved:
+        if name in sources.key_columns or name in chosen_targets:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")
     days = _horizons_in(chosen_targets) if options.horizons is None else options.horizons
     if len(days) != len(chosen_targets):

@@ -79,10 +79,8 @@ def refuse_unreadable(table: Table) -> None:
     """Raise InputError for the first file that cannot be read to its end, or for a text that is no number."""
     refuse_number(table)
     for i, file in enumerate(table.sources.files):
-        names = [pl.col(name).null_count() for name in table.numbers if name in file.kinds]
         with reading(str(file.path)):
-            file.frame.select(*names, pl.len()).collect(engine="streaming")
-            table.rows(i, []).select(pl.all().null_count()).collect(engine="streaming")
+            table.part(i).select(pl.all().null_count()).collect(engine="streaming")
 
 
 def first_codes(table: Table, day: str, most: int = 1) -> list[str]:

@@ -46,9 +46,14 @@ class Sources:
         return list(dict.fromkeys(name for file in self.files for name in file.kinds))
 
     @cached_property
+    def key_columns(self) -> set[str]:
+        """The columns of dates and codes."""
+        return {name for key in self.keys for name in (key.date, key.code)}
+
+    @cached_property
     def reserved(self) -> set[str]:
         """Columns that no pattern may take: dates, codes and what the folders name."""
-        return {name for key in self.keys for name in (key.date, key.code)}.union(*(f.from_folders for f in self.files))
+        return self.key_columns.union(*(file.from_folders for file in self.files))
 
 
 def open_sources(
@@ -143,11 +148,12 @@ class Table:
     @cached_property
     def frame(self) -> pl.LazyFrame:
         """`date`, `code` and the numbers, as `number:0`, `number:1` and so on. A date that cannot be read is null."""
-        numbers = [(i, name) for i, name in enumerate(self.numbers)]
-        parts = []
-        for i, file in enumerate(self.sources.files):
-            parts.append(self.rows(i, [self._number(file, name).alias(f"number:{k}") for k, name in numbers]))
-        return pl.concat(parts)
+        return pl.concat([self.part(i) for i in range(len(self.sources.files))])
+
+    def part(self, i: int) -> pl.LazyFrame:
+        """The rows of the i-th file."""
+        file = self.sources.files[i]
+        return self.rows(i, [self._number(file, name).alias(f"number:{k}") for k, name in enumerate(self.numbers)])
 
     def rows(self, i: int, columns: list[pl.Expr]) -> pl.LazyFrame:
         """`date`, `code` and expressions over the i-th file's own columns."""
