@@ -61,6 +61,7 @@ class Survey(NamedTuple):
 
     table: Table  # without the dates that --min-codes leaves out
     layout: Layout
+    few: npt.NDArray[np.bool_]  # [T] dates held by few codes
     counts: dict[str, int]  # what was left out, for the manifest
 
 
@@ -85,7 +86,7 @@ def survey(
         faults.refuse_missing_code(table)
     if not dates.height:
         raise InputError(table.sources.name, "no row is left", "Check the files, --start and --end")
-    if spellings := two_spellings(found["code"]):
+    if spellings := two_spellings(found["code"].sort()):
         faults.refuse_spellings(table, spellings)
     counts: dict[str, int] = {}
     dates = dates.sort("date")
@@ -102,12 +103,14 @@ def survey(
             dates = dates.sort("date")
             on_progress(f"left out {few.height:,} dates of fewer than {min_codes} codes, {few['codes'].sum():,} rows")
     days = dates["date"].to_numpy().astype("datetime64[D]")
-    _tell_of_few(table, days, dates["codes"].to_numpy().astype(np.int64), on_progress)
+    codes = dates["codes"].to_numpy().astype(np.int64)
+    few_codes = held_by_few(codes)
+    _tell_of_few(table, days[few_codes], codes[few_codes], on_progress)
     found = found.sort("code")
     low = np.searchsorted(days, found["low"].to_numpy().astype("datetime64[D]"))
     high = np.searchsorted(days, found["high"].to_numpy().astype("datetime64[D]"))
     layout = Layout(days, found["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
-    return Survey(table, layout, counts)
+    return Survey(table, layout, few_codes, counts)
 
 
 def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -126,11 +129,11 @@ def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _tell_of_few(
     table: Table, days: npt.NDArray[np.datetime64], codes: Int, on_progress: Callable[[str], None]
 ) -> None:
-    few = np.flatnonzero(held_by_few(codes))
-    if len(few):
-        most, first = int(codes[few].max()), str(days[few[0]])
+    """One line about dates that few codes hold, where there are any."""
+    if len(days):
+        most, first = int(codes.max()), str(days[0])
         held = f"{most} code" if most == 1 else f"at most {most} codes"
-        dates = "1 date is" if len(few) == 1 else f"{len(few):,} dates are"
+        dates = "1 date is" if len(days) == 1 else f"{len(days):,} dates are"
         on_progress(
             f"{dates} held by {held} (first {first} by {faults.first_codes(table, first)[0]}): every label over them "
             f"counts them as days; leave them out with --min-codes {most + 1}"

@@ -47,7 +47,6 @@ def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_prog
     or date for bad input; nothing is written then.
     """
     options = options.checked()
-    date, code = options.date, options.code
     sources = open_files(paths, options, on_progress)
     chosen = choose(sources, options)
     found, _ = survey_columns(sources, chosen.features + chosen.targets, options, options.start, on_progress)
@@ -56,10 +55,7 @@ def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_prog
     with atomic_folder(out) as folder:
         columns = create_columns(folder, layout.rows, len(chosen.features), len(chosen.horizons), options.dtype)
         counts = fill(columns, table, layout, chosen, source) | found.counts
-        recipe = {
-            "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
-            "targets": chosen.targets,
-        }  # fmt: skip
+        recipe = {"name": "columns", **options.as_read(), "targets": chosen.targets}
         manifest = manifest_of(columns, layout, chosen.features, chosen.horizons, options.dtype, counts, recipe, "none")
         write_manifest(folder, manifest)
     return manifest
@@ -127,7 +123,7 @@ def fill(columns: Columns, table: Table, layout: Layout, chosen: Chosen, source:
         missing_features += int(missing.sum())
         values[missing] = 0
         if rounding is not None:
-            rounding.add(values)
+            rounding.add(values, rows, layout)
         columns.features[rows] = values
         columns.targets[rows] = numbers[:, n_features:]
         columns.presence[rows] = SCORED
@@ -146,11 +142,14 @@ class _Rounding:
         self.nonzero, self.lost, self.error, self.sum, self.square = np.zeros((5, len(names)))
         self.shift: npt.NDArray[np.float64] | None = None  # of the sums, against cancellation
 
-    def add(self, values: npt.NDArray[np.float32]) -> None:
-        """Take in float32 [n, F]. Raises InputError for values beyond float16."""
+    def add(self, values: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], layout: Layout) -> None:
+        """Take in float32 [n, F] of rows [n]. Raises InputError for values beyond float16."""
         over = np.abs(values).max(0, initial=0) >= 65520  # rounds to infinity
         if over.any():
-            self._refuse(int(np.argmax(over)), "values beyond 65,504")
+            column = int(np.argmax(over))
+            row = int(np.argmax(np.abs(values[:, column])))
+            value = f"{values[row, column]:g} for {layout.place(int(rows[row]))}, a value beyond 65,504,"
+            self._refuse(column, value)
         exact = values.astype(np.float64)
         stored = values.astype(np.float16).astype(np.float64)
         if self.shift is None:

@@ -43,6 +43,11 @@ class Options:
             raise InputError("--end", f"{self.end} is before --start {self.start}", "Swap them")
         return replace(self, start=start, end=end)
 
+    def as_read(self) -> dict[str, Any]:
+        """What decided which rows were read and by what names, for the manifest."""
+        names = ("date", "code", "rename", "start", "end", "min_codes")
+        return {name: getattr(self, name) for name in names}
+
     def _iso(self, option: str, text: str | None) -> str | None:
         day = None if text is None else dates.parse(text, self.period)
         if text is not None and day is None:
@@ -61,9 +66,9 @@ def survey_columns(
     """The first pass over number columns from `start` on, and what the calendar was read as, which is told."""
     table = open_table(sources, numbers, start, options.end, on_progress)
     found = survey(table, options.min_codes, on_progress)
-    days = found.layout.calendar
+    days = found.layout.calendar[~found.few]  # metrics skip the others
     period = calendar.period_of(days, options.period, options.periods_per_year)
-    on_progress(calendar.told(days, period, options.period, options.periods_per_year))
+    on_progress(calendar.told(found.layout.calendar, period, options.period, options.periods_per_year))
     return found, period
 
 

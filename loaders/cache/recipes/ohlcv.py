@@ -85,10 +85,7 @@ def build_ohlcv(paths: list[Path], out: Path, options: OhlcvOptions, on_progress
         columns.targets[:] = targets
         on_progress("ranks within each date")
         counts["missing_features"] = rank_within_dates(raw, presence, kept, columns.features)
-        recipe = {
-            "name": "ohlcv", "date": options.date, "code": options.code, "start": start, "end": options.end,
-            **asdict(universe),
-        }  # fmt: skip
+        recipe = {"name": "ohlcv", **options.as_read(), **asdict(universe)}
         manifest = manifest_of(columns, kept, list(FEATURES), horizons, options.dtype, counts, recipe, NORMALISATION)
         write_manifest(folder, manifest)
     return manifest

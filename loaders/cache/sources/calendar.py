@@ -106,12 +106,17 @@ def held_by_few(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which of the dates have less than a fifth of the codes of the dates around them.
 
     Args:
-        codes: [T] codes on each date, in order. Compared with the medians of the 20 dates before and of the 20 after,
-            the smaller of the two, so that a panel may begin with few codes and grow.
+        codes: [T] codes on each date, in order. Compared with the medians of up to 20 dates before and 20 after, the
+            smaller of the two, so that a panel may begin with few codes and grow.
     """
-    before = np.concatenate([np.zeros(AROUND), codes[:-1]])  # none before the first date
-    after = np.concatenate([codes[1:], np.full(AROUND, np.inf)])  # as many as needed after the last
-    windows = np.lib.stride_tricks.sliding_window_view
-    least = np.minimum(np.median(windows(before, AROUND), axis=1), np.median(windows(after, AROUND), axis=1))
-    few: npt.NDArray[np.bool_] = codes < FEW * least
+    before, after = _medians_before(codes), _medians_before(codes[::-1])[::-1]
+    few: npt.NDArray[np.bool_] = codes < FEW * np.minimum(before, after)
+    few[:1] = False  # the first date may be the first of a panel that grows
     return few
+
+
+def _medians_before(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The median of up to 20 values before each [T]; infinite before the first."""
+    start = [np.median(codes[:day]) for day in range(1, min(AROUND, len(codes)))]
+    windows = np.lib.stride_tricks.sliding_window_view(codes, AROUND)[:-1] if len(codes) > AROUND else np.empty((0, 1))
+    return np.concatenate([[np.inf], start, np.median(windows, axis=1)])
