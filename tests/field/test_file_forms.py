@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from engine.cli import app
 from loaders.cache.build import build
 from loaders.cache.format import read_manifest
 from loaders.errors import InputError
@@ -60,6 +62,11 @@ def write_stream(table, path):
         writer.write_table(table.to_arrow())
 
 
+def write_zst(table, path):
+    with pa.CompressedOutputStream(str(path), "zstd") as sink:
+        sink.write(table.write_csv().encode())
+
+
 WRITERS = {
     "p.parquet": lambda t, p: t.write_parquet(p),
     "p.PARQUET": lambda t, p: t.write_parquet(p),
@@ -69,6 +76,7 @@ WRITERS = {
     "p.CSV": lambda t, p: t.write_csv(p),
     "p.csv.gz": lambda t, p: p.write_bytes(gzip.compress(t.write_csv().encode())),
     "p.Csv.GZ": lambda t, p: p.write_bytes(gzip.compress(t.write_csv().encode())),
+    "p.csv.zst": write_zst,
     "p.arrow": lambda t, p: t.write_ipc(p),
     "p.ipc": lambda t, p: t.write_ipc(p),
     "p.Feather": lambda t, p: t.write_ipc(p, compression="lz4"),
@@ -391,3 +399,17 @@ def test_a_spark_folder_as_a_whole(tmp_path):
     assert manifest.calendar[0] == str(datetime.date(2020, 1, 1))
     assert "left out 19 files: 11 hidden" in told
     assert "8 without rows" in told
+
+
+def test_the_command_line_takes_the_options(tmp_path):
+    """Two renames, a period and its pace, and dates of few codes, as a user gives them."""
+    table = frame().rename({"date": "Era", "code": "Id"}).with_columns(Era=pl.col("Era").rank("dense").cast(pl.Int64))
+    late = table[:1].with_columns(Era=pl.lit(99, pl.Int64))
+    pl.concat([table, late]).write_csv(tmp_path / "p.CSV")
+    options = "--rename Era=date --rename Id=code --features size,value --targets y_1 --dtype float32 --period era"
+    arguments = ["cache", "build", tmp_path / "p.CSV", "--out", tmp_path / "cache", *options.split()]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--periods-per-year", "52", "--min-codes", "2"])
+    assert result.exit_code == 0, result.output
+    assert "left out 1 dates of fewer than 2 codes, 1 rows" in result.output
+    assert "period era, periods per year 52; eras 1 to 8 are read as 1900-01-02 to 1900-01-09" in result.output
+    assert read_manifest(tmp_path / "cache").checksums == reference(tmp_path).checksums
