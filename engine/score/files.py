@@ -75,7 +75,8 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
         values = {int(name[6:]): table[name].cast(pa.float32()).to_numpy() for name in names}
     except (pa.ArrowException, TypeError) as error:
         raise InputError(where, f"a column has the wrong type ({error})", cure) from error
-    for column, missing in (("date", table["date"].null_count), ("code", codes.null_count)):
+    dateless = pc.sum(pc.is_null(table["date"], nan_is_null=True)).as_py()
+    for column, missing in (("date", dateless), ("code", codes.null_count)):
         if missing:
             raise InputError(where, f"{missing:,} rows have no {column}", cure)
     if (unread := np.isnat(date)).any():

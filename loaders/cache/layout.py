@@ -19,7 +19,7 @@ from numba import njit
 from loaders.cache.sources import faults
 from loaders.cache.sources.calendar import held_by_few
 from loaders.cache.sources.codes import two_spellings
-from loaders.cache.sources.reader import reading
+from loaders.cache.sources.reader import READ_ERRORS, reading
 from loaders.cache.sources.table import Table
 from loaders.errors import InputError
 
@@ -76,45 +76,34 @@ def survey(
     Raises InputError naming file and value for a row without a readable date or a code, for two spellings of one code,
     and where no row is left.
     """
-    found, dates = _spans_and_dates(table)
+    spans, dates = _spans_and_dates(table)
+    if dates["date"].null_count() or any(code is None or code != code.strip() or not code for code in spans["code"]):
+        table = replace(table, tidy=True)
+        spans, dates = _spans_and_dates(table)
     if dates["date"].null_count():
         faults.refuse_date(table)
-    if any(code is not None and (code != code.strip() or not code) for code in found["code"]):
-        table = replace(table, blanks=True)
-        found, dates = _spans_and_dates(table)
-    if found["code"].null_count():
+    if spans["code"].null_count():
         faults.refuse_missing_code(table)
     if not dates.height:
         raise InputError(table.sources.name, "no row is left", "Check the files, --start and --end")
-    if spellings := two_spellings(found["code"].sort()):
+    if spellings := two_spellings(spans["code"]):
         faults.refuse_spellings(table, spellings)
     counts: dict[str, int] = {}
-    dates = dates.sort("date")
     if min_codes is not None:
-        few = dates.filter(pl.col("codes") < min_codes)
-        counts = {"dates_of_few_codes": few.height, "rows_on_dates_of_few_codes": int(few["codes"].sum())}
-        if few.height == dates.height:
-            most = int(dates["codes"].to_numpy().max())
-            what = f"no date has {min_codes} codes, the most is {most}"
-            raise InputError("--min-codes", what, "Lower it")
-        if few.height:
-            table = replace(table, without=tuple(few["date"]))
-            found, dates = _spans_and_dates(table)
-            dates = dates.sort("date")
-            on_progress(f"left out {few.height:,} dates of fewer than {min_codes} codes, {few['codes'].sum():,} rows")
+        table, counts = _leave_out(table, dates, min_codes, on_progress)
+        spans, dates = _spans_and_dates(table)
     days = dates["date"].to_numpy().astype("datetime64[D]")
     codes = dates["codes"].to_numpy().astype(np.int64)
-    few_codes = held_by_few(codes)
-    _tell_of_few(table, days[few_codes], codes[few_codes], on_progress)
-    found = found.sort("code")
-    low = np.searchsorted(days, found["low"].to_numpy().astype("datetime64[D]"))
-    high = np.searchsorted(days, found["high"].to_numpy().astype("datetime64[D]"))
-    layout = Layout(days, found["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
-    return Survey(table, layout, few_codes, counts)
+    few = held_by_few(codes)
+    _tell_of_few(table, days[few], codes[few], on_progress)
+    low = np.searchsorted(days, spans["low"].to_numpy().astype("datetime64[D]"))
+    high = np.searchsorted(days, spans["high"].to_numpy().astype("datetime64[D]"))
+    layout = Layout(days, spans["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
+    return Survey(table, layout, few, counts)
 
 
 def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """First and last date of each code, and the number of rows, which are codes, on each date."""
+    """First and last date of each code, and the number of rows, which are codes, on each date; both ascending."""
     with reading_table(table):
         spans, dates = pl.collect_all(
             [
@@ -123,7 +112,22 @@ def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
             ],
             engine="streaming",
         )
-    return spans, dates
+    return spans.sort("code"), dates.sort("date")
+
+
+def _leave_out(
+    table: Table, dates: pl.DataFrame, min_codes: int, on_progress: Callable[[str], None]
+) -> tuple[Table, dict[str, int]]:
+    """The table without the dates that fewer codes hold, which is told, and counts of them."""
+    few = dates.filter(pl.col("codes") < min_codes)
+    rows = int(few["codes"].sum())
+    if few.height == dates.height:
+        what = f"no date has {min_codes} codes, the most is {int(dates['codes'].to_numpy().max())}"
+        raise InputError("--min-codes", what, "Lower it")
+    if few.height:
+        on_progress(f"left out {few.height:,} dates of fewer than {min_codes} codes, {rows:,} rows")
+    counts = {"dates_of_few_codes": few.height, "rows_on_dates_of_few_codes": rows}
+    return replace(table, without=tuple(few["date"])), counts
 
 
 def _tell_of_few(
@@ -145,7 +149,7 @@ def reading_table(table: Table) -> Iterator[None]:
     """Turn a reader's exception into an InputError that names the file, and the value where it is one."""
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except READ_ERRORS as error:
         faults.refuse_unreadable(table)
         with reading(table.sources.name):
             raise error

@@ -82,6 +82,10 @@ def test_a_gap_of_months_and_a_long_halt_change_nothing():
     assert period_of(as_days(dates)) == ("day", 252)
 
 
+def test_dates_of_two_centuries_have_a_pace():
+    assert period_of(as_days(["1970-01-01", "2116-02-20"])).per_year == pytest.approx(1 / 146.1, rel=0.01)
+
+
 def test_another_pace_is_measured():
     dates = [day for day in days((2010, 1, 1), 6) if day.weekday() in (1, 3)]
     name, per_year = period_of(as_days(dates))
@@ -151,7 +155,7 @@ def built(table, folder, **settings):
 def test_the_build_tells_the_period(tmp_path):
     assert "period month, periods per year 12" in built(panel(month_ends((2010, 1, 1), 5)), tmp_path)[1]
     twice = [day for day in days((2010, 1, 1), 3) if day.weekday() in (1, 3)]
-    assert "as measured; state --period" in built(panel(twice, 3), tmp_path)[1]
+    assert "periods per year 104, as measured; --periods-per-year states it" in built(panel(twice, 3), tmp_path)[1]
 
 
 def test_eras_are_told(tmp_path):

@@ -143,11 +143,14 @@ def test_the_refusal_tells_the_period_that_would_accept_it(tmp_path, value):
         calendar_of(tmp_path, pa.array([value]))
 
 
-@pytest.mark.parametrize("form", ["text", "date", "float"])
+@pytest.mark.parametrize("form", ["text", "date", "float", "nan"])
 def test_missing_dates_are_counted_by_file(tmp_path, form):
-    values = {"text": ["2020-01-01", None, None], "date": [DAYS[0], None, None], "float": [20200101.0, None, None]}[
-        form
-    ]
+    values = {
+        "text": ["2020-01-01", None, None],
+        "date": [DAYS[0], None, None],
+        "float": [20200101.0, None, None],
+        "nan": [20200101.0, float("nan"), float("nan")],
+    }[form]
     column = pa.array(values)
     with pytest.raises(InputError, match=r"p\.parquet: 2 rows have no date in column 'date'"):
         calendar_of(tmp_path, column)

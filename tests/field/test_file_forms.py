@@ -261,6 +261,37 @@ def test_a_text_that_is_no_number_is_named(tmp_path, text):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_are_no_rows(tmp_path, end):
+    lines = frame().write_csv().splitlines()
+    (tmp_path / "p.csv").write_text(end.join([*lines[:9], "", *lines[9:], "", "", ""]), newline="")
+    assert same(built(tmp_path / "p.csv", tmp_path / "cache")[0], reference(tmp_path))
+
+
+def test_a_line_with_values_alone_is_no_blank_line(tmp_path):
+    (tmp_path / "p.csv").write_text("date,code,size,value,y_1\n2020-01-01,a,1,1,0\n\n,,1,1,0\n")
+    with pytest.raises(InputError, match="1 rows have no date in column 'date'"):
+        built(tmp_path / "p.csv", tmp_path / "cache")
+
+
+def test_blanks_around_names_are_cut(tmp_path):
+    text = frame().write_csv()
+    (tmp_path / "p.csv").write_text(text.replace("date,code,size,value,y_1", "date, code, size ,value, y_1"))
+    assert same(built(tmp_path / "p.csv", tmp_path / "cache")[0], reference(tmp_path))
+    (tmp_path / "p.csv").write_text(text.replace("size,value", "size, size"))
+    with pytest.raises(InputError, match="columns ' size' and 'size' differ in blanks alone"):
+        built(tmp_path / "p.csv", tmp_path / "cache")
+
+
+def test_a_gzip_that_was_cut_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = "".join(f"2020-01-01,c{i},{x},1,0\n" for i, x in enumerate(rng.standard_normal(20_000)))
+    frame().write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(f"date,code,size,value,y_1\n{lines}".encode())[:-40])
+    with pytest.raises(InputError, match=r"b\.csv\.gz: cannot be read"):
+        built(tmp_path, tmp_path / "cache")
+
+
 def test_an_infinite_value_is_named(tmp_path):
     table = frame().with_columns(value=pl.when(pl.int_range(pl.len()) == 7).then(float("inf")).otherwise("value"))
     table.write_parquet(tmp_path / "p.parquet")

@@ -74,8 +74,9 @@ def measure(calendar: Days) -> float:
     """Dates a year of a calendar of 2 dates or more: the median of its complete years, else from its whole stretch."""
     years = calendar.astype("datetime64[Y]").astype(int) + 1970
     counts = np.bincount(years - years[0])
-    if len(counts) > 2:
-        return float(np.median(counts[1:-1]))
+    complete = counts[1:-1][counts[1:-1] > 0]
+    if len(complete):
+        return float(np.median(complete))
     steps = len(calendar) - 1
     if np.is_busday(calendar).all():  # a stretch of weekdays: weekends in it or not, it is the same market
         return float(steps / np.busday_count(calendar[0], calendar[-1]) * _WEEKDAYS)
@@ -88,7 +89,7 @@ def _snap(measured: float | None) -> Period:
     for number, name in _USUAL.items():
         if abs(measured / number - 1) <= _TOLERANCE:
             return Period(name, float(number))
-    return Period("other", round(measured, 1))
+    return Period("other", float(f"{measured:.3g}"))
 
 
 def told(calendar: Days, period: Period, asked: str | None, per_year: float | None) -> str:
@@ -97,8 +98,12 @@ def told(calendar: Days, period: Period, asked: str | None, per_year: float | No
     if asked == "era":
         low, high = (int((day - np.datetime64(ERA_ZERO)).astype(int)) for day in (calendar[0], calendar[-1]))
         return f"{line}; eras {low} to {high} are read as {calendar[0]} to {calendar[-1]}: {ERA_ZERO} + one day an era"
-    if period.name == "other" and per_year is None and asked is None:
-        line += ", as measured; state --period or --periods-per-year where it is another"
+    if period.name == "other" and period.per_year not in _USUAL and per_year is None and asked is None:
+        line += (
+            "; --periods-per-year states it"
+            if period.per_year is None
+            else ", as measured; --periods-per-year states it"
+        )
     return line
 
 

@@ -15,7 +15,8 @@ def refuse_date(table: Table) -> NoReturn:
     """Raise InputError for the first file with rows that have no date, or one that cannot be read."""
     period = table.sources.period
     for i, (file, key) in enumerate(zip(table.sources.files, table.sources.keys, strict=True)):
-        bad = table.rows(i, [pl.col(key.date).alias("value")]).filter(pl.col("date").is_null())
+        value = pl.col(key.date).fill_nan(None) if file.kinds[key.date].is_float() else pl.col(key.date)
+        bad = table.rows(i, [value.alias("value")]).filter(pl.col("date").is_null())
         where = str(file.path)
         unreadable = pl.col("value").is_not_null()
         with reading(where):
@@ -23,7 +24,7 @@ def refuse_date(table: Table) -> NoReturn:
             wrong = bad.filter(unreadable).select(pl.len(), pl.all().first()).collect(engine="streaming")
         count, _, code, value = wrong.row(0)
         if count:
-            more = f" and {count - 1:,} more rows hold such" if count > 1 else ""
+            more = f" (and {count - 1:,} more rows hold such)" if count > 1 else ""
             raise InputError(where, dates.fault(key.date, value, code) + more, dates.advice(value, period))
         if empty:
             raise InputError(where, f"{empty:,} rows have no date in column {key.date!r}", "Remove or date them")

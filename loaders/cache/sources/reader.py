@@ -14,6 +14,7 @@ import pyarrow as pa
 from loaders.cache.sources.files import kind_of, partitions
 from loaders.errors import InputError
 
+READ_ERRORS = (pl.exceptions.PolarsError, pa.ArrowException, UnicodeDecodeError, OSError)
 _FILE_MAGIC = b"ARROW1"  # of an Arrow IPC file; a stream has none
 
 
@@ -41,7 +42,7 @@ def reading(what: str) -> Iterator[None]:
     """Turn a reader's exception into an InputError that names `what` was read."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except READ_ERRORS as error:
         line = " ".join(str(error).split("\n\n")[0].split())
         raise InputError(what, f"cannot be read ({line})", "Mend or remove the file") from error
 
@@ -59,12 +60,17 @@ def open_file(path: Path, renames: dict[str, str]) -> DataFile:
         base, doubled, _ = name.partition("_duplicated_")
         if is_csv and doubled and base in schema:
             raise InputError(where, f"two columns are named {base!r}", "Rename one in the file")
+    trimmed = {name: name.strip() for name in schema}
+    if len(set(trimmed.values())) < len(schema):
+        twice = next(name for name, short in trimmed.items() if name != short and short in schema)
+        raise InputError(where, f"columns {twice!r} and {trimmed[twice]!r} differ in blanks alone", "Rename one")
     folders = {name: value for name, value in partitions(path).items() if name not in schema}
     if folders:
         frame = frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in folders.items())
     kinds = schema | dict.fromkeys(folders, pl.String())
     as_text = set(kinds if is_csv else folders)
-    return rename(DataFile(path, frame, kinds, frozenset(as_text), frozenset(folders)), renames)
+    file = rename(DataFile(path, frame, kinds, frozenset(as_text), frozenset(folders)), trimmed)
+    return rename(file, renames)
 
 
 def rename(file: DataFile, renames: dict[str, str]) -> DataFile:

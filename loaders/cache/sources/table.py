@@ -143,7 +143,7 @@ class Table:
     start: str | None = None
     end: str | None = None
     without: tuple[Any, ...] = ()  # dates left out
-    blanks: bool = False  # whether codes have blanks around them, to be cut
+    tidy: bool = False  # whether to cut blanks around codes, and to skip the blank lines of a CSV
 
     @cached_property
     def frame(self) -> pl.LazyFrame:
@@ -159,9 +159,12 @@ class Table:
         """`date`, `code` and expressions over the i-th file's own columns."""
         file, key, period = self.sources.files[i], self.sources.keys[i], self.sources.period
         code = _code(key.code, file)
-        if self.blanks:
+        frame = file.frame
+        if self.tidy:
             code = code.str.strip_chars().replace("", None)
-        table = file.frame.select(_date(key.date, file, period).alias("date"), code.alias("code"), *columns)
+            written = [n for n in (key.date, key.code, *self.numbers) if n in file.as_text - file.from_folders]
+            frame = frame.filter(pl.any_horizontal(pl.col(written).is_not_null())) if written else frame
+        table = frame.select(_date(key.date, file, period).alias("date"), code.alias("code"), *columns)
         for day, keep in ((self.start, pl.col("date").ge), (self.end, pl.col("date").le)):
             if day is not None:
                 # Rows whose date cannot be read pass, to be refused rather than overlooked.
@@ -213,8 +216,8 @@ def _date(name: str, file: DataFile, period: str | None) -> pl.Expr:
         return pl.when(day.is_between(dates.FIRST_DAY, dates.LAST_DAY)).then(day)
     if isinstance(kind, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
-    elif kind.is_decimal():
-        column = column.cast(pl.Float64)
+    elif kind.is_decimal() or kind.is_float():
+        column = column.cast(pl.Float64).fill_nan(None)
     elif not (kind == pl.String or kind.is_numeric() or kind == pl.Null):
         what = f"column {name!r} is {kind}, no {'era' if period == 'era' else 'date'}"
         raise InputError(str(file.path), what, dates.advice(None, period))
