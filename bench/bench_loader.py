@@ -33,6 +33,7 @@ from bench.peers import Peer, installed_peer, load_peer, peer_names
 from bench.workloads.arrays import form
 from bench.workloads.loading import Loading, fresh_blocks, loading, touch, write_source
 from loaders.batch import AHEAD, Batch, Slot, new_slot
+from loaders.cache.format import Dtype
 from loaders.errors import InputError
 from loaders.gather import fill_block, fill_windows
 from loaders.panel import Panel, open_panel
@@ -53,7 +54,7 @@ TIERS = ["ring", "resident", "mapped", "dali"] if DEVICE.type == "cuda" else ["h
 class Stored:
     """A cache: `codes` x `days` rows of `features`; its codes split evenly into blocks of CODES_OF_BLOCK or less."""
 
-    dtype: str
+    dtype: Dtype
     codes: int
     days: int
     features: int

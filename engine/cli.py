@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: 
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,13 +46,13 @@ def _fail(line: str, code: int) -> None:
     sys.exit(code)
 
 
-def _integers(text: str, option: str) -> list[int]:
+def _horizons(text: str) -> list[int]:
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(option, f"{text!r} is no list of integers", "Write for example 1,5") from error
-    if min(values) < 1 or sorted(set(values)) != values:
-        raise InputError(option, f"{text!r} is not ascending, distinct and 1 or more", "Write for example 1,5")
+        raise InputError("--horizons", f"{text!r} is no list of integers", "Write for example 1,5") from error
+    if min(values) < 1 or len(set(values)) < len(values):
+        raise InputError("--horizons", f"{text!r} is not distinct and 1 or more", "Write for example 1,5")
     return values
 
 
@@ -71,8 +70,23 @@ def cache_build(
     rename: Annotated[list[str] | None, typer.Option(help="old=new, a column's name; may be repeated.")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
     targets: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
-    horizons: Annotated[str | None, typer.Option(help="Days ahead, such as 1,5.")] = None,
+    categories: Annotated[list[str] | None, typer.Option(help="Features that are ids, stored as is (columns).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Features to leave out: names or patterns.")] = None,
+    horizons: Annotated[str | None, typer.Option(help="Rows ahead, such as 1,5, in the order of --targets.")] = None,
+    trust_horizons: Annotated[
+        bool, typer.Option("--trust-horizons", help="Do not check horizons against the targets (columns).")
+    ] = False,
+    transform: Annotated[
+        Literal["rank", "zscore", "none"], typer.Option(help="Of features, within each date over the universe.")
+    ] = "rank",
+    entry: Annotated[
+        Literal["close", "next_open", "next_close"] | None, typer.Option(help="Where labels begin (ohlcv).")
+    ] = None,
+    delisting_returns: Annotated[
+        Path | None, typer.Option(help="File of code, date, return after a code's last bar (ohlcv).")
+    ] = None,
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
+    shards: Annotated[int, typer.Option(min=1, help="Write this many caches, of some of the codes each.")] = 1,
     start: Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")] = None,
     period: Annotated[str | None, typer.Option(help="day, week, month or era (default: as the calendar says).")] = None,
@@ -91,9 +105,11 @@ def cache_build(
 
     settings = {
         "date": date, "code": code, "features": _names(features), "targets": _names(targets),
-        "horizons": None if horizons is None else _integers(horizons, "--horizons"), "dtype": dtype, "start": start,
-        "end": end, "rename": rename, "period": period, "periods_per_year": periods_per_year, "min_codes": min_codes,
-        "min_price": min_price, "min_dollar_volume": min_dollar_volume,
+        "categories": _names(categories), "exclude": _names(exclude), "rename": rename,
+        "horizons": None if horizons is None else _horizons(horizons), "trust_horizons": trust_horizons or None,
+        "transform": transform, "entry": entry, "delisting_returns": delisting_returns, "dtype": dtype,
+        "shards": shards, "start": start, "end": end, "period": period, "periods_per_year": periods_per_year,
+        "min_codes": min_codes, "min_price": min_price, "min_dollar_volume": min_dollar_volume,
     }  # fmt: skip
     manifest = build(recipe, sources, out, settings, console.print)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
@@ -113,9 +129,7 @@ def cache_simulate(
     """Build a cache of a simulated market whose attainable RankIC is known."""
     from loaders.cache.simulation.simulate import simulate
 
-    manifest = simulate(
-        out, codes, days, features, ic, seed, _integers(horizons, "--horizons"), dtype, on_progress=console.print
-    )
+    manifest = simulate(out, codes, days, features, ic, seed, _horizons(horizons), dtype, on_progress=console.print)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
 
 
@@ -125,7 +139,7 @@ def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     from loaders.cache.shards import read_manifests
 
     if as_json:
-        print(json.dumps(asdict(read_manifests(folder)[-1])))
+        print(json.dumps(read_manifests(folder)[-1].model_dump()))
         return
     from engine.inputs import resolve_device
     from loaders.inspect import inspect_cache

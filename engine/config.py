@@ -30,6 +30,8 @@ class Data(Section):
     """Names of features the cache must have. Unset: whatever it has; the run's config.toml records them."""
     horizons: tuple[int, ...] | None = None
     """Horizons the cache must have; unset as for `features`."""
+    any_scale: bool = False
+    """Takes features whose deviation is outside 0.2..5 or whose mean is more than 2 from 0, see engine/features.py."""
     context: Annotated[int, Field(ge=1, le=512)] = 20
     """L, calendar days that a score may look back on, its own day included."""
     block_days: Positive = 32

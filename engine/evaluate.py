@@ -94,7 +94,7 @@ def _scores(path: Path, panel: Panel, split: str, opened: Data | None) -> RowSco
         opened: the panel's place where it is that of the first run, None where the user named it.
     """
     if not path.is_dir():
-        return from_file(panel, read_scores(path), str(path), split)
+        return from_file(panel, read_scores(path, panel.manifest.period), str(path), split)
     if holds_folds(path):
         return from_file(panel, read_joined(path, split), str(path), split)
     run = load_run(path)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from engine.config import Config
+from engine.features import check_features
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.split import Split, gap_days, split_by_date, split_by_fraction, walk_forward
@@ -40,7 +40,7 @@ def open_inputs(config: Config, device: str) -> Iterator[Inputs]:
     """
     panel = open_panel(config.data.arrow, config.data.store)
     resolve(config, panel)
-    check_categories(config, panel)
+    check_features(config, panel)
     make_split(config, panel)
     on = resolve_device(device)
     with open_loader(config, panel, on) as source, verifying(panel) as verification:
@@ -103,25 +103,3 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
     if list(horizons) != manifest.horizons:
         what = f"expects horizons {list(horizons)}, {panel.folder} has {manifest.horizons}"
         raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
-
-
-def categorical_features(config: Config, panel: Panel) -> list[int]:
-    """Places of the features that are ids: as numbers they mean nothing."""
-    return [panel.manifest.features.index(name) for name in config.model.categories]
-
-
-def check_categories(config: Config, panel: Panel) -> None:
-    """Raise InputError for a feature of model.categories that the cache lacks, or whose values are not such ids."""
-    names, where = panel.manifest.features, "model.categories"
-    for name, count in config.model.categories.items():
-        if name not in names:
-            raise InputError(where, f"no feature {name!r} in {panel.folder}", "`cache inspect` lists the features")
-        for code in range(len(panel.offset)):
-            rows = panel.rows_of(code, 0, len(panel.calendar))
-            values = panel.features[rows, names.index(name)].astype(np.float32)
-            wrong = ~((values >= 0) & (values < count) & (values == np.floor(values)))
-            if wrong.any():
-                day = int(np.argmax(wrong))
-                of = f"{panel.manifest.codes[code]} on {panel.calendar[panel.first[code] + day]}"
-                what = f"{name} of {of} is {values[day]:g}, not one of 0..{count - 1}, in {panel.folder}"
-                raise InputError(where, what, "Number the ids from 0 on, or say that there are more")

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loaders.cache.format import ALIGNMENT, PANEL, Columns, Manifest, open_columns, open_rows
+from loaders.cache.columns import ALIGNMENT, Columns, one_column
+from loaders.cache.format import Manifest, Mapped, open_columns, open_rows
 from loaders.cache.remote import is_url, local_copy
 from loaders.cache.rows import RowSet, row_set
 from loaders.cache.shards import read_manifests
@@ -29,41 +30,13 @@ Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ShardedColumn:
-    """A column of several shards, read like an array: by rows (an index array or a slice), then anything NumPy takes.
-
-    Reading copies what is asked for; rows between two shards, which belong to none, are never asked for.
-    """
-
-    parts: tuple[npt.NDArray[Any], ...]
-    starts: Int  # first row of each part
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.parts[0].dtype
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        rows, *rest = key if isinstance(key, tuple) else (key,)
-        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
-        part = np.searchsorted(self.starts, rows, "right") - 1
-        pieces = [(part == i, array) for i, array in enumerate(self.parts)]
-        found = [array[(rows[here] - self.starts[i], *rest)] for i, (here, array) in enumerate(pieces)]
-        out = np.empty((*rows.shape, *found[0].shape[1:]), self.dtype)
-        for (here, _), values in zip(pieces, found, strict=True):
-            out[here] = values
-        return out
-
-
-@dataclass(frozen=True)
 class Panel:
     """The rows of a cache, code by code and day by day: row(code s, day t) = offset[s] + t - first[s]."""
 
     folder: Path
     manifest: Manifest
-    shards: tuple[Columns, ...]  # keep the files mapped
-    files: tuple[tuple[Path, os.stat_result], ...]  # each shard's rows as they were on opening
-    starts: Int  # [shards] first row of each
+    files: tuple[Mapped, ...]  # of each shard
+    starts: Int  # first row of each batch of each file
     offset: Int  # [S] row of each code's first day
     first: Int  # [S] calendar index of that day
     days: Int  # [S] days in the code's span
@@ -74,7 +47,7 @@ class Panel:
 
     @cached_property
     def features(self) -> npt.NDArray[Any]:
-        """[rows, F] float16 or float32, a read-only view on the file (of several shards: a `ShardedColumn`)."""
+        """[rows, F] float16 or float32, a read-only view on the file (of several batches or shards: a `RowColumn`)."""
         return self._column("features")
 
     @cached_property
@@ -88,9 +61,12 @@ class Panel:
         return self._column("presence")
 
     def _column(self, name: str) -> Any:
-        parts = tuple(getattr(columns, name) for columns in self.shards)
-        rows = int(self.starts[-1]) + len(parts[-1])
-        return parts[0] if len(parts) == 1 else ShardedColumn(parts, self.starts, (rows, *parts[0].shape[1:]))
+        return one_column([getattr(columns, name) for columns in self.batches], self.starts)
+
+    @property
+    def batches(self) -> list[Columns]:
+        """The record batches of all files."""
+        return [columns for file in self.files for columns in file.batches]
 
     @cached_property
     def spans(self) -> Int:
@@ -113,7 +89,7 @@ class Panel:
     @property
     def nbytes(self) -> int:
         """Bytes of features, targets and presence."""
-        return sum(c.features.nbytes + c.targets.nbytes + c.presence.nbytes for c in self.shards)
+        return sum(c.features.nbytes + c.targets.nbytes + c.presence.nbytes for c in self.batches)
 
     def rows_of(self, code: int, start: int, stop: int) -> slice:
         """The rows of one code on the calendar days start..stop-1, clipped to its span."""
@@ -145,7 +121,8 @@ class Panel:
 
         Asks the file system for each file's size and time of change, a few microseconds; reads no row.
         """
-        for path, opened in self.files:
+        for file in self.files:
+            path, opened = file.path, file.opened
             try:
                 now = os.stat(path)
             except OSError:
@@ -176,31 +153,35 @@ def open_panel(where: str | Path, store: str | Path = STORE) -> Panel:
     if is_url(str(where)):
         folder = local_copy(str(where), Path(store).expanduser(), lambda line: print(line, file=sys.stderr))
     folders, manifests, manifest = read_manifests(folder)
-    shards = tuple(open_columns(path, manifest) for path, manifest in zip(folders, manifests, strict=True))
-    bits = [open_rows(path, manifest) for path, manifest in zip(folders, manifests, strict=True)]
-    files = tuple((path / PANEL, os.stat(path / PANEL)) for path in folders)
+    files = tuple(open_columns(path, each) for path, each in zip(folders, manifests, strict=True))
+    bits = [open_rows(path, each) for path, each in zip(folders, manifests, strict=True)]
 
     # A shard begins at a multiple of 64 rows, so that the bits of several are theirs one after the other.
-    padded = [math.ceil(manifest.rows / ALIGNMENT) * ALIGNMENT for manifest in manifests]
-    starts = np.cumsum([0, *padded[:-1]]).astype(np.int64)
+    padded = [math.ceil(each.rows / ALIGNMENT) * ALIGNMENT for each in manifests]
+    shards = np.cumsum([0, *padded[:-1]]).astype(np.int64)
     joint = bits[0] if len(bits) == 1 else np.concatenate([*(b[:, :-1] for b in bits), np.zeros((2, 1), np.uint64)], 1)
-    spans = [np.array(manifest.days, np.int64) for manifest in manifests]
-    local = [np.cumsum(days) - days for days in spans]
-    offset = np.concatenate([start + rows for start, rows in zip(starts, local, strict=True)])
-    address = np.concatenate([_addresses(c, rows) for c, rows in zip(shards, local, strict=True)], 1)
+    offset, address, starts = [], [], []
+    for shard, file, each in zip(shards, files, manifests, strict=True):
+        days = np.array(each.days, np.int64)
+        local = np.cumsum(days) - days  # row of each code's first day, in its shard
+        of_batch = np.cumsum([0, *(batch.rows for batch in each.batches)])
+        for columns, first, stop in zip(file.batches, of_batch, of_batch[1:], strict=False):
+            address.append(_addresses(columns, local[(local >= first) & (local < stop)] - first))
+        starts += [shard + first for first in of_batch[:-1]]
+        offset.append(shard + local)
+    rows, addresses = np.concatenate(offset), np.concatenate(address, 1)
     if len(folders) > 1:
-        order = np.argsort(np.concatenate([m.codes for m in manifests]))
-        offset, address = offset[order], np.ascontiguousarray(address[:, order])
+        order = np.argsort(np.concatenate([each.codes for each in manifests]))
+        rows, addresses = rows[order], np.ascontiguousarray(addresses[:, order])
     return Panel(
         folder=folder,
         manifest=manifest,
-        shards=shards,
         files=files,
-        starts=starts,
-        offset=offset,
+        starts=np.array(starts, np.int64),
+        offset=rows,
         first=np.array(manifest.first, np.int64),
         days=np.array(manifest.days, np.int64),
-        address=address,
+        address=addresses,
         calendar=np.array(manifest.calendar, "datetime64[D]"),
         present=row_set(joint[0]),
         samples=row_set(joint[1]),

@@ -44,17 +44,17 @@ def verifying(panel: Panel) -> Iterator[Verification]:
 
     def compare() -> None:
         try:
-            for (path, _), columns in zip(panel.files, panel.shards, strict=True):
-                manifest = read_manifest(path.parent)
+            for file in panel.files:
+                manifest = read_manifest(file.path.parent)
                 size = manifest.chunk_bytes
-                with memoryview(columns.mapping) as rows:
+                with memoryview(file.mapping) as rows:
                     for i, expected in enumerate(manifest.checksums):
                         if verification.stop.is_set():
                             return
                         with rows[i * size : (i + 1) * size] as chunk:
                             if checksum_of(chunk) != expected:
                                 what = f"checksum differs in {chunk_name(i, size)}"
-                                raise InputError(str(path), what, "Restore or rebuild the cache, then resume")
+                                raise InputError(str(file.path), what, "Restore or rebuild the cache, then resume")
         except BaseException as error:  # re-raised by whoever asks
             verification.error = error
         finally:

@@ -7,23 +7,23 @@ the last h days of a code's span have no target for horizon h.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, create_columns, write_manifest
+from loaders.cache.columns import create_columns
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, write_manifest
 from loaders.panel import Panel, open_panel
 
 
 def rewritten(panel: Panel, folder: Path, **columns: np.ndarray) -> Panel:
     """The same cache in another folder, with other `features`, `targets` or `presence`."""
     folder.mkdir(parents=True)
-    rows, features, horizons = panel.manifest.rows, len(panel.manifest.features), len(panel.manifest.horizons)
-    copy = create_columns(folder, rows, features, horizons, panel.manifest.dtype)
+    features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
+    copy = create_columns(folder, panel.manifest.days, features, horizons, panel.manifest.dtype)
     for name in ("features", "targets", "presence"):
         getattr(copy, name)[:] = columns.get(name, getattr(panel, name))
-    write_manifest(folder, replace(panel.manifest))
+    write_manifest(folder, panel.manifest.model_copy(update={"batches": copy.batches}))
     return open_panel(folder)
 
 
@@ -52,7 +52,7 @@ def write_panel(
     rows = int(days.sum())
 
     folder.mkdir(parents=True, exist_ok=True)
-    columns = create_columns(folder, rows, n_features, len(horizons), dtype)
+    columns = create_columns(folder, days, n_features, len(horizons), dtype)
     presence = rng.choice(np.array([ABSENT, CONTEXT, SCORED], np.uint8), rows, p=[0.03, 0.05, 0.92])
     columns.presence[:] = presence
     features = rng.standard_normal((rows, n_features))
@@ -81,6 +81,7 @@ def write_panel(
             counts={name: int(n) for name, n in kinds},
             recipe={"name": "test", "seed": seed, "signal": signal},
             normalisation="none",
+            batches=columns.batches,
         ),
     )
     return open_panel(folder)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from loaders.batch import Request
-from loaders.cache.format import SCORED, Manifest, create_columns, write_manifest
+from loaders.cache.columns import create_columns
+from loaders.cache.format import SCORED, Dtype, Manifest, write_manifest
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan
 from loaders.split import Days
@@ -69,10 +70,10 @@ def loading(panel: Panel, days: int, codes: int, context: int) -> Loading:
     return Loading(panel, Days(context - 1, len(panel.calendar)), days, codes, context)
 
 
-def write_source(folder: Path, dtype: str, codes: int, days: int, features: int, seed: int = 0) -> Panel:
+def write_source(folder: Path, dtype: Dtype, codes: int, days: int, features: int, seed: int = 0) -> Panel:
     """Write a cache of standard normal features in which every code trades, and has a target, on every day."""
     rows = codes * days
-    columns = create_columns(folder, rows, features, len(HORIZONS), dtype)
+    columns = create_columns(folder, [days] * codes, features, len(HORIZONS), dtype)
     columns.presence[:] = SCORED
 
     def fill(code: int) -> None:
@@ -95,6 +96,7 @@ def write_source(folder: Path, dtype: str, codes: int, days: int, features: int,
         counts={"absent": 0, "context": 0, "scored": rows},
         recipe={"name": "benchmark", "seed": seed},
         normalisation="none",
+        batches=columns.batches,
     )
     write_manifest(folder, manifest)
     return open_panel(folder)

@@ -20,10 +20,9 @@ from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_model
 from engine.config import Config
 from engine.config_file import config_hash, load_config
 from engine.distributed import SINGLE, World
+from engine.features import categorical_features, check_features
 from engine.inputs import (
-    categorical_features,
     check_agreement,
-    check_categories,
     make_split,
     open_loader,
     resolve_device,
@@ -185,7 +184,7 @@ def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | No
     """
     config, model = run.config, run.model
     check_agreement(run.state.features, run.state.horizons, panel, str(run.folder))
-    check_categories(config, panel)
+    check_features(config, panel)
     if member is not None:
         if member >= len(model.members):
             what = f"the run has {len(model.members)} models, and so no number {member}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engine.config import Config
-from engine.inputs import categorical_features, make_split
+from engine.features import categorical_features
+from engine.inputs import make_split
 from engine.score.online import online_slopes
 from engine.score.part_metrics import PartSamples, part_samples
 from engine.score.risk import Moments, moments_of

@@ -266,7 +266,7 @@ def _write_summary(run: Run) -> None:
             "valid": _part_metrics(run, model, fold.split.valid, fold.valid, run.valid_online),
             "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),
         },
-        "throughput": throughput(state, run.inputs.device),
+        "throughput": throughput(state, run.inputs.device, run.memory),
     }
     if run.learner.world.first:
         write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())

@@ -17,6 +17,7 @@ from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weight
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.distributed import SINGLE, RankLost, World
+from engine.features import useless
 from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
 from engine.score.predict import weighted_online_scores
@@ -24,6 +25,7 @@ from engine.score.risk import risk_directions
 from engine.score.rows import Float32
 from engine.train.fold import Fold
 from engine.train.learner import Learner, make_learner
+from engine.train.memory import PeakMemory, watch_memory
 from engine.train.objective import Objective, make_objective
 from engine.train.schedule import Phase, phases_of
 from engine.train.tracking import RunLog, device_name, open_log, write_metrics
@@ -55,6 +57,7 @@ class Run:
     learner: Learner
     log: RunLog
     stop: list[int]  # signals received
+    memory: PeakMemory
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -123,7 +126,8 @@ def open_run(
                 _make_folder(folder)
         stop = stack.enter_context(_signals())
         log = stack.enter_context(open_log(folder, console, state, resume, world.first))
-        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop)
+        memory = stack.enter_context(watch_memory())
+        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, memory)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume:
             run.save_last()
@@ -132,6 +136,8 @@ def open_run(
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))
+        if (line := useless(panel.manifest)) is not None:
+            console.print(line)
         world.barrier()  # until all have read the checkpoint that the first will replace
         yield run
 

@@ -1,7 +1,6 @@
 """Reporting of a run: progress bar, TensorBoard events, metrics.jsonl, throughput. Nothing here changes a metric."""
 
 import platform
-import resource
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.checkpoint import State
 from engine.score.tables import to_json
+from engine.train.memory import PeakMemory
 from loaders.cache.atomic import write_atomically
 
 
@@ -91,13 +91,14 @@ def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
     writer.flush()
 
 
-def throughput(state: State, device: torch.device) -> dict[str, float | int | None]:
-    """Throughput as summary.json has it; a sample counts once, a row each time it is read."""
+def throughput(state: State, device: torch.device, memory: PeakMemory) -> dict[str, float | int | None]:
+    """Throughput as summary.json has it; a sample counts once, a row each time it is read.
+
+    Peak memory is the device's on CUDA, else what the process allocated; `peak_mapped_bytes` are pages of mapped files.
+    """
+    memory.read()
     train, validation = max(state.seconds["train"], 1e-9), state.seconds["validation"]
     cuda = device.type == "cuda"
-    peak = (
-        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     return {
         "samples_per_s": state.samples / train,
         "rows_per_s": state.rows / train,
@@ -105,7 +106,8 @@ def throughput(state: State, device: torch.device) -> dict[str, float | int | No
         "data_wait_fraction": state.seconds["wait"] / train,
         "validation_fraction": validation / (train + validation),
         "device_utilization": _utilization(device) if cuda else None,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else memory.anonymous,
+        "peak_mapped_bytes": memory.mapped,
     }
 
 

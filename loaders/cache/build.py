@@ -9,6 +9,7 @@ from loaders.cache.format import Manifest
 from loaders.cache.recipes.columns import ColumnsOptions, build_columns
 from loaders.cache.recipes.common import Options, Progress
 from loaders.cache.recipes.ohlcv import OhlcvOptions, build_ohlcv
+from loaders.cache.shards import read_manifests
 from loaders.errors import InputError
 
 
@@ -16,7 +17,7 @@ class Recipe(NamedTuple):
     """Its settings, and the function that builds a cache: of files or folders, the cache's folder and the settings."""
 
     options: type[Options]
-    build: Callable[[list[Path], Path, Any, Progress], Manifest]
+    build: Callable[[list[Path], Path, Any, Progress], None]
 
 
 RECIPES = {"columns": Recipe(ColumnsOptions, build_columns), "ohlcv": Recipe(OhlcvOptions, build_ohlcv)}
@@ -25,7 +26,7 @@ RECIPES = {"columns": Recipe(ColumnsOptions, build_columns), "ohlcv": Recipe(Ohl
 def build(
     recipe: str, paths: list[Path], out: Path, settings: dict[str, Any], on_progress: Progress = lambda line: None
 ) -> Manifest:
-    """Build a cache in `out` of files, or folders of them, in any row order.
+    """Build a cache in `out` of files, or folders of them, in any row order; gives its manifest.
 
     Args:
         recipe: a key of RECIPES.
@@ -44,4 +45,5 @@ def build(
         if name not in known:
             option = "--" + name.replace("_", "-")
             raise InputError(option, f"recipe {recipe} does not take it", "Leave it out, or use another --recipe")
-    return run(paths, out, kind(**given), on_progress)
+    run(paths, out, kind(**given), on_progress)
+    return read_manifests(out)[-1]

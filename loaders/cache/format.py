@@ -1,8 +1,8 @@
-"""The cache format: one folder, one Arrow IPC file of rows, one JSON manifest.
+"""The cache format: one folder of three files.
 
     cache/
-      manifest.json    names, calendar, codes, recipe, row counts, checksums
-      panel.arrow      one record batch, uncompressed, every buffer 64-byte aligned in the file:
+      manifest.json    names, calendar, codes, recipe, counts, statistics of features, layout of batches, checksums
+      panel.arrow      record batches, uncompressed, every buffer 64-byte aligned in the file (see columns.py):
                          features  FixedSizeList<float16|float32>[F]
                          targets   FixedSizeList<float32>[H]      NaN = no target, never zero
                          presence  uint8                          ABSENT, CONTEXT or SCORED
@@ -15,11 +15,11 @@ Rows lie code by code and, within a code, day by day over its whole span (first.
 
 needs no index and no search, and a block of S codes is S contiguous runs. A day on which a code did not trade
 is an ABSENT row of zeros. A CONTEXT row was there but outside the universe: it may be looked back on, and is never
-scored or ranked. The file is padded with absent rows to a multiple of 64 rows, which keeps every buffer aligned.
+scored or ranked. A code's rows lie in one record batch.
 
 Not checked on opening: the checksums of panel.arrow (`verify` does that; it reads every byte).
 
-F features, H horizons, S codes
+F features, H horizons, S codes, N rows
 """
 
 import hashlib
@@ -28,121 +28,89 @@ import math
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from loaders.cache.columns import PANEL, BatchLayout, Columns, arrow_offsets, map_file, views
 from loaders.cache.rows import WORD, row_bits
+from loaders.cache.statistics import FeatureStats, RunningStats, moments
 from loaders.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ABSENT, CONTEXT, SCORED = 0, 1, 2
-ALIGNMENT = 64
 CHUNK_BYTES = 16 << 20
-MANIFEST, PANEL, ROWS = "manifest.json", "panel.arrow", "rows.npy"
-DTYPES = {"float16": pa.float16(), "float32": pa.float32()}  # of stored features
+MANIFEST, ROWS = "manifest.json", "rows.npy"
+
+Count = Annotated[int, Field(ge=0)]
+Dtype = Literal["float16", "float32"]
+Transform = Literal["rank", "zscore", "none"]
 
 
-@dataclass
-class Manifest:
+class Manifest(BaseModel):
     """What a cache holds. Written last: a folder without a manifest is not a cache."""
 
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     features: list[str]
-    horizons: list[int]
-    dtype: str  # of the stored features: "float16" or "float32"
+    horizons: list[Annotated[int, Field(ge=1)]]  # ascending, distinct
+    dtype: Dtype  # of the stored features
     calendar: list[str]  # ISO dates, ascending, distinct
     codes: list[str]  # ascending, distinct
-    first: list[int]  # per code, calendar index of the first day of its span
-    days: list[int]  # per code, calendar days in its span
-    rows: int  # sum of days; absent rows included, padding excluded
-    counts: dict[str, int]  # rows by kind, and what the recipe did to odd input
+    first: list[Count]  # per code, calendar index of the first day of its span
+    days: list[Annotated[int, Field(ge=1)]]  # per code, calendar days in its span
+    rows: Count  # sum of days; absent rows included, padding excluded
+    counts: dict[str, Count]  # rows by kind, and what the recipe did to odd input
     recipe: dict[str, Any]  # name and settings that built it
-    normalisation: str
+    normalisation: str  # in words
+    transform: Transform = "none"  # of features, within each date
+    categories: list[str] = []  # features that are ids, stored as they are
+    targets: list[str] = []  # what the target of each horizon is
+    known_after: Count = 0  # days after t + h when the target of day t is known; 1 where it begins at t + 1's close
+    period: Literal["day", "week", "month", "era", "other"] = "day"  # what a calendar row is
+    periods_per_year: Annotated[float, Field(gt=0)] | None = 252.0  # None: not known, ratios are not annualised
+    source: list[FeatureStats] = []  # of each feature as the source has it
+    stored: list[FeatureStats] = []  # of each feature as it is stored
     simulation: dict[str, Any] | None = None
-    chunk_bytes: int = CHUNK_BYTES
-    checksums: list[str] = field(default_factory=list)  # sha256 per chunk of panel.arrow, first 16 hex digits
-    rows_checksums: list[str] = field(default_factory=list)  # the same of rows.npy
+    batches: list[BatchLayout] = []
+    panel_bytes: Count = 0  # size of panel.arrow
+    chunk_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = CHUNK_BYTES
+    checksums: list[str] = []  # sha256 per chunk of panel.arrow, first 16 hex digits
+    rows_checksums: list[str] = []  # the same of rows.npy
     cache_id: str = ""
     format_version: int = FORMAT_VERSION
 
 
-def _schema(n_features: int, n_horizons: int, dtype: str, padding: int) -> pa.Schema:
-    value = DTYPES[dtype]
-    return pa.schema(
-        [
-            pa.field("features", pa.list_(pa.field("item", value, nullable=False), n_features), nullable=False),
-            pa.field("targets", pa.list_(pa.field("item", pa.float32(), nullable=False), n_horizons), nullable=False),
-            pa.field("presence", pa.uint8(), nullable=False),
-        ],
-        metadata={"padding": " " * padding},
-    )
+@dataclass(frozen=True)
+class Mapped:
+    """panel.arrow of an open cache: its mapping, the file as it was on opening, and views on each batch."""
+
+    path: Path
+    opened: os.stat_result
+    mapping: mmap.mmap
+    batches: list[Columns]
 
 
-def _batch(schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    """A record batch of zeros whose pages are never touched in memory."""
-    arrays = []
-    for column in schema:
-        fixed = pa.types.is_fixed_size_list(column.type)
-        value, width = (column.type.value_type, column.type.list_size) if fixed else (column.type, 1)
-        zeros = pa.py_buffer(np.zeros(rows * width * value.bit_width // 8, np.uint8))
-        flat = pa.Array.from_buffers(value, rows * width, [None, zeros])
-        arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=column.type) if fixed else flat)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+def open_columns(folder: Path, manifest: Manifest) -> Mapped:
+    """Map panel.arrow read-only; no value is read or copied, and no Arrow metadata is parsed.
 
-
-def _write_ipc(sink: Any, n_features: int, n_horizons: int, dtype: str, rows: int, padding: int) -> None:
-    schema = _schema(n_features, n_horizons, dtype, padding)
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(_batch(schema, rows))
-
-
-def _body_offset(n_features: int, n_horizons: int, dtype: str, padding: int) -> int:
-    """Where the first buffer would lie in the file: the headers' size does not depend on the number of rows."""
-    sink = pa.BufferOutputStream()
-    _write_ipc(sink, n_features, n_horizons, dtype, ALIGNMENT, padding)
-    buffer = sink.getvalue()
-    batch = pa.ipc.open_file(buffer).get_batch(0)
-    return int(batch.column(0).flatten().buffers()[1].address - buffer.address)
-
-
-@dataclass
-class Columns:
-    """NumPy views on the rows of a cache, padding excluded: features [rows, F], targets [rows, H], presence [rows]."""
-
-    features: npt.NDArray[Any]
-    targets: npt.NDArray[np.float32]
-    presence: npt.NDArray[np.uint8]
-    mapping: mmap.mmap  # of the whole file
-
-
-def create_columns(folder: Path, rows: int, n_features: int, n_horizons: int, dtype: str) -> Columns:
-    """Write panel.arrow with `rows` absent rows and return writable views on its mapping.
-
-    The file's blocks are allocated before any view is handed out, so a full disk is an OSError here and never a
-    bus error later.
+    Raises InputError where the file is cut short or its batches do not hold the manifest's rows.
     """
-    padded = math.ceil(max(rows, 1) / ALIGNMENT) * ALIGNMENT
-    padding = next(p for p in range(8 * ALIGNMENT) if _body_offset(n_features, n_horizons, dtype, p) % ALIGNMENT == 0)
     path = folder / PANEL
-    with pa.OSFile(str(path), "wb") as sink:
-        _write_ipc(sink, n_features, n_horizons, dtype, padded, padding)
-    columns = _views(path, rows, n_features, n_horizons, writable=True)
-    columns.targets[:] = np.nan
-    return columns
-
-
-def open_columns(folder: Path, manifest: Manifest) -> Columns:
-    """Map panel.arrow read-only; no value is read or copied.
-
-    Raises InputError where the file's columns disagree with the manifest or the file is cut short.
-    """
-    return _views(
-        folder / PANEL, manifest.rows, len(manifest.features), len(manifest.horizons), False, expected=manifest.dtype
-    )
+    mapping = map_file(path)
+    try:
+        if manifest.panel_bytes and len(mapping) != manifest.panel_bytes:
+            raise ValueError(f"{len(mapping):,} bytes, not {manifest.panel_bytes:,}")
+        width = (len(manifest.features), len(manifest.horizons), manifest.dtype)
+        batches = views(mapping, manifest.batches, *width)
+    except ValueError as error:
+        raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
+    return Mapped(path, os.stat(path), mapping, batches)
 
 
 def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
@@ -161,45 +129,6 @@ def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
         what = f"{bits.dtype} of shape {bits.shape}, {manifest.rows} rows need uint64 (2, {words})"
         raise InputError(str(path), what, "Rebuild the cache")
     return bits
-
-
-def _views(
-    path: Path, rows: int, n_features: int, n_horizons: int, writable: bool, expected: str | None = None
-) -> Columns:
-    try:
-        with path.open("r+b" if writable else "rb") as file:
-            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            mapping = mmap.mmap(file.fileno(), 0, access=access)
-        buffer = pa.py_buffer(mapping)
-        batch = pa.ipc.open_file(buffer).get_batch(0)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise InputError(str(path), f"not a readable panel file ({error})", "Rebuild the cache") from error
-    value = DTYPES.get(expected or "")
-    for name, width in (("features", n_features), ("targets", n_horizons)):
-        kind = batch.schema.field(name).type if name in batch.schema.names else None
-        if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != width:
-            raise InputError(str(path), f"column {name} is {kind}, the manifest says {width} wide", "Rebuild the cache")
-    stored = batch.schema.field("features").type.value_type
-    if (value is not None and stored != value) or batch.num_rows < rows:
-        raise InputError(
-            str(path), f"{batch.num_rows} rows of {stored}, the manifest says {rows} of {expected}", "Rebuild the cache"
-        )
-
-    start = np.frombuffer(mapping, np.uint8).ctypes.data
-
-    def view(array: pa.Array, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        # Views are taken on the mapping itself: unlike Arrow's buffers they are writable where the mapping is.
-        offset = array.buffers()[1].address - start
-        if offset % ALIGNMENT:
-            raise InputError(str(path), f"a buffer lies at byte {offset}, not {ALIGNMENT}-byte aligned", "Rebuild it")
-        return np.frombuffer(mapping, dtype, math.prod(shape), offset).reshape(shape)
-
-    return Columns(
-        view(batch.column("features").flatten(), stored.to_pandas_dtype(), (rows, n_features)),
-        view(batch.column("targets").flatten(), np.float32, (rows, n_horizons)),
-        view(batch.column("presence"), np.uint8, (rows,)),
-        mapping,
-    )
 
 
 def checksum_of(chunk: bytes | memoryview) -> str:
@@ -226,25 +155,44 @@ def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[str]:
 
 def manifest_id(manifest: Manifest) -> str:
     """Identity of a cache: a hash of everything the manifest says, checksums of the values included."""
-    content = {k: v for k, v in asdict(manifest).items() if k != "cache_id"}
+    content = manifest.model_dump(exclude={"cache_id"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write rows.npy, checksum both files of rows, then write the manifest and flush all to disk."""
-    columns = open_columns(folder, manifest)
-    sample = (columns.presence == SCORED) & np.isfinite(columns.targets).any(1)
-    np.save(folder / ROWS, np.stack([row_bits(columns.presence != ABSENT), row_bits(sample)]))
+    """Measure the stored features, write rows.npy, checksum both files of rows, write the manifest, flush all."""
+    batches = open_columns(folder, manifest).batches
+    manifest.stored = _measure(batches)
+    present = np.concatenate([columns.presence for columns in batches])
+    sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
+    np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
+    manifest.panel_bytes = (folder / PANEL).stat().st_size
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
-        json.dump(asdict(manifest), file)
+        json.dump(manifest.model_dump(), file)
         file.flush()
         os.fsync(file.fileno())
     for name in (PANEL, ROWS):
         with (folder / name).open("rb") as rows:
             os.fsync(rows.fileno())
+
+
+def _measure(batches: list[Columns], rows: int = 1 << 14) -> list[FeatureStats]:
+    """Statistics of the stored values of the scored rows."""
+    stats = RunningStats(batches[0].features.shape[1])
+
+    def one(piece: tuple[Columns, int]) -> tuple[npt.NDArray[np.float64], int]:
+        columns, start = piece
+        scored = columns.presence[start : start + rows] == SCORED
+        return moments(columns.features[start : start + rows], scored), int(scored.sum())
+
+    pieces = [(columns, start) for columns in batches for start in range(0, len(columns.presence), rows)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found, count in pool.map(one, pieces):
+            stats.add(found, count)
+    return stats.result()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -262,22 +210,37 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(str(path), f"not a readable manifest ({error})", "Rebuild the cache") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise InputError(
-            str(path), f"format version {version}, this release reads {FORMAT_VERSION}", "Rebuild the cache"
-        )
+        what = f"format version {version}, this release reads {FORMAT_VERSION}"
+        raise InputError(str(path), what, "Rebuild the cache")
     try:
-        manifest = Manifest(**content)
-        spans = list(zip(manifest.first, manifest.days, strict=False))
-        consistent = (
-            sum(manifest.days) == manifest.rows
-            and len(manifest.codes) == len(manifest.first) == len(manifest.days)
-            and all(f >= 0 and n >= 1 and f + n <= len(manifest.calendar) for f, n in spans)
-        )
-    except TypeError as error:
-        raise InputError(str(path), f"unexpected content ({error})", "Rebuild the cache") from error
-    if not consistent or manifest.cache_id != manifest_id(manifest):
-        raise InputError(str(path), "the manifest was altered: its content and its id disagree", "Rebuild the cache")
+        manifest = Manifest.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(str(path), f"unexpected content in {where} ({first['msg']})", "Rebuild the cache") from error
+    odd = _inconsistency(manifest)
+    if odd is None and manifest.cache_id != manifest_id(manifest):
+        odd = "its content and its id disagree"
+    if odd is not None:
+        raise InputError(str(path), f"the manifest was altered: {odd}", "Rebuild the cache")
     return manifest
+
+
+def _inconsistency(m: Manifest) -> str | None:
+    """What in a manifest cannot be, in words."""
+    for name in ("calendar", "codes", "horizons"):
+        values = getattr(m, name)
+        if any(a >= b for a, b in pairwise(values)):
+            return f"{name} is not ascending and distinct"
+    if len(set(m.features)) < len(m.features):
+        return "features are not distinct"
+    if not len(m.codes) == len(m.first) == len(m.days):
+        return "codes, first and days differ in length"
+    if any(first + days > len(m.calendar) for first, days in zip(m.first, m.days, strict=True)):
+        return "a code's span ends after the calendar"
+    if sum(m.days) != m.rows or (m.batches and sum(batch.rows for batch in m.batches) != m.rows):
+        return "its rows are not those of its codes"
+    return None
 
 
 def verify(folder: Path) -> Manifest:
@@ -287,8 +250,12 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     _verify_file(folder / PANEL, manifest.checksums, manifest.chunk_bytes)
-    open_columns(folder, manifest)
+    mapped = open_columns(folder, manifest)
     open_rows(folder, manifest)
+    expected = [(batch.features, batch.targets, batch.presence) for batch in manifest.batches]
+    if arrow_offsets(mapped.mapping) != expected:
+        what = "its record batches are not where the manifest says"
+        raise InputError(str(folder / PANEL), what, "Rebuild the cache")
     return manifest
 
 

@@ -9,6 +9,7 @@ S codes, T days
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class Layout:
     first: Int  # [S] calendar index of each code's first day
     days: Int  # [S] calendar days in its span
 
-    @property
+    @cached_property
     def offset(self) -> Int:
         """[S] row of each code's first day."""
         return np.cumsum(self.days) - self.days
@@ -50,6 +51,17 @@ class Layout:
         """Code and ISO date of a row."""
         code = int(np.searchsorted(self.offset, row, "right")) - 1
         return self.codes[code], str(self.calendar[self.first[code] + row - self.offset[code]])
+
+    def day_of(self, rows: Int) -> Int:
+        """Calendar index of each row [n]."""
+        code = np.searchsorted(self.offset, rows, "right") - 1
+        return rows - self.offset[code] + self.first[code]
+
+    def rows_of_date(self) -> Int:
+        """[T] how many spans hold each date."""
+        change = np.bincount(self.first, minlength=len(self.calendar) + 1)
+        change -= np.bincount(self.first + self.days, minlength=len(self.calendar) + 1)
+        return np.cumsum(change)[:-1]
 
     def place(self, row: int) -> str:
         """`CODE on DATE` of a row."""

@@ -5,13 +5,18 @@ the same features, horizons and type of values, and agree on the calendar where 
 Rows stay where they are: nothing is merged, and a code's rows are one run as before.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from loaders.cache.format import MANIFEST, Manifest, manifest_id, read_manifest
+from loaders.cache.statistics import FeatureStats
 from loaders.errors import InputError
+
+SHARED = (
+    "features", "horizons", "dtype", "normalisation", "transform", "categories", "known_after", "period",
+    "periods_per_year",
+)  # fmt: skip
 
 
 def shard_folders(folder: Path) -> list[Path]:
@@ -39,7 +44,7 @@ def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
     """
     first = manifests[0]
     for path, manifest in zip(folders[1:], manifests[1:], strict=True):
-        for name in ("features", "horizons", "dtype", "normalisation"):
+        for name in SHARED:
             if getattr(manifest, name) != getattr(first, name):
                 what = f"{name} differ from those of {folders[0]}"
                 raise InputError(str(path), what, "Build all shards with the same recipe and options")
@@ -59,18 +64,39 @@ def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
             owner[code] = path
             spans.append((code, start + day, days))
     spans.sort()
-    joined = replace(
-        first,
-        calendar=calendar,
-        codes=[code for code, _, _ in spans],
-        first=[day for _, day, _ in spans],
-        days=[days for _, _, days in spans],
-        rows=sum(manifest.rows for manifest in manifests),
-        counts={name: int(np.sum([m.counts.get(name, 0) for m in manifests])) for m in manifests for name in m.counts},
-        recipe={"name": "shards", "shards": {p.name: m.cache_id for p, m in zip(folders, manifests, strict=True)}},
-        simulation=None,
-        checksums=[],
-        rows_checksums=[],
-    )
+    counts = {name: sum(m.counts.get(name, 0) for m in manifests) for m in manifests for name in m.counts}
+    changes = {
+        "calendar": calendar,
+        "codes": [code for code, _, _ in spans],
+        "first": [day for _, day, _ in spans],
+        "days": [days for _, _, days in spans],
+        "rows": sum(manifest.rows for manifest in manifests),
+        "counts": counts,
+        "recipe": {"name": "shards", "shards": {p.name: m.cache_id for p, m in zip(folders, manifests, strict=True)}},
+        "source": _pooled([m.source for m in manifests], [m.counts.get("scored", 0) for m in manifests]),
+        "stored": _pooled([m.stored for m in manifests], [m.counts.get("scored", 0) for m in manifests]),
+        "simulation": None,
+        "batches": [],
+        "panel_bytes": sum(manifest.panel_bytes for manifest in manifests),
+        "checksums": [],
+        "rows_checksums": [],
+    }
+    joined = first.model_copy(update=changes)
     joined.cache_id = manifest_id(joined)
     return joined
+
+
+def _pooled(stats: list[list[FeatureStats]], rows: list[int]) -> list[FeatureStats]:
+    """Statistics of all shards' rows together; none where a shard has none."""
+    if not all(stats) or not sum(rows):
+        return []
+    weight = np.array(rows) / sum(rows)
+    pooled = []
+    for of_feature in zip(*stats, strict=True):
+        means, deviations = (np.array([getattr(s, name) for s in of_feature]) for name in ("mean", "deviation"))
+        mean = float(weight @ means)
+        variance = float(weight @ (deviations**2 + (means - mean) ** 2))
+        low, high = min(s.low for s in of_feature), max(s.high for s in of_feature)
+        missing = float(weight @ np.array([s.missing for s in of_feature]))
+        pooled.append(FeatureStats(mean=mean, deviation=variance**0.5, low=low, high=high, missing=missing))
+    return pooled

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.cache.format import ALIGNMENT, PANEL
+from loaders.cache.columns import ALIGNMENT, PANEL
 from loaders.panel import Int, Panel
 from loaders.tiers.cores import available_memory, usable_cores
 from loaders.tiers.driver import DEVICE_MAP, PORTABLE, READ_ONLY, READ_ONLY_REGISTRATION, Driver, describe
@@ -63,14 +63,15 @@ def locked(panel: Panel, driver: Driver) -> Iterator[Locked]:
 def _in_place(panel: Panel, driver: Driver, stack: ExitStack) -> Int:
     if driver.attribute(READ_ONLY_REGISTRATION) != 1:
         raise Refused("the device cannot lock read-only memory (attribute 113 is 0)")
-    for columns in panel.shards:
-        stack.enter_context(_registered(driver, _span(columns.mapping), READ_ONLY | DEVICE_MAP | PORTABLE))
+    for file in panel.files:
+        stack.enter_context(_registered(driver, _span(file.mapping), READ_ONLY | DEVICE_MAP | PORTABLE))
     return panel.address
 
 
 def _in_memory(panel: Panel, driver: Driver, stack: ExitStack) -> Int:
     moves = []
-    for (path, _), columns in zip(panel.files, panel.shards, strict=True):
+    for rows in panel.files:
+        path = rows.path
         kind = file_system(path)
         if kind not in MEMORY_FILE_SYSTEMS:
             raise Refused(f"the cache lies on {kind}, not on {' or '.join(MEMORY_FILE_SYSTEMS[:2])}")
@@ -79,7 +80,7 @@ def _in_memory(panel: Panel, driver: Driver, stack: ExitStack) -> Int:
                 writable = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE)
         except OSError as error:
             raise Refused(f"{path.parent / PANEL} cannot be mapped writable ({error.strerror})") from error
-        old, nbytes = _span(columns.mapping)
+        old, nbytes = _span(rows.mapping)
         new, _ = _span(writable)
         moves.append((old, nbytes, new))
         stack.callback(writable.close)
@@ -88,7 +89,7 @@ def _in_memory(panel: Panel, driver: Driver, stack: ExitStack) -> Int:
 
 
 def _copy(panel: Panel, driver: Driver, stack: ExitStack) -> Int:
-    arrays = [(a.ctypes.data, a.nbytes) for c in panel.shards for a in (c.features, c.targets, c.presence)]
+    arrays = [(a.ctypes.data, a.nbytes) for c in panel.batches for a in (c.features, c.targets, c.presence)]
     places = np.cumsum([0, *(-(-nbytes // ALIGNMENT) * ALIGNMENT for _, nbytes in arrays)])
     total = int(places[-1])
     free = available_memory()

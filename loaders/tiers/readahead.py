@@ -34,7 +34,7 @@ def share_in_memory(panel: Panel, probes: int = PROBES) -> float:
     """Share of the features' pages that are in memory, from that many of them; 1 where the system does not tell."""
     seen = asked = 0
     state = ctypes.c_ubyte()
-    for columns in panel.shards:
+    for columns in panel.batches:
         start = columns.features.ctypes.data // mmap.PAGESIZE
         pages = -(-columns.features.nbytes // mmap.PAGESIZE)
         for page in np.unique(np.linspace(0, pages - 1, min(probes, pages)).astype(np.int64)):

@@ -50,7 +50,7 @@ def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
 def resident_rows(panel: Panel, device: torch.device) -> Rows:
     """Upload all rows, once, through page-locked buffers; costs their bytes of device memory."""
     memory, moves = [], []
-    for columns in panel.shards:
+    for columns in panel.batches:
         for array in (columns.features, columns.targets, columns.presence):
             tensor = torch.empty(array.nbytes, dtype=torch.uint8, device=device)
             _upload(array.ctypes.data, tensor)

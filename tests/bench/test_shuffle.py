@@ -7,7 +7,8 @@ import pytest
 
 from bench import shuffle
 from bench.shuffle import autocorrelation, demeaned, inflation, main, report
-from loaders.cache.format import SCORED, Manifest, create_columns, write_manifest
+from loaders.cache.columns import create_columns
+from loaders.cache.format import SCORED, Manifest, write_manifest
 from loaders.gather import gather
 from loaders.panel import open_panel
 from loaders.plan import Plan
@@ -40,7 +41,7 @@ def known(tmp_path_factory):
         labels[:, t, 0] = PHI * labels[:, t - 1, 0] + np.sqrt(1 - PHI**2) * noise[0, :, t]
     labels[:, :, 1] = np.lib.stride_tricks.sliding_window_view(noise[1], 5, axis=1).sum(2)
     labels[:, :, 2] = noise[2, :, :days]
-    columns = create_columns(folder, codes * days, 2, 3, "float32")
+    columns = create_columns(folder, [days] * codes, 2, 3, "float32")
     columns.presence[:] = SCORED
     # A day's own mean is as large as the labels: it has to be taken off.
     columns.targets[:] = (labels + 2 * np.arange(days)[None, :, None] % 7).reshape(-1, 3)
@@ -56,6 +57,7 @@ def known(tmp_path_factory):
         counts={},
         recipe={"name": "test"},
         normalisation="none",
+        batches=columns.batches,
     )
     write_manifest(folder, manifest)
     return open_panel(folder)

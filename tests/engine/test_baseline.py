@@ -7,7 +7,7 @@ from engine.baseline import PENALTIES, Options, run_baseline
 from engine.score.cross_section import ranks_within_day
 from engine.score.metrics import daily_rank_ic
 from engine.score.rows import present_rows
-from loaders.cache.format import create_columns
+from loaders.cache.columns import create_columns
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.split import Days, Split
@@ -75,7 +75,7 @@ def test_a_fit_never_sees_the_test_part(tmp_path, kind):
 
     def with_targets(changed):
         values, presence = panel.features.copy(), panel.presence.copy()
-        columns = create_columns(tmp_path, len(values), 6, 2, "float32")
+        columns = create_columns(tmp_path, panel.days, 6, 2, "float32")
         columns.features[:], columns.presence[:], columns.targets[:] = values, presence, changed
         return run_baseline(open_panel(tmp_path), SPLIT, kind)
 

@@ -1,0 +1,1 @@
+"""Data as users have them: nothing misleads without a word."""

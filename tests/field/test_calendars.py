@@ -11,6 +11,7 @@ import pytest
 
 from loaders.cache.build import build
 from loaders.cache.format import read_manifest
+from loaders.cache.shards import read_manifests
 from loaders.cache.sources.calendar import held_by_few, period_of
 from loaders.errors import InputError
 
@@ -153,7 +154,9 @@ def built(table, folder, **settings):
 
 
 def test_the_build_tells_the_period(tmp_path):
-    assert "period month, periods per year 12" in built(panel(month_ends((2010, 1, 1), 5)), tmp_path)[1]
+    manifest, told = built(panel(month_ends((2010, 1, 1), 5)), tmp_path)
+    assert "period month, periods per year 12" in told
+    assert (manifest.period, manifest.periods_per_year) == ("month", 12)
     twice = [day for day in days((2010, 1, 1), 3) if day.weekday() in (1, 3)]
     assert "periods per year 104, as measured; --periods-per-year states it" in built(panel(twice, 3), tmp_path)[1]
 
@@ -166,6 +169,7 @@ def test_eras_are_told(tmp_path):
     last = first + datetime.timedelta(len(manifest.calendar) - 1)
     assert f"eras 574 to {573 + len(manifest.calendar)} are read as {first} to {last}" in told
     assert "period era, periods per year not known" in told
+    assert (manifest.period, manifest.periods_per_year) == ("era", None)
     assert "period era, periods per year 52" in built(table, tmp_path, period="era", periods_per_year=52.0)[1]
 
 
@@ -197,6 +201,16 @@ def test_saturdays_of_one_code_are_left_out_on_request(tmp_path):
     clean = panel(dates)
     (tmp_path / "clean").mkdir()
     assert built(clean, tmp_path / "clean")[0].checksums == manifest.checksums
+
+
+def test_shards_count_what_the_build_left_out_once(tmp_path):
+    table, _, _ = with_saturdays()
+    table.write_parquet(tmp_path / "p.parquet")
+    settings = {"features": ["x"], "targets": ["y_1"], "min_codes": 2, "shards": 3}
+    build("columns", [tmp_path / "p.parquet"], tmp_path / "cache", settings)
+    whole = read_manifests(tmp_path / "cache")[-1]
+    assert whole.counts["dates_of_few_codes"] == whole.counts["rows_on_dates_of_few_codes"] == 120
+    assert (whole.period, whole.periods_per_year) == ("day", 252)
 
 
 def test_a_code_that_trades_only_on_dates_left_out_is_gone(tmp_path):

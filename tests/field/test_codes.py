@@ -34,7 +34,8 @@ def write_scores(path, codes, days=None, kind=None):
 
 
 def built(source, out):
-    build("columns", [source], out, {"features": ["x"], "targets": ["y_1"], "dtype": "float32"})
+    settings = {"features": ["x"], "targets": ["y_1"], "dtype": "float32", "transform": "none"}
+    build("columns", [source], out, settings)
     return read_manifest(out)
 
 

@@ -42,7 +42,7 @@ def built(paths, out, **settings):
     """The cache's checksums, and what the build told."""
     told = []
     paths = paths if isinstance(paths, list) else [paths]
-    wanted = {"features": FEATURES, "targets": TARGETS, "dtype": "float32"} | settings
+    wanted = {"features": FEATURES, "targets": TARGETS, "dtype": "float32", "transform": "none"} | settings
     manifest = build("columns", paths, out, wanted, told.append)
     return manifest, " | ".join(told)
 
@@ -211,7 +211,7 @@ def test_columns_of_nothing_take_the_type_of_the_others(tmp_path):
     manifest, _ = built(folder, tmp_path / "cache")
     table = frame().with_columns(size=pl.when(pl.int_range(pl.len()) >= 24).then("size"))
     assert same(manifest, reference(tmp_path, table))
-    assert manifest.counts["missing_features"] == 24
+    assert [feature.missing for feature in manifest.source] == [0.5, 0]
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -248,7 +248,7 @@ def test_a_type_that_is_no_number_is_named_with_the_other(tmp_path):
 def test_texts_of_no_number_are_missing(tmp_path, text):
     rows = f"2020-01-01,a,{text},1,0\n2020-01-01,b,2,1,0\n"
     (tmp_path / "p.csv").write_text("date,code,size,value,y_1\n" + rows)
-    assert built(tmp_path / "p.csv", tmp_path / "cache")[0].counts["missing_features"] == 1
+    assert [feature.missing for feature in built(tmp_path / "p.csv", tmp_path / "cache")[0].source] == [0.5, 0]
 
 
 @pytest.mark.parametrize("text", ["many", "1,5", "1.234.5", "5%", "$3", "--"])
@@ -295,7 +295,7 @@ def test_a_gzip_that_was_cut_is_named(tmp_path):
 def test_an_infinite_value_is_named(tmp_path):
     table = frame().with_columns(value=pl.when(pl.int_range(pl.len()) == 7).then(float("inf")).otherwise("value"))
     table.write_parquet(tmp_path / "p.parquet")
-    with pytest.raises(InputError, match="'value' is infinite, or beyond float32, for c1 on 2020-01-02"):
+    with pytest.raises(InputError, match=r"p\.parquet: column 'value' of c1 on 2020-01-02 is infinite"):
         built(tmp_path / "p.parquet", tmp_path / "cache")
 
 
@@ -437,9 +437,10 @@ def test_the_command_line_takes_the_options(tmp_path):
     table = frame().rename({"date": "Era", "code": "Id"}).with_columns(Era=pl.col("Era").rank("dense").cast(pl.Int64))
     late = table[:1].with_columns(Era=pl.lit(99, pl.Int64))
     pl.concat([table, late]).write_csv(tmp_path / "p.CSV")
-    options = "--rename Era=date --rename Id=code --features size,value --targets y_1 --dtype float32 --period era"
+    options = "--rename Era=date --rename Id=code --features size,value --targets y_1 --dtype float32 --transform none"
+    options += " --period era --periods-per-year 52 --min-codes 2"
     arguments = ["cache", "build", tmp_path / "p.CSV", "--out", tmp_path / "cache", *options.split()]
-    result = CliRunner().invoke(app, [*map(str, arguments), "--periods-per-year", "52", "--min-codes", "2"])
+    result = CliRunner().invoke(app, [*map(str, arguments)])
     assert result.exit_code == 0, result.output
     assert "left out 1 dates of fewer than 2 codes, 1 rows" in result.output
     assert "period era, periods per year 52; eras 1 to 8 are read as 1900-01-02 to 1900-01-09" in result.output

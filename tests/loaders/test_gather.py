@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loaders.batch import new_slot
-from loaders.cache.format import create_columns
+from loaders.cache.columns import create_columns
 from loaders.gather import fill_block, fill_windows, gather
 from loaders.panel import open_panel
 from loaders.plan import Block, Plan, count_samples
@@ -99,7 +99,7 @@ def test_every_float16_widens_exactly(tmp_path):
     panel = write_panel(tmp_path, n_codes=80, n_days=1100, n_features=1, dtype="float16")
     rows = panel.manifest.rows
     assert rows > 65536
-    columns = create_columns(tmp_path, rows, 1, 2, "float16")
+    columns = create_columns(tmp_path, panel.days, 1, 2, "float16")
     columns.features[:65536, 0] = np.arange(65536, dtype=np.uint16).view(np.float16)
     columns.presence[:] = 2
     panel = open_panel(tmp_path)

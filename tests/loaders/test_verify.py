@@ -87,7 +87,7 @@ def test_a_file_that_changes_in_use_stops_the_loader(cache, change):
                 if seen == 3 and change == "write":
                     flip(cache, 5000)
                 elif seen == 3:
-                    os.truncate(cache / "panel.arrow", panel.files[0][1].st_size - 100)  # inside the last page
+                    os.truncate(cache / "panel.arrow", panel.files[0].opened.st_size - 100)  # inside the last page
 
     with pytest.raises(InputError, match="changed while in use") as caught:
         consume()

@@ -1,18 +1,28 @@
-"""What every recipe takes, and the steps that all share: find the files, survey them, describe what was built."""
+"""What every recipe takes, and the steps that all share: describe the files, make the folders, write what was built.
+
+S codes, F features, H horizons
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from loaders.cache.format import ABSENT, CONTEXT, SCORED, Columns, Manifest
+import numpy as np
+import numpy.typing as npt
+
+from loaders.cache.columns import NewColumns, create_columns, joined
+from loaders.cache.cross_sections import DESCRIPTION
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, Dtype, Manifest, Transform, write_manifest
 from loaders.cache.layout import Layout, Survey, survey
 from loaders.cache.sources import calendar, dates
 from loaders.cache.sources.calendar import Period
 from loaders.cache.sources.table import Sources, open_sources, open_table
+from loaders.cache.statistics import FeatureStats
 from loaders.errors import InputError
 
 Progress = Callable[[str], None]
+PerCode = npt.NDArray[np.int64]  # [S]
 
 
 @dataclass(frozen=True)
@@ -23,12 +33,15 @@ class Options:
     code: str = "code"  # column of codes
     rename: list[str] = field(default_factory=list)  # `old=new` columns
     horizons: list[int] | None = None  # days ahead
-    dtype: str = "float16"  # of the stored features
+    exclude: list[str] = field(default_factory=list)  # names or patterns of features that are left out
+    transform: Transform = "rank"  # of features, within each date: a key of cross_sections.TRANSFORMS
+    dtype: Dtype = "float16"  # of the stored features
     start: str | None = None  # ISO dates, both included; None: all
     end: str | None = None
     period: str | None = None  # day, week, month or era; None: as the calendar says
     periods_per_year: float | None = None
     min_codes: int | None = None  # dates with fewer codes are left out
+    shards: int = 1  # caches of some of the codes each, in one folder
 
     def checked(self) -> Self:
         """The same with start and end as ISO dates.
@@ -55,6 +68,21 @@ class Options:
         return None if day is None else str(day)
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a recipe builds, beside the rows."""
+
+    layout: Layout
+    features: list[str]
+    horizons: list[int]  # ascending
+    targets: list[str]  # what the target of each horizon is
+    recipe: dict[str, Any]  # name and settings
+    period: Period
+    left_out: dict[str, int]  # counts of what the whole build left out
+    categories: list[str] = field(default_factory=list)
+    known_after: int = 0
+
+
 def open_files(paths: list[Path], options: Options, on_progress: Progress) -> Sources:
     """The files of a build, open; see `open_sources`."""
     return open_sources(paths, options.date, options.code, options.rename, options.period, on_progress)
@@ -78,30 +106,86 @@ def summary(layout: Layout, n_features: int, n_files: int) -> str:
     return f"{n_files:,} files: {len(layout.codes):,} codes, {days}, {n_features} features"
 
 
-def manifest_of(
-    columns: Columns,
-    layout: Layout,
-    features: list[str],
-    horizons: list[int],
-    dtype: str,
-    counts: dict[str, int],
-    recipe: dict[str, Any],
-    normalisation: str,
-) -> Manifest:
-    """The manifest of filled columns, without checksums."""
-    kinds = {"absent": ABSENT, "context": CONTEXT, "scored": SCORED}
-    return Manifest(
-        features=features,
-        horizons=horizons,
-        dtype=dtype,
-        calendar=[str(day) for day in layout.calendar],
-        codes=layout.codes,
-        first=layout.first.tolist(),
-        days=layout.days.tolist(),
-        rows=layout.rows,
-        counts={name: int((columns.presence == kind).sum()) for name, kind in kinds.items()}
-        | {"one_day_codes": int((layout.days == 1).sum())}
-        | counts,
-        recipe=recipe,
-        normalisation=normalisation,
-    )
+@dataclass(frozen=True)
+class Shard:
+    """A cache that is being written: its folder, its codes, and where its batches lie."""
+
+    folder: Path
+    codes: slice
+    columns: NewColumns
+
+
+def new_columns(folder: Path, content: Content, options: Options) -> tuple[NewColumns, list[Shard]]:
+    """The columns of a new cache, or of `options.shards` caches in the folder, by the layout's row numbers.
+
+    Raises InputError for more shards than codes.
+    """
+    days = content.layout.days
+    width = (len(content.features), len(content.horizons), options.dtype)
+    if options.shards == 1:
+        columns = create_columns(folder, days, *width)
+        return columns, [Shard(folder, slice(0, len(days)), columns)]
+    if not 1 <= options.shards <= len(days):
+        raise InputError("--shards", f"{options.shards} shards of {len(days)} codes", f"Pass 1 to {len(days)}")
+    cuts = np.searchsorted(np.cumsum(days), np.arange(1, options.shards) * (days.sum() / options.shards)) + 1
+    cuts = np.maximum.accumulate(np.maximum(cuts, np.arange(1, options.shards)))
+    cuts = np.minimum(cuts, len(days) - options.shards + np.arange(1, options.shards))
+    shards = []
+    for i, (first, stop) in enumerate(zip([0, *cuts.tolist()], [*cuts.tolist(), len(days)], strict=True)):
+        inside = folder / f"shard-{i:0{len(str(options.shards - 1))}d}"
+        inside.mkdir()
+        shards.append(Shard(inside, slice(first, stop), create_columns(inside, days[first:stop], *width)))
+    return joined([shard.columns for shard in shards]), shards
+
+
+def write_manifests(
+    shards: list[Shard],
+    content: Content,
+    options: Options,
+    counts: dict[str, PerCode],
+    source: list[FeatureStats],
+) -> None:
+    """Describe and complete the caches whose columns are filled.
+
+    Args:
+        counts: by name, of each code.
+        source: statistics of the features as the files have them.
+    """
+    layout = content.layout
+    for shard in shards:
+        codes = shard.codes
+        whole = content.left_out if shard is shards[0] else {}  # counts of shards are added up
+        first, days = layout.first[codes], layout.days[codes]
+        begin, end = int(first.min()), int((first + days).max())
+        presence = shard.columns.presence[:]
+        kinds = {"absent": ABSENT, "context": CONTEXT, "scored": SCORED}
+        manifest = Manifest(
+            features=content.features,
+            horizons=content.horizons,
+            dtype=options.dtype,
+            calendar=[str(day) for day in layout.calendar[begin:end]],
+            codes=layout.codes[codes],
+            first=(first - begin).tolist(),
+            days=days.tolist(),
+            rows=int(days.sum()),
+            counts={name: int((presence == kind).sum()) for name, kind in kinds.items()}
+            | {"one_day_codes": int((days == 1).sum())}
+            | {name: int(of_code[codes].sum()) for name, of_code in counts.items()}
+            | whole,
+            recipe=content.recipe,
+            normalisation=DESCRIPTION[options.transform],
+            transform=options.transform,
+            categories=content.categories,
+            targets=content.targets,
+            known_after=content.known_after,
+            period=content.period.name,
+            periods_per_year=content.period.per_year,
+            source=source,
+            batches=shard.columns.batches,
+        )
+        write_manifest(shard.folder, manifest)
+
+
+def per_code(rows: npt.NDArray[Any], layout: Layout) -> PerCode:
+    """Sums over each code's rows of a value or mask per row [N]."""
+    return np.add.reduceat(rows.astype(np.int64), layout.offset)

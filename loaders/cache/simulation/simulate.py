@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.cache.atomic import atomic_folder
-from loaders.cache.format import ABSENT, Columns, Manifest, create_columns, write_manifest
+from loaders.cache.columns import NewColumns, create_columns
+from loaders.cache.format import ABSENT, Dtype, Manifest, write_manifest
 from loaders.cache.simulation import market, planted
 from loaders.errors import InputError
 
@@ -55,7 +56,7 @@ def simulate(
     ic: float,
     seed: int,
     horizons: list[int],
-    dtype: str,
+    dtype: Dtype,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Write a simulated cache into `out` and return its manifest.
@@ -85,7 +86,7 @@ def simulate(
     gigabytes = rows * features * np.dtype(dtype).itemsize / 1e9
     on_progress(f"simulating {codes:,} codes x {days:,} days x {features} features, {gigabytes:.2f} GB")
     with atomic_folder(out) as folder:
-        columns = create_columns(folder, rows, features, len(horizons), dtype)
+        columns = create_columns(folder, spans.days, features, len(horizons), dtype)
         forecasts = _fill(columns, spans, days, keys, scale, horizons)
         simulation = _simulation(_oracle(columns, spans, days, forecasts), horizons, ic, scale)
         manifest = Manifest(
@@ -103,7 +104,9 @@ def simulate(
                 "horizons": horizons, "dtype": dtype,
             },
             normalisation="none: every feature is drawn from the standard normal distribution",
+            targets=[f"return over {h} days" for h in horizons],
             simulation=simulation,
+            batches=columns.batches,
         )  # fmt: skip
         write_manifest(folder, manifest)
     for h in horizons:
@@ -139,7 +142,7 @@ def _spans(keys: npt.NDArray[np.uint64], codes: int, days: int) -> _Spans:
 
 
 def _fill(
-    columns: Columns, spans: _Spans, days: int, keys: npt.NDArray[np.uint64], scale: float, horizons: list[int]
+    columns: NewColumns, spans: _Spans, days: int, keys: npt.NDArray[np.uint64], scale: float, horizons: list[int]
 ) -> npt.NDArray[np.float32]:
     """Fill the columns, code by code on all cores, and return the oracle's forecasts, float32 [rows, H]."""
     n_codes, features = len(spans.first), columns.features.shape[1]
@@ -154,25 +157,26 @@ def _fill(
 
     def fill(code: int) -> None:
         own = slice(int(spans.offset[code]), int(spans.offset[code] + spans.days[code]))
-        x = np.empty((int(spans.days[code]), features), np.float32)
+        n = int(spans.days[code])
+        x, presence, targets = np.empty((n, features), np.float32), np.empty(n, np.uint8), columns.targets[own]
         market.simulate_code(
             keys, code, spans.first[code], persistence, returns, level[code], beta[code], scale, coefficients, ahead,
-            x, columns.presence[own], columns.targets[own], forecasts[own],
+            x, presence, targets, forecasts[own],
         )  # fmt: skip
-        columns.features[own] = x
+        columns.features[own], columns.presence[own], columns.targets[own] = x, presence, targets
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(n_codes)))
     return forecasts
 
 
-def _oracle(columns: Columns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> planted.Float:
+def _oracle(columns: NewColumns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> planted.Float:
     """Daily RankIC of the forecasts [T, H], NaN on a day with too few samples."""
 
+    presence, targets = columns.presence[:], columns.targets[:]
+
     def measure(day: int) -> Any:
-        return market.day_rank_ic(
-            day, spans.first, spans.days, spans.offset, columns.presence, columns.targets, forecasts
-        )
+        return market.day_rank_ic(day, spans.first, spans.days, spans.offset, presence, targets, forecasts)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(measure, range(days))))
@@ -183,15 +187,16 @@ def mean_of_days(daily: planted.Float) -> float | None:
     return float(np.nanmean(daily)) if np.isfinite(daily).any() else None
 
 
-def _counts(columns: Columns, spans: _Spans, days: int) -> dict[str, int]:
-    absent, context, scored = (int(n) for n in np.bincount(columns.presence, minlength=3))
+def _counts(columns: NewColumns, spans: _Spans, days: int) -> dict[str, int]:
+    presence = columns.presence[:]
+    absent, context, scored = (int(n) for n in np.bincount(presence, minlength=3))
     return {
         "absent": absent,
         "context": context,
         "scored": scored,
         "late_listings": int((spans.first > 0).sum()),
         "delistings": int((spans.first + spans.days < days).sum()),
-        "gaps": int(((columns.presence[1:] == ABSENT) & (columns.presence[:-1] != ABSENT)).sum()),
+        "gaps": int(((presence[1:] == ABSENT) & (presence[:-1] != ABSENT)).sum()),
     }
 
 

@@ -84,6 +84,12 @@ def refuse_unreadable(table: Table) -> None:
             table.part(i).select(pl.all().null_count()).collect(engine="streaming")
 
 
+def file_of(table: Table, code: str, day: str) -> str:
+    """The path of the file that holds the row of a code and date."""
+    row = (pl.col("code") == code) & (pl.col("date") == pl.lit(day).str.to_date())
+    return _files_with(table, row)[0]
+
+
 def first_codes(table: Table, day: str, most: int = 1) -> list[str]:
     """Some of the codes that have a row on a date, ascending."""
     on = table.frame.filter(pl.col("date") == pl.lit(day).str.to_date()).select(pl.col("code").unique())

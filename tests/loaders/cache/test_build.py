@@ -40,7 +40,7 @@ FEATURES = ["size", "value", "count"]
 
 
 def build(paths, out, **changes):
-    settings = {"features": FEATURES, "targets": ["y_*"], "dtype": "float32"} | changes
+    settings = {"features": FEATURES, "targets": ["y_*"], "dtype": "float32", "transform": "none"} | changes
     return recipes.build("columns", paths if isinstance(paths, list) else [paths], out, settings)
 
 
@@ -152,9 +152,14 @@ def test_missing_values(tmp_path):
     manifest = build(tmp_path / "p.parquet", tmp_path / "cache")
     panel = open_panel(tmp_path / "cache")
     present = panel.presence == SCORED
-    missing = (frame["count"] < 20).sum() + (frame["count"] > 90).sum()
-    assert manifest.counts["missing_features"] == missing > 0
-    assert (panel.features[present][:, :2] == 0).sum() == missing
+    for i, (name, missing) in enumerate((("size", frame["count"] < 20), ("value", frame["count"] > 90))):
+        assert manifest.source[i].missing == pytest.approx(missing.mean(), abs=1e-12)
+        assert missing.sum() > 0
+        known = frame.with_columns(pl.col(name).cast(pl.Float32).fill_nan(None))
+        filled = known.with_columns(pl.col(name).fill_null(pl.col(name).median().over("date")))
+        of = {key: value for *key, value in filled.select("date", "code", name).iter_rows() for key in [tuple(key)]}
+        for key, (x, _) in contents(tmp_path / "cache").items():
+            assert x[i] == pytest.approx(of[key], rel=1e-6)
     assert np.isnan(panel.targets[present, 0]).sum() == (frame["count"] > 50).sum() > 0
 
 
@@ -168,9 +173,9 @@ def test_start_and_end_are_included(tmp_path):
 
 def test_patterns_never_take_targets_date_or_code(tmp_path):
     table().write_parquet(tmp_path / "p.parquet")
-    manifest = build(tmp_path / "p.parquet", tmp_path / "cache", features=["*"], targets=["y_5"], horizons=[3])
+    manifest = build(tmp_path / "p.parquet", tmp_path / "cache", features=["*"], targets=["y_5"])
     assert manifest.features == [*FEATURES, "y_1"]
-    assert manifest.horizons == [3]
+    assert manifest.horizons == [5]
 
 
 def test_targets_ascend_in_their_horizon(tmp_path):
@@ -178,9 +183,10 @@ def test_targets_ascend_in_their_horizon(tmp_path):
     frame.write_parquet(tmp_path / "p.parquet")
     assert build(tmp_path / "p.parquet", tmp_path / "cache", targets=["y_5", "y_1"]).horizons == [1, 5]
     assert contents(tmp_path / "cache") == expected(frame)
-    build(tmp_path / "p.parquet", tmp_path / "cache", targets=["y_5", "y_1"], horizons=[1, 5])
-    swapped = {key: (x, y[::-1]) for key, (x, y) in expected(frame).items()}
-    assert contents(tmp_path / "cache") == swapped
+    named = frame.rename({"y_1": "soon", "y_5": "late"})
+    named.write_parquet(tmp_path / "p.parquet")
+    build(tmp_path / "p.parquet", tmp_path / "cache", targets=["late", "soon"], horizons=[5, 1])
+    assert contents(tmp_path / "cache") == expected(frame)
 
 
 def shifted(frame, column, value):
@@ -213,7 +219,7 @@ def shifted(frame, column, value):
         (lambda f: f, {"targets": []}, ["--targets"]),
         (lambda f: f, {"features": ["y_1"]}, ["--features", "y_1"]),
         (lambda f: f, {"targets": ["size"], "features": ["value"]}, ["--horizons", "size"]),
-        (lambda f: f, {"horizons": [1]}, ["--horizons", "2 targets"]),
+        (lambda f: f, {"horizons": [1]}, ["--horizons", "2 columns"]),
         (lambda f: f, {"start": "2030-01-01"}, ["no row"]),
         (lambda f: f, {"start": "soon"}, ["--start", "YYYY-MM-DD"]),
         (lambda f: f, {"start": "2020-02-01", "end": "2020-01-01"}, ["--end"]),

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from loaders.cache import columns as columns_module
+from loaders.cache.columns import PANEL, create_columns
 from loaders.cache.format import (
     ABSENT,
     MANIFEST,
-    PANEL,
-    create_columns,
     open_columns,
     read_manifest,
     verify,
@@ -28,7 +28,7 @@ from tests.panels import write_panel
 @pytest.mark.parametrize("width", [1, 7, 82])
 def test_plain_arrow_reads_it_and_every_buffer_is_aligned(tmp_path, dtype, rows, width):
     rng = np.random.default_rng(rows)
-    columns = create_columns(tmp_path, rows, width, 2, dtype)
+    columns = create_columns(tmp_path, [rows], width, 2, dtype)
     assert not columns.features.any()
     assert np.isnan(columns.targets).all()
     assert (columns.presence == ABSENT).all()
@@ -132,15 +132,78 @@ def test_manifests_that_cannot_be_read(cache, tmp_path):
 
 def test_a_panel_of_another_shape_or_type_is_refused(cache):
     manifest = read_manifest(cache)
+    original = (cache / PANEL).read_bytes()
     for rows, width, horizons, dtype in (
         (manifest.rows, 4, 2, "float32"),
-        (manifest.rows, 5, 3, "float32"),
+        (manifest.rows, 5, 1, "float32"),
         (manifest.rows, 5, 2, "float16"),
-        (manifest.rows - 64, 5, 2, "float32"),
+        (manifest.rows - 640, 5, 2, "float32"),
     ):
-        create_columns(cache, rows, width, horizons, dtype)
+        create_columns(cache, [rows], width, horizons, dtype)
         with pytest.raises(InputError, match="manifest says"):
             open_columns(cache, manifest)
+    (cache / PANEL).write_bytes(original)
+    open_columns(cache, manifest)
+
+
+def test_verify_compares_the_batches_with_those_that_arrow_finds(cache):
+    """Offsets that lie inside the file, and are not where Arrow's metadata says."""
+    manifest = read_manifest(cache)
+    manifest.batches[0].presence -= 64
+    write_manifest(cache, manifest)
+    with pytest.raises(InputError, match="batches are not where the manifest says"):
+        verify(cache)
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000, 2**31 - 1])
+def test_batches_hold_whole_codes_and_no_more_than_the_limit(tmp_path, monkeypatch, limit):
+    """What plain Arrow reads, batch by batch, is what was written by row number."""
+    monkeypatch.setattr(columns_module, "BATCH_ELEMENTS", limit)
+    rng = np.random.default_rng(0)
+    days, width = rng.integers(1, 200, 90), 7
+    rows = int(days.sum())
+    columns = create_columns(tmp_path, days, width, 2, "float32")
+    features = rng.standard_normal((rows, width)).astype(np.float32)
+    targets, presence = rng.standard_normal((rows, 2)).astype(np.float32), rng.integers(0, 3, rows).astype(np.uint8)
+    order = rng.permutation(rows)
+    for part in np.array_split(order, 5):
+        columns.features[part], columns.targets[part], columns.presence[part] = (
+            features[part],
+            targets[part],
+            presence[part],
+        )
+    for start in range(0, rows, 997):  # slices, within a batch and across
+        piece = slice(start, start + 997)
+        np.testing.assert_array_equal(columns.features[piece], features[piece])
+        np.testing.assert_array_equal(columns.features[piece, 2], features[piece, 2])
+    ends = np.cumsum(days).tolist()
+    with pa.OSFile(str(tmp_path / PANEL)) as file:
+        reader = pa.ipc.open_file(file)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    assert len(batches) == len(columns.batches)
+    start = 0
+    for batch, layout in zip(batches, columns.batches, strict=True):
+        batch.validate(full=True)
+        n = layout.rows
+        assert start + n in ends
+        assert n * width <= limit
+        found = np.array(batch.column("features").flatten()).reshape(-1, width)
+        np.testing.assert_array_equal(found[:n], features[start : start + n])
+        assert not found[n:].any()
+        found = np.array(batch.column("targets").flatten()).reshape(-1, 2)
+        np.testing.assert_array_equal(found[:n], targets[start : start + n])
+        np.testing.assert_array_equal(np.array(batch.column("presence"))[:n], presence[start : start + n])
+        assert not np.array(batch.column("presence"))[n:].any()
+        start += n
+    assert start == rows
+    if limit < 2**31 - 1:
+        assert len(batches) >= rows * width // limit
+
+
+def test_a_code_beyond_a_batch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns_module, "BATCH_ELEMENTS", 2_000)
+    with pytest.raises(InputError, match="a code has 300 rows of 7 values"):
+        create_columns(tmp_path, [10, 300], 7, 2, "float32")
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

@@ -26,9 +26,9 @@ import json, os, signal, sys
 import numba, polars, engine.train.loop, loaders.cache.build
 from engine.cli import main
 from loaders.cache import atomic, format
-from loaders.cache.recipes import ohlcv
+from loaders.cache.recipes import common, ohlcv
 
-WRITES = [(ohlcv, "create_columns"), (ohlcv, "rank_within_dates"), (ohlcv, "write_manifest"), (format.np, "save"),
+WRITES = [(common, "create_columns"), (ohlcv, "store"), (common, "write_manifest"), (format.np, "save"),
           (format, "chunk_checksums"), (format.json, "dump"), (format.os, "fsync"), (atomic, "_publish")]
 passed = 0
 numba.njit(lambda: 0)()  # so that no fork has to prepare the compiler

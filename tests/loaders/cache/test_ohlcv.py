@@ -179,7 +179,8 @@ def test_ties_share_a_rank_and_missing_features_are_zero(tmp_path):
     names = panel.manifest.features
     assert not panel.features[:, names.index("log_close")].any()  # all tied: the middle
     assert not panel.features[:, names.index("ret_250")].any()
-    assert manifest.counts["missing_features"] > 0
+    assert manifest.source[names.index("ret_250")].missing == 1
+    assert manifest.source[names.index("log_close")].constant
 
 
 def test_labels_are_forward_returns_over_calendar_days(tmp_path):
@@ -310,7 +311,7 @@ def test_odd_bars(tmp_path):
     assert np.isnan(found[before, "s05"][2]).all()  # the tick up
     assert np.isfinite(found[after, "s05"][2][0])
     # Per horizon h, the labels whose span t+1..t+h holds either tick: h + 1.
-    assert manifest.counts["targets_dropped_for_bad_ticks"] == 2 + 6
+    assert manifest.counts["targets_lost_to_bad_ticks"] == 2 + 6
     assert found[day, "s09"][0] == SCORED
     assert np.isnan(found[day, "s09"][2]).all()
 

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from loaders.cache.format import Manifest, create_columns, read_manifest, write_manifest
+from loaders.cache.columns import create_columns
+from loaders.cache.format import Manifest, read_manifest, write_manifest
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
@@ -21,7 +22,7 @@ def write_shard(folder, whole, codes, first_day=0, **changes):
     folder.mkdir(parents=True)
     rows = np.concatenate([np.arange(whole.offset[c], whole.offset[c] + whole.days[c]) for c in codes])
     manifest = whole.manifest
-    columns = create_columns(folder, len(rows), len(manifest.features), len(manifest.horizons), manifest.dtype)
+    columns = create_columns(folder, whole.days[codes], len(manifest.features), len(manifest.horizons), manifest.dtype)
     columns.features[:] = whole.features[rows]
     columns.targets[:] = whole.targets[rows]
     columns.presence[:] = whole.presence[rows]
@@ -30,7 +31,7 @@ def write_shard(folder, whole, codes, first_day=0, **changes):
         "calendar": manifest.calendar[first_day:], "codes": [manifest.codes[c] for c in codes],
         "first": [int(whole.first[c]) - first_day for c in codes], "days": [int(whole.days[c]) for c in codes],
         "rows": len(rows), "counts": {"absent": int((columns.presence == 0).sum())}, "recipe": {"name": "test"},
-        "normalisation": "none",
+        "normalisation": "none", "batches": columns.batches,
     }  # fmt: skip
     write_manifest(folder, Manifest(**(content | changes)))
 

@@ -1,0 +1,98 @@
+"""Statistics of features, over rows that stream by: mean, deviation, smallest, largest, share of missing values.
+
+Variances are merged by Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm": large means cancel
+nothing.
+
+F features, n rows
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from pydantic import BaseModel, ConfigDict
+
+Float64 = npt.NDArray[np.float64]
+
+
+class FeatureStats(BaseModel):
+    """What a feature's values are like, over the scored rows. 0 each where none is known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    missing: float = 0.0  # share of scored rows
+
+    @property
+    def constant(self) -> bool:
+        """Whether all known values are the same, or none is known."""
+        return self.low == self.high
+
+
+class RunningStats:
+    """Statistics of F features over all rows that were added."""
+
+    def __init__(self, features: int) -> None:
+        self.rows = 0
+        self.known, self.mean, self.squares = np.zeros((3, features))
+        self.low, self.high = np.full(features, np.inf), np.full(features, -np.inf)
+
+    def add(self, found: Float64, rows: int) -> None:
+        """Take in what `moments` gives of `rows` more rows."""
+        known, mean, squares, low, high = found
+        total = np.maximum(self.known + known, 1)
+        apart = mean - self.mean
+        self.squares += squares + np.square(apart) * self.known * known / total
+        self.mean += apart * known / total
+        self.known += known
+        self.rows += rows
+        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
+
+    def result(self) -> list[FeatureStats]:
+        """Of each feature."""
+        some = self.known > 0
+        deviation = np.sqrt(self.squares / np.maximum(self.known, 1))
+        columns = (self.mean, deviation, np.where(some, self.low, 0), np.where(some, self.high, 0))
+        missing = 1 - self.known / max(self.rows, 1)
+        return [
+            FeatureStats(mean=mean, deviation=deviation, low=low, high=high, missing=share)
+            for mean, deviation, low, high, share in zip(*(c.tolist() for c in columns), missing.tolist(), strict=True)
+        ]
+
+
+def moments(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Float64:
+    """Of the counted rows [n] of values [n, F]: float64 [5, F]. What is not finite is missing.
+
+    The rows are the number of known values, their mean, the sum of their squared deviations, the smallest and largest.
+    """
+    found: Float64 = _moments(values.astype(np.float32, copy=False), counted)
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _moments(values, counted):  # type: ignore[no-untyped-def]
+    features = values.shape[1]
+    found = np.zeros((5, features))
+    found[3], found[4] = np.inf, -np.inf
+    for i in range(len(values)):
+        if counted[i]:
+            for f in range(features):
+                value = values[i, f]
+                if np.isfinite(value):
+                    found[0, f] += 1
+                    found[1, f] += value
+                    found[3, f] = min(found[3, f], value)
+                    found[4, f] = max(found[4, f], value)
+    for f in range(features):
+        found[1, f] /= max(found[0, f], 1.0)
+    for i in range(len(values)):
+        if counted[i]:
+            for f in range(features):
+                value = values[i, f]
+                if np.isfinite(value):
+                    found[2, f] += (value - found[1, f]) ** 2
+    return found
