@@ -59,11 +59,13 @@ def write_panel(
     features[presence == ABSENT] = 0
     columns.features[:] = features
     left = np.concatenate([np.arange(n)[::-1] for n in days])  # days of the span after this one
-    driver = columns.features.astype(np.float64).mean(1) * np.sqrt(n_features)
+    driver = columns.features[:].astype(np.float64).mean(1) * np.sqrt(n_features)
+    targets = np.empty((rows, len(horizons)))
     for i, h in enumerate(horizons):
         target = 0.02 * (signal * driver + rng.standard_normal(rows))
         target[(presence == ABSENT) | (left < h) | (rng.random(rows) < 0.02)] = np.nan
-        columns.targets[:, i] = target
+        targets[:, i] = target
+    columns.targets[:] = targets
 
     calendar = np.busday_offset("2010-01-04", np.arange(n_days), "forward")
     kinds = zip(("absent", "context", "scored"), np.bincount(presence, minlength=3), strict=True)

@@ -1,4 +1,4 @@
-"""Peak memory of the process, told apart: what it allocated, and pages of files that are mapped, such as a cache's rows.
+"""Peak memory of the process, told apart: what it allocated, and pages of mapped files, such as a cache's rows.
 
 Mapped pages are the file system's: they are dropped where memory is short. Linux keeps a peak of the sum alone, so both
 are read from /proc ten times a second; that takes about 20 µs each.

@@ -161,12 +161,12 @@ def manifest_id(manifest: Manifest) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Measure the stored features, write rows.npy, checksum both files of rows, write the manifest, flush all."""
+    manifest.panel_bytes = (folder / PANEL).stat().st_size
     batches = open_columns(folder, manifest).batches
     manifest.stored = _measure(batches)
     present = np.concatenate([columns.presence for columns in batches])
     sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
-    manifest.panel_bytes = (folder / PANEL).stat().st_size
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)

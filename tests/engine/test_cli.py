@@ -138,7 +138,7 @@ def test_bad_input_of_every_command(run, cache, trained, tmp_path):
         ("cache", "build", missing, "--out", tmp_path / "c"),
     ):
         refused(run(*arguments), "missing")
-    refused(run("cache", "build", missing, "--out", tmp_path / "c", "--horizons", "5,1"), "--horizons")
+    refused(run("cache", "build", missing, "--out", tmp_path / "c", "--horizons", "5,5"), "--horizons")
     refused(run("cache", "simulate", "--out", tmp_path / "c", "--codes", 3), "codes")
     refused(run("cache", "simulate", "--out", tmp_path / "c", "--horizons", "x"), "--horizons")
     refused(run("train", "--arrow", cache, "--set", "train.epoch=1"), "train.epoch")

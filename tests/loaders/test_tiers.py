@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from loaders.batch import Request
+from loaders.cache import columns
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import Panel
@@ -39,9 +40,16 @@ def driver():
     return None if DEVICE.type == "cuda" else FakeDriver({READ_ONLY_REGISTRATION: 1})
 
 
-@pytest.fixture(scope="module", params=["float32", "float16"])
+@pytest.fixture(scope="module", params=["float32", "float16", "several batches"])
 def either_panel(request, tmp_path_factory):
-    return write_panel(tmp_path_factory.mktemp("tiers"), n_codes=40, n_days=120, dtype=request.param)
+    folder = tmp_path_factory.mktemp("tiers")
+    if request.param != "several batches":
+        return write_panel(folder, n_codes=40, n_days=120, dtype=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "BATCH_ELEMENTS", 4_000)
+        panel = write_panel(folder, n_codes=40, n_days=120, dtype="float16")
+    assert len(panel.batches) > 3
+    return panel
 
 
 @pytest.fixture(scope="module")

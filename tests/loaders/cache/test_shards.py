@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from loaders.cache import columns as columns_module
 from loaders.cache.columns import create_columns
 from loaders.cache.format import Manifest, read_manifest, write_manifest
 from loaders.errors import InputError
@@ -12,7 +13,7 @@ from loaders.gather import gather
 from loaders.panel import open_panel
 from loaders.plan import Plan, count_samples, scoring_blocks
 from loaders.split import Days
-from tests.panels import write_panel
+from tests.panels import rewritten, write_panel
 
 PART = Days(8, 90)
 
@@ -41,9 +42,14 @@ def whole(request, tmp_path):
     return write_panel(tmp_path / "whole", n_codes=37, n_days=100, dtype=request.param)
 
 
-@pytest.fixture
-def joined(whole, tmp_path):
-    """Three shards with interleaved codes; the last begins where its codes do."""
+@pytest.fixture(params=["shards", "batches"])
+def joined(request, whole, tmp_path, monkeypatch):
+    """Three shards with interleaved codes, of which the last begins where its codes do; or a file of many batches."""
+    if request.param == "batches":
+        monkeypatch.setattr(columns_module, "BATCH_ELEMENTS", 4_000)
+        panel = rewritten(whole, tmp_path / "batches")
+        assert len(panel.batches) > 3
+        return panel
     late = [c for c in range(37) if whole.first[c] >= 5]
     rest = [c for c in range(37) if whole.first[c] < 5]
     write_shard(tmp_path / "shards" / "a", whole, rest[::2])
