@@ -71,6 +71,7 @@ def cache_build(
     recipe: Annotated[str, typer.Option(help="columns: ready features; ohlcv: daily bars.")] = "columns",
     date: Annotated[str, typer.Option(help="Column of dates.")] = "date",
     code: Annotated[str | None, typer.Option(help="Column of codes (default: code, or ticker for ohlcv).")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="old=new, a column's name; may be repeated.")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
     targets: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
     categories: Annotated[list[str] | None, typer.Option(help="Features that are ids, stored as is (columns).")] = None,
@@ -92,6 +93,9 @@ def cache_build(
     shards: Annotated[int, typer.Option(min=1, help="Write this many caches, of some of the codes each.")] = 1,
     start: Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")] = None,
+    period: Annotated[str | None, typer.Option(help="day, week, month or era (default: as the calendar says).")] = None,
+    periods_per_year: Annotated[float | None, typer.Option(help="Dates a year (default: the calendar's).")] = None,
+    min_codes: Annotated[int | None, typer.Option(help="Leave out dates with fewer codes.")] = None,
     min_price: Annotated[float | None, typer.Option(min=0, help="Universe: lowest close (ohlcv).")] = None,
     min_dollar_volume: Annotated[float | None, typer.Option(min=0, help="Universe: 20-day mean (ohlcv).")] = None,
 ) -> None:
@@ -105,10 +109,11 @@ def cache_build(
 
     settings = {
         "date": date, "code": code, "features": _names(features), "targets": _names(targets),
-        "categories": _names(categories), "exclude": _names(exclude),
+        "categories": _names(categories), "exclude": _names(exclude), "rename": rename,
         "horizons": None if horizons is None else _horizons(horizons), "trust_horizons": trust_horizons or None,
         "transform": transform, "entry": entry, "delisting_returns": delisting_returns, "dtype": dtype,
-        "shards": shards, "start": start, "end": end, "min_price": min_price, "min_dollar_volume": min_dollar_volume,
+        "shards": shards, "start": start, "end": end, "period": period, "periods_per_year": periods_per_year,
+        "min_codes": min_codes, "min_price": min_price, "min_dollar_volume": min_dollar_volume,
     }  # fmt: skip
     manifest = build(recipe, sources, out, settings, console.print)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")

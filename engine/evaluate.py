@@ -130,7 +130,7 @@ def _scores(path: Path, panel: Panel, asked: Asked, opened: Data | None) -> tupl
             check_cache_id(open_panel(own.arrow, own.store).manifest.cache_id, panel, where)
         days, notes = choose_days(run.state, asked, panel, where, run.config.split.tuned_until)
         return predict_days(run, panel, days, asked.name), notes
-    file = read_joined(path, asked.split) if path.is_dir() else read_scores(path)
+    file = read_joined(path, asked.split) if path.is_dir() else read_scores(path, panel.manifest.period)
     if asked.name == SPAN:
         file = between(file, asked.start, asked.end, where)
     scores = from_file(panel, file, where, asked.split)

@@ -18,9 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loaders.cache.atomic import write_atomically
+from loaders.cache.sources.codes import SPELLINGS_CURE, two_spellings
+from loaders.cache.sources.dates import advice, fault, is_text, parse_column
 from loaders.errors import InputError
 
 SCORES = "scores.parquet"  # in a folder of folds
@@ -50,11 +53,14 @@ def write_scores(path: Path, scores: Scores) -> None:
     write_atomically(path, sink.getvalue())
 
 
-def read_scores(path: Path) -> Scores:
-    """Read a score file, written here or elsewhere.
+def read_scores(path: Path, period: str | None = None) -> Scores:
+    """Read a score file, written here or elsewhere; dates and codes in the forms that a cache's sources may have.
 
-    Raises InputError for a file that is no Parquet, lacks a column or has one of another type, holds a score that is
-    missing or infinite, or holds a (date, code) twice.
+    Args:
+        period: of the cache, for dates that are months or eras.
+
+    Raises InputError for a file that is no Parquet, lacks a column or has one of another type, holds a date of no
+    accepted form, a score that is missing or infinite, or a (date, code) twice.
     """
     where = str(path)
     cure = "Score files hold date, code and score_H per horizon, one row per date and code"
@@ -66,17 +72,26 @@ def read_scores(path: Path) -> Scores:
     if not {"date", "code"} <= set(table.column_names) or not names:
         raise InputError(where, f"columns are {', '.join(table.column_names)}", cure)
     try:
-        date = table["date"].cast(pa.date32()).to_numpy().astype("datetime64[D]")
-        codes = table["code"].cast(pa.string()).combine_chunks().dictionary_encode()
+        date = parse_column(table["date"], period)
+        codes = _codes(table["code"])
         values = {int(name[6:]): table[name].cast(pa.float32()).to_numpy() for name in names}
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError) as error:
         raise InputError(where, f"a column has the wrong type ({error})", cure) from error
-    for column in ("date", "code"):
-        if table[column].null_count:
-            raise InputError(where, f"{table[column].null_count:,} rows have no {column}", cure)
-    for h, column in values.items():
-        if bad := int((~np.isfinite(column)).sum()):
-            raise InputError(where, f"score_{h} is missing or infinite in {bad:,} rows", "Leave such rows out")
+    dateless = pc.sum(pc.is_null(table["date"], nan_is_null=True)).as_py()
+    for column, missing in (("date", dateless), ("code", codes.null_count)):
+        if missing:
+            raise InputError(where, f"{missing:,} rows have no {column}", cure)
+    if (unread := np.isnat(date)).any():
+        i = int(np.argmax(unread))
+        value = table["date"][i].as_py()
+        raise InputError(where, fault("date", value, codes[i].as_py()), advice(value, period))
+    if spellings := two_spellings(codes.dictionary.to_pylist()):
+        raise InputError(where, f"codes {spellings[0]!r} and {spellings[1]!r} are the same number", SPELLINGS_CURE)
+    for h, scores in values.items():
+        if (bad := ~np.isfinite(scores)).any():
+            i = int(np.argmax(bad))
+            what = f"score_{h} is missing or infinite in {int(bad.sum()):,} rows, the first for {codes[i]} on {date[i]}"
+            raise InputError(where, what, "Leave such rows out")
     code = codes.indices.to_numpy()
     order = np.lexsort((code, date))
     again = (np.diff(code[order]) == 0) & (date[order][1:] == date[order][:-1])
@@ -101,6 +116,15 @@ def between(scores: Scores, start: str | None, end: str | None, where: str) -> S
         raise InputError(where, f"{what}: it has {scores.date.min()}..{scores.date.max()}", "Name other days")
     values = {h: column[inside] for h, column in scores.values.items()}
     return Scores(scores.date[inside], scores.code[inside], values, scores.metadata)
+
+
+def _codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Codes as text without blanks around them, null where nothing is left."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (is_text(kind) or pa.types.is_integer(kind)):
+        raise TypeError(f"code is {kind}, neither text nor integer")
+    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    return pc.if_else(pc.equal(text, ""), None, text).dictionary_encode().unify_dictionaries().combine_chunks()
 
 
 def holds_folds(folder: Path) -> bool:

@@ -6,16 +6,22 @@ every row as it streams by in the second.
 S codes, T days
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from numba import njit
 
-from loaders.cache.sources import DAY_NUMBER_LIMIT, reading
+from loaders.cache.sources import faults
+from loaders.cache.sources.calendar import held_by_few
+from loaders.cache.sources.codes import two_spellings
+from loaders.cache.sources.reader import READ_ERRORS, reading
+from loaders.cache.sources.table import Table
 from loaders.errors import InputError
 
 Int = npt.NDArray[np.int64]
@@ -41,6 +47,11 @@ class Layout:
         """Rows of all spans, absent ones included."""
         return int(self.days.sum())
 
+    def code_and_date(self, row: int) -> tuple[str, str]:
+        """Code and ISO date of a row."""
+        code = int(np.searchsorted(self.offset, row, "right")) - 1
+        return self.codes[code], str(self.calendar[self.first[code] + row - self.offset[code]])
+
     def day_of(self, rows: Int) -> Int:
         """Calendar index of each row [n]."""
         code = np.searchsorted(self.offset, rows, "right") - 1
@@ -54,56 +65,129 @@ class Layout:
 
     def place(self, row: int) -> str:
         """`CODE on DATE` of a row."""
-        code = int(np.searchsorted(self.offset, row, "right")) - 1
-        return f"{self.codes[code]} on {self.calendar[self.first[code] + row - self.offset[code]]}"
+        return " on ".join(self.code_and_date(row))
 
 
-def survey(table: pl.LazyFrame, source: str, date: str, code: str) -> Layout:
-    """First pass: calendar and spans. Raises InputError for rows without a date or a code, and for no rows at all."""
-    bad = pl.col("date").is_null() | pl.col("code").is_null()
-    with reading(source):
-        spans, calendar, bad_rows = pl.collect_all(
+class Survey(NamedTuple):
+    """What the first pass found."""
+
+    table: Table  # without the dates that --min-codes leaves out
+    layout: Layout
+    few: npt.NDArray[np.bool_]  # [T] dates held by few codes
+    counts: dict[str, int]  # what was left out, for the manifest
+
+
+def survey(
+    table: Table, min_codes: int | None = None, on_progress: Callable[[str], None] = lambda line: None
+) -> Survey:
+    """First pass: calendar and spans; tells of dates that few codes hold.
+
+    Args:
+        min_codes: dates with fewer codes are left out, and counted; None: all are kept.
+
+    Raises InputError naming file and value for a row without a readable date or a code, for two spellings of one code,
+    and where no row is left.
+    """
+    spans, dates = _spans_and_dates(table)
+    if dates["date"].null_count() or any(code is None or code != code.strip() or not code for code in spans["code"]):
+        table = replace(table, tidy=True)
+        spans, dates = _spans_and_dates(table)
+    if dates["date"].null_count():
+        faults.refuse_date(table)
+    if spans["code"].null_count():
+        faults.refuse_missing_code(table)
+    if not dates.height:
+        raise InputError(table.sources.name, "no row is left", "Check the files, --start and --end")
+    if spellings := two_spellings(spans["code"]):
+        faults.refuse_spellings(table, spellings)
+    counts: dict[str, int] = {}
+    if min_codes is not None:
+        table, counts = _leave_out(table, dates, min_codes, on_progress)
+        spans, dates = _spans_and_dates(table)
+    days = dates["date"].to_numpy().astype("datetime64[D]")
+    codes = dates["codes"].to_numpy().astype(np.int64)
+    few = held_by_few(codes)
+    _tell_of_few(table, days[few], codes[few], on_progress)
+    low = np.searchsorted(days, spans["low"].to_numpy().astype("datetime64[D]"))
+    high = np.searchsorted(days, spans["high"].to_numpy().astype("datetime64[D]"))
+    layout = Layout(days, spans["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
+    return Survey(table, layout, few, counts)
+
+
+def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """First and last date of each code, and the number of rows, which are codes, on each date; both ascending."""
+    with reading_table(table):
+        spans, dates = pl.collect_all(
             [
-                table.group_by("code").agg(pl.col("date").min().alias("low"), pl.col("date").max().alias("high")),
-                table.select(pl.col("date").unique()),
-                table.select(bad.sum()),
+                table.frame.group_by("code").agg(pl.col("date").min().alias("low"), pl.col("date").max().alias("high")),
+                table.frame.group_by("date").agg(pl.len().alias("codes")),
             ],
             engine="streaming",
         )
-    if bad_rows.item():
-        what = f"{bad_rows.item():,} rows have no code in {code!r} or no readable date in {date!r}"
-        forms = f"YYYY-MM-DD, YYYYMMDD or days since 1970-01-01 (below {DAY_NUMBER_LIMIT:,})"
-        raise InputError(source, what, f"Remove them, or write dates as {forms}")
-    if not calendar.height:
-        raise InputError(source, "no row is left", "Check the files, --start and --end")
-    days = calendar["date"].sort().to_numpy().astype("datetime64[D]")
-    spans = spans.sort("code")
-    low = np.searchsorted(days, spans["low"].to_numpy().astype("datetime64[D]"))
-    high = np.searchsorted(days, spans["high"].to_numpy().astype("datetime64[D]"))
-    return Layout(days, spans["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
+    return spans.sort("code"), dates.sort("date")
 
 
-def stream(table: pl.LazyFrame, layout: Layout, source: str) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
+def _leave_out(
+    table: Table, dates: pl.DataFrame, min_codes: int, on_progress: Callable[[str], None]
+) -> tuple[Table, dict[str, int]]:
+    """The table without the dates that fewer codes hold, which is told, and counts of them."""
+    few = dates.filter(pl.col("codes") < min_codes)
+    rows = int(few["codes"].sum())
+    if few.height == dates.height:
+        what = f"no date has {min_codes} codes, the most is {int(dates['codes'].to_numpy().max())}"
+        raise InputError("--min-codes", what, "Lower it")
+    if few.height:
+        on_progress(f"left out {few.height:,} dates of fewer than {min_codes} codes, {rows:,} rows")
+    counts = {"dates_of_few_codes": few.height, "rows_on_dates_of_few_codes": rows}
+    return replace(table, without=tuple(few["date"])), counts
+
+
+def _tell_of_few(
+    table: Table, days: npt.NDArray[np.datetime64], codes: Int, on_progress: Callable[[str], None]
+) -> None:
+    """One line about dates that few codes hold, where there are any."""
+    if len(days):
+        most, first = int(codes.max()), str(days[0])
+        held = f"{most} code" if most == 1 else f"at most {most} codes"
+        dates = "1 date is" if len(days) == 1 else f"{len(days):,} dates are"
+        on_progress(
+            f"{dates} held by {held} (first {first} by {faults.first_codes(table, first)[0]}): every label over them "
+            f"counts them as days; leave them out with --min-codes {most + 1}"
+        )
+
+
+@contextmanager
+def reading_table(table: Table) -> Iterator[None]:
+    """Turn a reader's exception into an InputError that names the file, and the value where it is one."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        faults.refuse_unreadable(table)
+        with reading(table.sources.name):
+            raise error
+
+
+def stream(table: Table, layout: Layout) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
     """Second pass: batches of (rows int64 [n], numbers float32 [n, columns], null as NaN), in the order of the source.
 
-    Raises InputError naming code and date where two rows share them.
+    Raises InputError naming files, code and date where two rows share them, and file, column, code, date and value for
+    a text that is no number.
     """
     epoch = layout.calendar[0].astype(np.int64)
     lookup = np.zeros(int((layout.calendar[-1] - layout.calendar[0]).astype(np.int64)) + 1, np.int64)
     lookup[layout.calendar.astype(np.int64) - epoch] = np.arange(len(layout.calendar))
     taken = np.zeros(layout.rows, np.bool_)
     start = layout.offset - layout.first
-    located = table.with_columns(
+    located = table.frame.with_columns(
         pl.col("code").cast(pl.Enum(layout.codes)).to_physical().cast(pl.Int64),
         pl.col("date").to_physical().cast(pl.Int64),
     )
-    with reading(source):
+    with reading_table(table):
         for batch in located.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, engine="streaming"):
             rows = start[batch["code"].to_numpy()] + lookup[batch["date"].to_numpy() - epoch]
             repeated = _take(taken, rows)
             if repeated >= 0:
-                what = f"two rows for {layout.place(repeated)}"
-                raise InputError(source, what, "Keep one row per code and date")
+                faults.refuse_twice(table, *layout.code_and_date(repeated))
             yield rows, batch.drop("code", "date").to_numpy(order="c")
 
 

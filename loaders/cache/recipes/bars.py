@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from numba import njit
 
 from loaders.cache.layout import Layout, stream
 from loaders.cache.recipes.common import PerCode, per_code
+from loaders.cache.sources.table import Table
 
 Float = npt.NDArray[np.float32]
 
@@ -39,11 +39,11 @@ class Bars:
     usable: npt.NDArray[np.bool_]  # and a close in it
 
 
-def read_bars(table: pl.LazyFrame, layout: Layout, source: str) -> tuple[Bars, dict[str, PerCode]]:
+def read_bars(table: Table, layout: Layout) -> tuple[Bars, dict[str, PerCode]]:
     """Stream `BARS` into place and clean them; also gives counts of what was odd, of each code."""
     raw = np.full((len(BARS), layout.rows), np.nan, np.float32)
     present = np.zeros(layout.rows, np.bool_)
-    for rows, numbers in stream(table, layout, source):
+    for rows, numbers in stream(table, layout):
         for column, values in zip(raw, numbers.T, strict=True):
             column[rows] = values
         present[rows] = True

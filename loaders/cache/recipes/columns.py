@@ -13,25 +13,27 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from loaders.cache import sources
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.columns import NewColumns
 from loaders.cache.cross_sections import TRANSFORMS, Collected, collecting, store
 from loaders.cache.format import SCORED
-from loaders.cache.layout import Int, Layout, stream, survey
+from loaders.cache.layout import Int, Layout, stream
 from loaders.cache.recipes.common import (
     Content,
     Options,
     Progress,
     new_columns,
+    open_files,
     per_code,
-    source_name,
     summary,
+    survey_columns,
     write_manifests,
 )
 from loaders.cache.recipes.horizons import check_horizons, horizons_of
+from loaders.cache.sources import faults
+from loaders.cache.sources.names import match_columns
+from loaders.cache.sources.table import Sources, Table
 from loaders.errors import InputError
 
 LARGEST_ERROR = 0.01  # rounding error that float16 may add, in standard deviations of the column
@@ -61,25 +63,22 @@ def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_prog
 
     Raises InputError naming file, column, code or date for bad input; nothing is written then.
     """
-    options.check_dates()
-    files = sources.find_files(paths)
-    date, code = options.date, options.code
-    chosen = choose(sources.column_names(files), options)
-    table = sources.scan(files, date, code, chosen.features + chosen.targets, options.start, options.end)
-    source = source_name(paths, files)
-    layout = survey(table, source, date, code)
-    on_progress(summary(layout, len(chosen.features), len(files)))
+    options = options.checked()
+    sources = open_files(paths, options, on_progress)
+    chosen = choose(sources, options)
+    found, period = survey_columns(sources, chosen.features + chosen.targets, options, options.start, on_progress)
+    layout = found.layout
+    on_progress(summary(layout, len(chosen.features), len(sources.files)))
     pairs = zip(chosen.targets, chosen.horizons, strict=True)
     on_progress("horizons: " + ", ".join(f"{target} -> {h}" for target, h in pairs))
-    recipe = {
-        "name": "columns", "date": date, "code": code, "start": options.start, "end": options.end,
-        "targets": chosen.targets,
-    }  # fmt: skip
-    content = Content(layout, chosen.features, chosen.horizons, chosen.targets, recipe, chosen.categories)
+    recipe = {"name": "columns", **options.as_read(), "targets": chosen.targets}
+    content = Content(
+        layout, chosen.features, chosen.horizons, chosen.targets, recipe, period, found.counts, chosen.categories
+    )
     with atomic_folder(out) as folder:
         columns, shards = new_columns(folder, content, options)
         with collecting(folder, layout, len(chosen.features)) as collected:
-            fill(columns, collected, table, chosen, options, source)
+            fill(columns, collected, found.table, chosen, options)
             for name, line in _evidence(columns, layout, chosen, options):
                 on_progress(f"target {name}: rank correlation with itself at {line}")
             on_progress(f"transform within each date: {options.transform}")
@@ -111,10 +110,10 @@ class Chosen:
         return [self.features.index(name) for name in self.categories]
 
 
-def choose(names: list[str], options: ColumnsOptions) -> Chosen:
+def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
-    date, code, features, targets = options.date, options.code, options.features, options.targets
-    has = f"The file has {', '.join(names[:30])}"
+    names, features, targets = sources.names, options.features, options.targets
+    has = f"The files have {', '.join(names[:30])}"
     if options.transform not in TRANSFORMS:
         raise InputError("--transform", f"no transform {options.transform!r}", f"Use {', '.join(TRANSFORMS)}")
     if not targets:
@@ -122,44 +121,42 @@ def choose(names: list[str], options: ColumnsOptions) -> Chosen:
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
-    chosen_targets = sources.match_columns("--targets", targets, names, {date, code})
+    chosen_targets = match_columns("--targets", targets, names, sources.reserved)
     if options.horizons is not None:
         for pattern in targets:
-            found = sources.match_columns("--targets", [pattern], names, {date, code})
+            found = match_columns("--targets", [pattern], names, sources.reserved)
             if len(found) > 1:
                 what = f"{pattern!r} matches {len(found)} columns ({', '.join(found[:5])}): their order is not stated"
                 raise InputError("--horizons", what, "Name each target in full, or let the names state the horizons")
-    reserved = {date, code, *chosen_targets}
-    chosen_features = sources.match_columns("--features", features, names, reserved)
+    reserved = sources.reserved | set(chosen_targets)
+    chosen_features = match_columns("--features", features, names, reserved)
     if options.exclude:
-        left_out = set(sources.match_columns("--exclude", options.exclude, chosen_features, set()))
+        left_out = set(match_columns("--exclude", options.exclude, chosen_features, set()))
         chosen_features = [name for name in chosen_features if name not in left_out]
     for name in chosen_features:
-        if name in reserved:
+        if name in sources.key_columns or name in chosen_targets:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")
     categories = []
     if options.categories:
-        categories = sources.match_columns("--categories", options.categories, chosen_features, set())
+        categories = match_columns("--categories", options.categories, chosen_features, set())
     horizons = horizons_of(chosen_targets, options.horizons)
     order = np.argsort(horizons)
     return Chosen(chosen_features, [chosen_targets[i] for i in order], [horizons[i] for i in order], categories)
 
 
-def fill(
-    columns: NewColumns, collected: Collected, table: pl.LazyFrame, chosen: Chosen, options: ColumnsOptions, source: str
-) -> None:
+def fill(columns: NewColumns, collected: Collected, table: Table, chosen: Chosen, options: ColumnsOptions) -> None:
     """Stream the table into place: targets and presence into the columns, features to be transformed. Every row is
     scored.
     """
     n_features, layout = len(chosen.features), collected.layout
     half, ids = options.dtype == "float16", chosen.ids
     plain = np.arange(n_features) if options.transform == "none" else np.array(ids, np.int64)
-    rounding = _Rounding([chosen.features[i] for i in plain], source) if half and len(plain) else None
-    for rows, numbers in stream(table, layout, source):
-        _check_values(rows, numbers, chosen, layout, source, half)
+    rounding = _Rounding([chosen.features[i] for i in plain], table, layout) if half and len(plain) else None
+    for rows, numbers in stream(table, layout):
+        _check_values(rows, numbers, chosen, table, layout, half)
         values = numbers[:, :n_features]
         if rounding is not None:
-            rounding.add(np.nan_to_num(values[:, plain], nan=0.0))
+            rounding.add(np.nan_to_num(values[:, plain], nan=0.0), rows)
         collected.put(rows, values)
         columns.targets[rows] = numbers[:, n_features:]
         columns.presence[rows] = SCORED
@@ -168,7 +165,7 @@ def fill(
 
 
 def _check_values(
-    rows: Int, numbers: npt.NDArray[np.float32], chosen: Chosen, layout: Layout, source: str, half: bool
+    rows: Int, numbers: npt.NDArray[np.float32], chosen: Chosen, table: Table, layout: Layout, half: bool
 ) -> None:
     """Raise InputError for infinite values, and for ids that are none."""
     names = chosen.features + chosen.targets
@@ -176,7 +173,11 @@ def _check_values(
     if infinite.any():
         row, column = np.argwhere(infinite)[0]
         what = f"column {names[column]!r} of {layout.place(int(rows[row]))} is infinite, or beyond float32"
-        raise InputError(source, what, "Make it missing, or leave the column out")
+        raise InputError(
+            faults.file_of(table, *layout.code_and_date(int(rows[row]))),
+            what,
+            "Make it missing, or leave the column out",
+        )
     for column in chosen.ids:
         ids = numbers[:, column]
         exact = ids.astype(np.float16).astype(np.float32) if half else ids
@@ -185,23 +186,27 @@ def _check_values(
             row = int(np.argmax(wrong))
             what = f"column {names[column]!r} of {layout.place(int(rows[row]))} is {ids[row]:g}, no id from 0 on"
             cure = "Number ids from 0 on and give the missing one its own" + ("; above 2,048: --dtype float32" * half)
-            raise InputError(source, what, cure)
+            raise InputError(faults.file_of(table, *layout.code_and_date(int(rows[row]))), what, cure)
 
 
 class _Rounding:
     """What float16 does to the columns of a stream: running sums per column, float64 [F]."""
 
-    def __init__(self, names: list[str], source: str) -> None:
-        self.names, self.source = names, source
+    def __init__(self, names: list[str], table: Table, layout: Layout) -> None:
+        self.names, self.table, self.layout = names, table, layout
         self.rows = 0
         self.nonzero, self.lost, self.error, self.sum, self.square = np.zeros((5, len(names)))
         self.shift: npt.NDArray[np.float64] | None = None  # of the sums, against cancellation
 
-    def add(self, values: npt.NDArray[np.float32]) -> None:
-        """Take in float32 [n, F]. Raises InputError for values beyond float16."""
+    def add(self, values: npt.NDArray[np.float32], rows: Int) -> None:
+        """Take in float32 [n, F] of rows [n]. Raises InputError for values beyond float16."""
         over = np.abs(values).max(0, initial=0) >= 65520  # rounds to infinity
         if over.any():
-            self._refuse(int(np.argmax(over)), "values beyond 65,504")
+            column = int(np.argmax(over))
+            row = int(np.argmax(np.abs(values[:, column])))
+            code, day = self.layout.code_and_date(int(rows[row]))
+            what = f"{values[row, column]:g} for {code} on {day}, beyond 65,504,"
+            self._refuse(column, what, faults.file_of(self.table, code, day))
         exact = values.astype(np.float64)
         stored = values.astype(np.float16).astype(np.float64)
         if self.shift is None:
@@ -225,6 +230,6 @@ class _Rounding:
         if coarse.any():
             self._refuse(int(np.argmax(coarse)), "a range so wide that its spread would be lost in rounding")
 
-    def _refuse(self, column: int, what: str) -> None:
+    def _refuse(self, column: int, what: str, where: str | None = None) -> None:
         cure = "Pass --dtype float32, or normalise the column"
-        raise InputError(self.source, f"column {self.names[column]!r} has {what} in float16", cure)
+        raise InputError(where or self.table.sources.name, f"column {self.names[column]!r} has {what} in float16", cure)

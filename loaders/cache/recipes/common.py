@@ -4,9 +4,9 @@ S codes, F features, H horizons
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ import numpy.typing as npt
 from loaders.cache.columns import NewColumns, create_columns, joined
 from loaders.cache.cross_sections import DESCRIPTION
 from loaders.cache.format import ABSENT, CONTEXT, SCORED, Dtype, Manifest, Transform, write_manifest
-from loaders.cache.layout import Layout
+from loaders.cache.layout import Layout, Survey, survey
+from loaders.cache.sources import calendar, dates
+from loaders.cache.sources.calendar import Period
+from loaders.cache.sources.table import Sources, open_sources, open_table
 from loaders.cache.statistics import FeatureStats
 from loaders.errors import InputError
 
@@ -28,24 +31,41 @@ class Options:
 
     date: str = "date"  # column of dates
     code: str = "code"  # column of codes
+    rename: list[str] = field(default_factory=list)  # `old=new` columns
     horizons: list[int] | None = None  # days ahead
     exclude: list[str] = field(default_factory=list)  # names or patterns of features that are left out
     transform: Transform = "rank"  # of features, within each date: a key of cross_sections.TRANSFORMS
     dtype: Dtype = "float16"  # of the stored features
     start: str | None = None  # ISO dates, both included; None: all
     end: str | None = None
+    period: str | None = None  # day, week, month or era; None: as the calendar says
+    periods_per_year: float | None = None
+    min_codes: int | None = None  # dates with fewer codes are left out
     shards: int = 1  # caches of some of the codes each, in one folder
 
-    def check_dates(self) -> None:
-        """Raise InputError for a start or end that is no date, or an end before the start."""
-        for option, text in (("--start", self.start), ("--end", self.end)):
-            try:
-                if text is not None and str(np.datetime64(text, "D")) != text:
-                    raise ValueError
-            except ValueError as error:
-                raise InputError(option, f"{text!r} is no date", "Write it as YYYY-MM-DD") from error
-        if self.start is not None and self.end is not None and self.start > self.end:
+    def checked(self) -> Self:
+        """The same with start and end as ISO dates.
+
+        Raises InputError for an unknown period, a start or end that is no date, and an end before the start.
+        """
+        calendar.check_period(self.period)
+        if self.min_codes is not None and self.min_codes < 1:
+            raise InputError("--min-codes", f"{self.min_codes} is less than 1", "Leave it out to keep all dates")
+        start, end = self._iso("--start", self.start), self._iso("--end", self.end)
+        if start is not None and end is not None and start > end:
             raise InputError("--end", f"{self.end} is before --start {self.start}", "Swap them")
+        return replace(self, start=start, end=end)
+
+    def as_read(self) -> dict[str, Any]:
+        """What decided which rows were read and by what names, for the manifest."""
+        names = ("date", "code", "rename", "start", "end", "min_codes")
+        return {name: getattr(self, name) for name in names}
+
+    def _iso(self, option: str, text: str | None) -> str | None:
+        day = None if text is None else dates.parse(text, self.period)
+        if text is not None and day is None:
+            raise InputError(option, f"{text!r} is no date", dates.advice(text, self.period))
+        return None if day is None else str(day)
 
 
 @dataclass(frozen=True)
@@ -57,13 +77,27 @@ class Content:
     horizons: list[int]  # ascending
     targets: list[str]  # what the target of each horizon is
     recipe: dict[str, Any]  # name and settings
+    period: Period
+    left_out: dict[str, int]  # counts of what the whole build left out
     categories: list[str] = field(default_factory=list)
     known_after: int = 0
 
 
-def source_name(paths: list[Path], files: list[Path]) -> str:
-    """What messages call the files."""
-    return str(paths[0]) if len(paths) == 1 else f"{len(files)} files"
+def open_files(paths: list[Path], options: Options, on_progress: Progress) -> Sources:
+    """The files of a build, open; see `open_sources`."""
+    return open_sources(paths, options.date, options.code, options.rename, options.period, on_progress)
+
+
+def survey_columns(
+    sources: Sources, numbers: list[str], options: Options, start: str | None, on_progress: Progress
+) -> tuple[Survey, Period]:
+    """The first pass over number columns from `start` on, and what the calendar was read as, which is told."""
+    table = open_table(sources, numbers, start, options.end, on_progress)
+    found = survey(table, options.min_codes, on_progress)
+    days = found.layout.calendar[~found.few]  # metrics skip the others
+    period = calendar.period_of(days, options.period, options.periods_per_year)
+    on_progress(calendar.told(found.layout.calendar, period, options.period, options.periods_per_year))
+    return found, period
 
 
 def summary(layout: Layout, n_features: int, n_files: int) -> str:
@@ -120,6 +154,7 @@ def write_manifests(
     layout = content.layout
     for shard in shards:
         codes = shard.codes
+        whole = content.left_out if shard is shards[0] else {}  # counts of shards are added up
         first, days = layout.first[codes], layout.days[codes]
         begin, end = int(first.min()), int((first + days).max())
         presence = shard.columns.presence[:]
@@ -135,13 +170,16 @@ def write_manifests(
             rows=int(days.sum()),
             counts={name: int((presence == kind).sum()) for name, kind in kinds.items()}
             | {"one_day_codes": int((days == 1).sum())}
-            | {name: int(of_code[codes].sum()) for name, of_code in counts.items()},
+            | {name: int(of_code[codes].sum()) for name, of_code in counts.items()}
+            | whole,
             recipe=content.recipe,
             normalisation=DESCRIPTION[options.transform],
             transform=options.transform,
             categories=content.categories,
             targets=content.targets,
             known_after=content.known_after,
+            period=content.period.name,
+            periods_per_year=content.period.per_year,
             source=source,
             batches=shard.columns.batches,
         )

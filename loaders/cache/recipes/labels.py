@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from loaders.cache import sources
 from loaders.cache.layout import Layout
+from loaders.cache.sources import faults
+from loaders.cache.sources.reader import reading
+from loaders.cache.sources.table import Table, open_sources
 from loaders.errors import InputError
 
 Float = npt.NDArray[np.float32]
@@ -94,17 +96,18 @@ def read_delistings(path: Path, layout: Layout) -> tuple[dict[str, float], int]:
     Raises InputError for a file that cannot be read, two rows of a code, a return that is none, and a date before the
     code's last bar.
     """
-    files = sources.find_files([path])
-    table = sources.scan(files, "date", "code", ["return"], None, None).rename({"number:0": "return"})
-    with sources.reading(str(path)):
-        frame = table.collect()
+    table = Table(open_sources([path], "date", "code", [], None, lambda line: None), ["return"], tidy=True)
+    with reading(str(path)):
+        frame = table.frame.rename({"number:0": "return"}).collect()
+    if frame["date"].null_count():
+        faults.refuse_date(table)
+    if frame["code"].null_count():
+        faults.refuse_missing_code(table)
     last = dict(zip(layout.codes, layout.calendar[layout.first + layout.days - 1], strict=True))
     found: dict[str, float] = {}
     others = 0
     for code, date, value in frame.select("code", "date", "return").iter_rows():
         of = f"the return of {code} on {date}"
-        if date is None or code is None:
-            raise InputError(str(path), f"a row has no code or no date ({of} is {value})", "Mend or remove it")
         if value is None or not np.isfinite(value) or value < -1:
             raise InputError(str(path), f"{of} is {value}, not a fraction from -1 on", "Write -0.35 for a loss of 35%")
         if code not in last or np.datetime64(date) > layout.calendar[-1]:

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from loaders.cache import sources
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.columns import NewColumns
 from loaders.cache.cross_sections import TRANSFORMS, Collected, collecting, store
 from loaders.cache.format import ABSENT, CONTEXT, SCORED
-from loaders.cache.layout import Layout, survey
+from loaders.cache.layout import Layout
 from loaders.cache.recipes.bars import BARS, Bars, Float, read_bars
 from loaders.cache.recipes.common import (
     Content,
@@ -24,12 +23,15 @@ from loaders.cache.recipes.common import (
     PerCode,
     Progress,
     new_columns,
-    source_name,
+    open_files,
     summary,
+    survey_columns,
     write_manifests,
 )
 from loaders.cache.recipes.features import FEATURES, daily_features
 from loaders.cache.recipes.labels import BAD_TICK, ENTRIES, LOSSES, CodeBars, labels, read_delistings
+from loaders.cache.sources.names import match_columns
+from loaders.cache.sources.table import in_any_case
 from loaders.errors import InputError
 
 WARM_UP_DAYS = 400  # calendar days, read before --start: 250 trading days and some holidays
@@ -62,30 +64,28 @@ def build_ohlcv(paths: list[Path], out: Path, options: OhlcvOptions, on_progress
     The files have open, high, low, close and volume. Rows outside the universe are context: never scored, nor ranked
     among the others. Raises InputError naming file, column, code or date for bad input; nothing is written then.
     """
-    options.check_dates()
+    options = options.checked()
     _check(options)
-    files = sources.find_files(paths)
     start, horizons = options.start, sorted(options.horizons or [1, 5])
     warm_up = None if start is None else str(np.datetime64(start, "D") - WARM_UP_DAYS)
-    table = sources.scan(files, options.date, options.code, list(BARS), warm_up, options.end)
-    source = source_name(paths, files)
-    layout = survey(table, source, options.date, options.code)
-    features = _features(options)
-    on_progress(summary(layout, len(features), len(files)))
+    sources = in_any_case(open_files(paths, options, on_progress), list(BARS), on_progress)
+    found, period = survey_columns(sources, list(BARS), options, warm_up, on_progress)
+    layout, features = found.layout, _features(options)
+    on_progress(summary(layout, len(features), len(sources.files)))
     universe = Universe(options.min_price, options.min_dollar_volume)
     delistings: dict[str, float] = {}
     if options.delisting_returns is not None:
         delistings, others = read_delistings(options.delisting_returns, layout)
         on_progress(f"{len(delistings):,} delisting returns; {others:,} more of other codes or later dates")
-    bars, counts = read_bars(table, layout, source)
-    kept = keep_from(layout, bars, start, source)
+    bars, counts = read_bars(found.table, layout)
+    kept = keep_from(layout, bars, start, sources.name)
     recipe = {
-        "name": "ohlcv", "date": options.date, "code": options.code, "start": start, "end": options.end,
-        "entry": options.entry, "delisting_returns": len(delistings), **asdict(universe),
+        "name": "ohlcv", **options.as_read(), "entry": options.entry, "delisting_returns": len(delistings),
+        **asdict(universe),
     }  # fmt: skip
     names = [f"return over {h} days from the {options.entry.replace('_', ' ')}" for h in horizons]
     known_after = 1 if options.entry == "next_close" else 0
-    content = Content(kept, features, horizons, names, recipe, known_after=known_after)
+    content = Content(kept, features, horizons, names, recipe, period, found.counts, known_after=known_after)
     with atomic_folder(out) as folder:
         columns, shards = new_columns(folder, content, options)
         with collecting(folder, kept, len(features)) as collected:
@@ -116,7 +116,7 @@ def _features(options: OhlcvOptions) -> list[str]:
     """The features that are not left out."""
     if not options.exclude:
         return list(FEATURES)
-    left_out = set(sources.match_columns("--exclude", options.exclude, list(FEATURES), set()))
+    left_out = set(match_columns("--exclude", options.exclude, list(FEATURES), set()))
     if len(left_out) == len(FEATURES):
         raise InputError("--exclude", "no feature is left", "Leave fewer out")
     return [name for name in FEATURES if name not in left_out]

@@ -88,7 +88,6 @@ DATES = {
     "ISO text with time": lambda c: c.cast(pl.String) + "T00:00:00",
     "YYYYMMDD": lambda c: c.dt.strftime("%Y%m%d").cast(pl.Int32),
     "YYYYMMDD as text": lambda c: c.dt.strftime("%Y%m%d"),
-    "day number": lambda c: c.to_physical().cast(pl.UInt16),
 }
 
 
@@ -209,7 +208,8 @@ def shifted(frame, column, value):
         (lambda f: f.with_columns(value=pl.lit("many")), {}, ["'value'", "String"]),
         (lambda f: f.with_columns(date=pl.lit("2020-13-01")), {}, ["date", "YYYY-MM-DD"]),
         (lambda f: f.with_columns(date=pl.lit(20201301)), {}, ["date", "YYYYMMDD"]),
-        (lambda f: f.with_columns(date=pl.lit(1.5)), {}, ["'date'", "Float64"]),
+        (lambda f: f.with_columns(date=pl.lit(1.5)), {}, ["'date'", "1.5", "YYYY-MM-DD"]),
+        (lambda f: f.with_columns(date=pl.lit(True)), {}, ["'date'", "Boolean"]),
         (lambda f: shifted(f, "code", None), {}, ["no code"]),
         (lambda f: f.with_columns(code=pl.lit(1.5)), {}, ["'code'", "Float64"]),
         (lambda f: f.rename({"date": "day"}), {}, ["'date'", "day"]),
