@@ -24,7 +24,17 @@ Arrow = Annotated[str, typer.Option(help="Cache: a folder, a folder of shards, o
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be repeated.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Cost = Annotated[float, typer.Option(min=0, help="Trading cost in basis points of turnover, for sharpe_net.")]
+Cost = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="For sharpe_net: cost in basis points of turnover, which is half of what is traded (a wholly new book: 2 "
+        "of 4). So each unit traded costs half of it.",
+    ),
+]
+Periods = Annotated[
+    float | None, typer.Option(min=0.1, help="Dates in a year, for Sharpe ratios (default: the cache's own).")
+]
 SplitName = Literal["train", "valid", "test"]
 
 
@@ -183,7 +193,7 @@ def train_command(
         return
     summary = json.loads((run / "summary.json").read_text())
     for name, metrics in summary["splits"].items():
-        console.print(metrics_table(f"{run} · {name}", metrics))
+        console.print(metrics_table(f"{run} · {name}", metrics, summary["periods_per_year"]))
     console.print(f"run: {run}")
 
 
@@ -194,18 +204,20 @@ def evaluate_command(
     against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     cost_bps: Cost = 10.0,
+    periods_per_year: Periods = None,
     as_json: AsJson = False,
 ) -> None:
     """Metrics of runs or score files."""
     from engine.evaluate import evaluate
     from engine.score.tables import comparison_table, metrics_table, to_json
 
-    result = evaluate(paths, split, against, arrow, cost_bps)
+    result = evaluate(paths, split, against, arrow, cost_bps, periods_per_year)
     if as_json:
         print(to_json(result))
         return
     for name, metrics in result["splits"].items():
-        console.print(metrics_table(f"{', '.join(map(str, paths))} · {name}", metrics))
+        title = f"{', '.join(map(str, paths))} · {name}"
+        console.print(metrics_table(title, metrics, result["periods_per_year"], cost_bps))
     if against is not None:
         console.print(comparison_table(f"minus {against}", result["against"]))
 
@@ -241,6 +253,7 @@ def baseline_command(
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
     out: Annotated[Path | None, typer.Option(help="Also write the test scores, as Parquet.")] = None,
     cost_bps: Cost = 10.0,
+    periods_per_year: Periods = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a simple rival on the same cache, split and metrics."""
@@ -257,13 +270,15 @@ def baseline_command(
     panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
     scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed))
+    periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
-        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps) for name, values in scores.items()
+        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)
+        for name, values in scores.items()
     }
     if out is not None:
         write_scores(out, to_file(panel, row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")))
     if as_json:
-        print(to_json({"splits": result}))
+        print(to_json({"splits": result, "periods_per_year": periods}))
         return
     for name, metrics in result.items():
-        console.print(metrics_table(f"{kind} · {name}", metrics))
+        console.print(metrics_table(f"{kind} · {name}", metrics, periods, cost_bps))

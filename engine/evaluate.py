@@ -9,7 +9,7 @@ N rows, H horizons
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ from engine.config import Config, Data
 from engine.config_file import load_config
 from engine.score.cross_section import zscores_within_day
 from engine.score.files import holds_folds, read_joined, read_scores
-from engine.score.metrics import Metrics, daily_rank_ic, newey_west_se, split_metrics
+from engine.score.metrics import Metrics, daily_rank_ic, split_metrics
 from engine.score.predict import load_run, predict_run
-from engine.score.rows import Float32, RowScores, check_cache_id, from_file
+from engine.score.rows import Float32, RowScores, check_cache_id, from_file, later_targets
+from engine.score.standard_error import mean_test
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
@@ -40,7 +41,12 @@ class _Source:
 
 
 def evaluate(
-    paths: list[Path], split: str, against: Path | None, arrow: str | Path | None, cost_bps: float = 10.0
+    paths: list[Path],
+    split: str,
+    against: Path | None,
+    arrow: str | Path | None,
+    cost_bps: float = 10.0,
+    periods_per_year: float | None = None,
 ) -> dict[str, Any]:
     """Metrics of the average of runs and score files, and their comparison with another.
 
@@ -48,10 +54,12 @@ def evaluate(
         paths: run folders, scored here on `split`, folders of folds, and score files, whose own rows count.
         against: a run folder or score file to compare with.
         arrow: the cache; default: that of the first run among the paths, else cache/.
+        cost_bps: see `split_metrics`.
+        periods_per_year: of Sharpe ratios; default: those of the cache's calendar, which may be unknown.
 
-    Returns {"splits": {split: {horizon: metrics}}} and, with `against`, "against": {horizon: {rank_ic,
-    rank_ic_against, difference, difference_se, difference_t, days, samples}}; difference_t is Newey-West's t of the
-    mean daily difference of RankIC. A score file's own split names its metrics.
+    Returns {"splits": {split: {horizon: metrics}}, "periods_per_year": of Sharpe ratios} and, with `against`,
+    "against": {horizon: {rank_ic, rank_ic_against, difference, difference_se, difference_t, difference_p, days,
+    samples}}, the test of the mean daily difference of RankIC. A score file's own split names its metrics.
 
     Raises InputError for unreadable files, scores of another cache, sources of different splits, and sources that
     share no horizon or sample.
@@ -65,11 +73,13 @@ def evaluate(
         raise InputError("evaluate", f"different splits: {found}", "Compare scores of one split")
     ours = sources[: len(paths)]
     rows = _common_rows(ours)
+    periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     metrics = {}
     for h in _common_horizons(ours, panel):
-        values, targets, day, code = _samples(panel, ours, rows, h)
-        metrics[str(h)] = split_metrics(values, targets, day, code, h, cost_bps)
-    result: dict[str, Any] = {"splits": {ours[0].split: metrics}}
+        s = _samples(panel, ours, rows, h)
+        later = later_targets(panel, s.rows, s.code)[:, panel.manifest.horizons.index(h)]
+        metrics[str(h)] = split_metrics(s.scores, s.targets, s.day, s.code, h, cost_bps, periods, later)
+    result: dict[str, Any] = {"splits": {ours[0].split: metrics}, "periods_per_year": periods}
     if against is not None:
         result["against"] = _compare(panel, ours, sources[-1])
     return result
@@ -122,8 +132,17 @@ def _common_rows(sources: list[_Source]) -> Int:
     return rows
 
 
-def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> tuple[npt.NDArray[Any], ...]:
-    """Averaged scores, targets, calendar indices and codes of the horizon's samples among the rows."""
+class _Samples(NamedTuple):
+    """The samples of a horizon among some rows, with the averaged scores of several sources."""
+
+    rows: Int  # [N] the panel's
+    scores: npt.NDArray[np.floating]  # [N]
+    targets: Float32  # [N]
+    day: Int  # [N] calendar indices
+    code: Int  # [N] numbers of their codes
+
+
+def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> _Samples:
     target = panel.targets[rows, panel.manifest.horizons.index(h)]
     sample = (panel.presence[rows] == SCORED) & np.isfinite(target)
     rows, target = rows[sample], target[sample]
@@ -132,28 +151,28 @@ def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> tuple[n
     columns: list[npt.NDArray[Any]] = [source.at(rows, h) for source in sources]
     if len(columns) > 1:
         columns = [zscores_within_day(column, day) for column in columns]
-    return np.mean(columns, 0), target, day, code
+    return _Samples(rows, np.mean(columns, 0), target, day, code)
 
 
 def _compare(panel: Panel, ours: list[_Source], other: _Source) -> dict[str, Metrics]:
     rows = _common_rows([*ours, other])
     result: dict[str, Metrics] = {}
     for h in _common_horizons([*ours, other], panel):
-        values, targets, day, _ = _samples(panel, ours, rows, h)
-        days, rank_ic = daily_rank_ic(values, targets, day)
-        _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h)[0], targets, day)
+        s = _samples(panel, ours, rows, h)
+        days, rank_ic = daily_rank_ic(s.scores, s.targets, s.day)
+        _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h).scores, s.targets, s.day)
         both = np.isfinite(rank_ic) & np.isfinite(rank_ic_against)
         rank_ic, rank_ic_against = rank_ic[both], rank_ic_against[both]
         difference = rank_ic - rank_ic_against
-        mean = float(difference.mean()) if len(difference) else np.nan
-        se = newey_west_se(difference, max(h - 1, 5))
+        test = mean_test(difference, h)
         result[str(h)] = {
             "rank_ic": float(rank_ic.mean()) if len(rank_ic) else np.nan,
             "rank_ic_against": float(rank_ic_against.mean()) if len(rank_ic) else np.nan,
-            "difference": mean,
-            "difference_se": se,
-            "difference_t": mean / se if se > 0 else np.nan,
+            "difference": float(difference.mean()) if len(difference) else np.nan,
+            "difference_se": float(test.se),
+            "difference_t": float(test.t),
+            "difference_p": float(test.p),
             "days": int(both.sum()),
-            "samples": int(np.isin(day, days[both]).sum()),
+            "samples": int(np.isin(s.day, days[both]).sum()),
         }
     return result

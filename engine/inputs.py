@@ -68,7 +68,7 @@ def resolve(config: Config, panel: Panel) -> Config:
 
 def make_split(config: Config, panel: Panel) -> Split:
     """The dates of training, validation and test that a configuration means on a panel. Raises InputError if empty."""
-    gap = gap_days(config.data.context, panel.manifest.horizons)
+    gap = gap_days(config.data.context, panel.manifest.horizons, panel.manifest.known_after)
     split = config.split
     if split.valid_start is not None and split.test_start is not None:
         return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap)

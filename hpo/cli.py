@@ -51,4 +51,5 @@ def hpo_command(
     console.print(f"best: trial {best.number}, {folder / 'best.toml'}")
     if evaluate_best:
         for run in trial_folders(work, best):
-            console.print(metrics_table(f"{run} · test", evaluate([run], "test", None, arrow)["splits"]["test"]))
+            figures = evaluate([run], "test", None, arrow)
+            console.print(metrics_table(f"{run} · test", figures["splits"]["test"], figures["periods_per_year"]))

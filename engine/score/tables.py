@@ -15,14 +15,29 @@ _COMPARISON = {
     "difference": ("difference", "+.4f"),
     "difference_se": ("  standard error", ".4f"),
     "difference_t": ("  t", "+.1f"),
+    "difference_p": ("  p", ".2g"),
     "days": ("days", ",.0f"),
     "samples": ("samples", ",.0f"),
 }
 
 
-def metrics_table(title: str, results: dict[str, Metrics]) -> Table:
-    """One column per horizon, one line per metric."""
-    return _table(title, results, _METRICS)
+def metrics_table(
+    title: str, results: dict[str, Metrics], periods_per_year: float | None, cost_bps: float = 10.0
+) -> Table:
+    """One column per horizon, one line per metric, and what Sharpe ratios rest on.
+
+    Args:
+        periods_per_year: that made them annual. None: not known, and so there are none.
+        cost_bps: that they are net of.
+    """
+    table = _table(title, results, _METRICS)
+    table.caption_justify = "left"
+    table.caption = (
+        "No Sharpe: the cache does not say how many periods a year has (--periods-per-year)"
+        if periods_per_year is None
+        else f"Sharpe: {periods_per_year:g} periods a year; costs: {cost_bps:g} bp of turnover, half of what is traded"
+    )
+    return table
 
 
 def comparison_table(title: str, results: dict[str, Metrics]) -> Table:

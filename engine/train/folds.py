@@ -142,7 +142,12 @@ def _join(out: Path, folders: list[Path], splits: list[Split], panel: Panel, con
     for i, line in enumerate(lines):
         shown = ", ".join(f"h={h} {'–' if value is None else f'{value:.4f}'}" for h, value in line["rank_ic"].items())
         console.print(f"fold {i + 1}: {line['test_start']}..{line['test_end']}, test RankIC {shown}")
-    summary = {"folds": lines, "cache_id": panel.manifest.cache_id, "splits": {"test": metrics}}
+    summary = {
+        "folds": lines,
+        "cache_id": panel.manifest.cache_id,
+        "splits": {"test": metrics},
+        "periods_per_year": panel.manifest.periods_per_year,
+    }
     write_scores(out / SCORES, to_file(panel, joined))
     write_atomically(out / SUMMARY, to_json(summary, indent=2).encode())
 

@@ -30,7 +30,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,9 @@ class Manifest:
     counts: dict[str, int]  # rows by kind, and what the recipe did to odd input
     recipe: dict[str, Any]  # name and settings that built it
     normalisation: str
+    period: Literal["day", "week", "month", "era", "other"] = "day"  # what a date of the calendar stands for
+    periods_per_year: float | None = 252.0  # None: not known
+    known_after: int = 0  # periods after t + h when the target of day t is known: 1 where it begins at a later entry
     simulation: dict[str, Any] | None = None
     chunk_bytes: int = CHUNK_BYTES
     checksums: list[str] = field(default_factory=list)  # sha256 per chunk of panel.arrow, first 16 hex digits
