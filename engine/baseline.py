@@ -53,6 +53,7 @@ class Options:
 
     feature: str = "ret_1"  # that `reversal` bets against
     seed: int = 0  # of the trees' sampling of rows and features
+    online_features: int | None = None  # most that `online` uses; None: all
 
 
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
@@ -71,7 +72,7 @@ def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None 
 
 def _online(panel: Panel, split: Split, options: Options) -> PartScores:
     start = split.valid.start
-    slopes = online_slopes(panel, Days(start, split.test.stop), [])
+    slopes = online_slopes(panel, Days(start, split.test.stop), [], options.online_features)
     parts = {name: split.part(name) for name in ("valid", "test")}
     return {
         name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)

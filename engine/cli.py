@@ -269,7 +269,7 @@ def baseline_command(
     resolved = load_config(config, settings or [], arrow)
     panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
-    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed))
+    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed, resolved.model.online_features))
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
         name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)

@@ -7,7 +7,7 @@ The B cosine transforms of slowest change of a series x of T days,
 are nearly independent, of the variance that the mean has times T. So se^2 = mean(X_j^2) / T, and mean / se follows
 Student's t with B degrees of freedom (Lazarus, Lewis, Stock and Watson 2018, "HAR Inference: Recommendations for
 Practice"). Their B = 0.4 T^(2/3). Labels of h days overlap, and where scores persist their correlation reaches h - 1
-days; the transforms see it whole only where they change little within h days, hence B <= T / (2h) as well.
+days; the transforms see it whole only where they change little within h days, hence B <= T / (3h) as well.
 
 Newey and West's estimate with few lags and normal critical values finds too much: docs/metrics.md has the sizes of both
 tests, examples/standard_errors.py measures them.
@@ -53,8 +53,8 @@ def mean_test(series: npt.ArrayLike, horizon: int) -> MeanTest:
 
 
 def degrees_of_freedom(days: int, horizon: int) -> int:
-    """B of `mean_test`. 0 where there are fewer than two days, or than 2h: no test then."""
-    return min(max(int(0.4 * days ** (2 / 3)), 1), days // (2 * horizon))
+    """B of `mean_test`. 0 where there are fewer than 3h days: no test then."""
+    return min(max(int(0.4 * days ** (2 / 3)), 1), days // (3 * horizon))
 
 
 def two_sided_p(t: npt.ArrayLike, degrees: int) -> Any:

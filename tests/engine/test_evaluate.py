@@ -134,7 +134,7 @@ def test_against_pairs_the_days(panel, tmp_path):
         pairs = daily(panel, [random_scores(panel, seed)[:, i] for seed in (0, 1)], i).values()
         x = np.array([p - q for p, q in pairs])
         n = len(x)
-        cosines = min(int(0.4 * n ** (2 / 3)), n // (2 * h))
+        cosines = min(int(0.4 * n ** (2 / 3)), n // (3 * h))
         long_run = np.mean(fft.dct(x, norm="ortho")[1 : cosines + 1] ** 2)
         t = x.mean() / math.sqrt(long_run / n)
         assert found[str(h)]["difference"] == pytest.approx(x.mean(), abs=1e-9)

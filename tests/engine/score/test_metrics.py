@@ -39,7 +39,7 @@ def by_day(scores, targets, day, code):
 def of_mean(x, horizon):
     """Standard error, t and p by the cosine transform and Student's t of scipy."""
     n = len(x)
-    cosines = min(int(0.4 * n ** (2 / 3)), n // (2 * horizon))
+    cosines = min(int(0.4 * n ** (2 / 3)), n // (3 * horizon))
     se = math.sqrt(np.mean(fft.dct(np.asarray(x), norm="ortho")[1 : cosines + 1] ** 2) / n)
     t = np.mean(x) / se
     return se, t, 2 * stats.t.sf(abs(t), cosines)
