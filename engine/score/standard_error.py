@@ -47,7 +47,8 @@ def mean_test(series: npt.ArrayLike, horizon: int) -> MeanTest:
     mean = x.mean(-1)
     cosines = np.cos(np.pi / days * np.outer(np.arange(days) + 0.5, np.arange(1, degrees + 1)))
     transforms = math.sqrt(2 / days) * ((x - mean[..., None]) @ cosines)
-    se = np.sqrt((transforms**2).mean(-1) / days)
+    varies = x.max(-1) > x.min(-1)  # by the range: rounding keeps the variance of a constant from being 0
+    se = np.where(varies, np.sqrt((transforms**2).mean(-1) / days), 0.0)[()]
     t = mean / np.where(se > 0, se, np.nan)
     return MeanTest(se, t, two_sided_p(t, degrees))
 
