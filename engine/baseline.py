@@ -3,7 +3,8 @@
     reversal   minus one feature, nothing fitted
     ridge      linear in the day's features, on rank targets within the day; penalty chosen on validation RankIC
     lightgbm   boosted trees on the same rank targets, stopped early on the validation part
-    online     the online regression alone (engine/score/online.py)
+    online     the online regression alone (engine/score/online.py); on wide panels its features are chosen once, before
+               validation
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
 training samples as float32 [N, F]. A new rival is a function and an entry of RIVALS.

@@ -9,6 +9,7 @@ the last h days of a code's span have no target for horizon h.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,14 @@ from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, create_colum
 from loaders.panel import Panel, open_panel
 
 
-def rewritten(panel: Panel, folder: Path, **columns: np.ndarray) -> Panel:
-    """The same cache in another folder, with other `features`, `targets` or `presence`."""
+def rewritten(panel: Panel, folder: Path, manifest: dict[str, Any] | None = None, **columns: np.ndarray) -> Panel:
+    """The same cache in another folder, with other `features`, `targets` or `presence`, or fields of its manifest."""
     folder.mkdir(parents=True)
     rows, features, horizons = panel.manifest.rows, len(panel.manifest.features), len(panel.manifest.horizons)
     copy = create_columns(folder, rows, features, horizons, panel.manifest.dtype)
     for name in ("features", "targets", "presence"):
         getattr(copy, name)[:] = columns.get(name, getattr(panel, name))
-    write_manifest(folder, replace(panel.manifest))
+    write_manifest(folder, replace(panel.manifest, **manifest or {}))
     return open_panel(folder)
 
 

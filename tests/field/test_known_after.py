@@ -1,17 +1,13 @@
 """Labels that begin at a later entry: nothing learns from them before they are known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from engine.config_file import load_config
 from engine.inputs import make_split
 from engine.score.online import online_slopes
-from loaders.cache.format import create_columns, write_manifest
-from loaders.panel import open_panel
 from loaders.split import Days, gap_days
-from tests.panels import write_panel
+from tests.panels import rewritten, write_panel
 
 PART = Days(60, 90)
 
@@ -21,15 +17,9 @@ def panel(tmp_path_factory):
     return write_panel(tmp_path_factory.mktemp("known") / "cache", n_codes=60, n_days=120)
 
 
-def known_later(panel, folder, days, targets=None):
+def known_later(panel, folder, days, **columns):
     """The same cache, its targets known `days` after t + h."""
-    folder.mkdir()
-    manifest = replace(panel.manifest, known_after=days)
-    copy = create_columns(folder, manifest.rows, len(manifest.features), len(manifest.horizons), manifest.dtype)
-    copy.features[:], copy.presence[:] = panel.features, panel.presence
-    copy.targets[:] = panel.targets if targets is None else targets
-    write_manifest(folder, manifest)
-    return open_panel(folder)
+    return rewritten(panel, folder, {"known_after": days}, **columns)
 
 
 @pytest.mark.parametrize("most", [None, 3])
@@ -41,7 +31,7 @@ def test_the_online_regression_waits_for_the_entry(panel, tmp_path, i, h, later,
     targets = panel.targets.copy()
     targets[day >= 70, i] = np.random.default_rng(1).standard_normal((day >= 70).sum())
     before = online_slopes(known_later(panel, tmp_path / "a", later), PART, [], most)
-    after = online_slopes(known_later(panel, tmp_path / "b", later, targets), PART, [], most)
+    after = online_slopes(known_later(panel, tmp_path / "b", later, targets=targets), PART, [], most)
     known = 70 + h + later - PART.start
     np.testing.assert_array_equal(after[:known], before[:known])
     assert not np.allclose(after[known, :, i], before[known, :, i], atol=1e-3)

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,23 +15,10 @@ from engine.score.metrics import split_metrics
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.rows import present_rows, row_scores, to_file
 from engine.score.tables import metrics_table
-from loaders.cache.format import create_columns, write_manifest
-from loaders.panel import open_panel
 from loaders.split import Days
-from tests.panels import write_panel
+from tests.panels import rewritten, write_panel
 
 PART = Days(30, 110)
-
-
-def in_periods(panel, folder, **changes):
-    """The same cache, its calendar read otherwise."""
-    folder.mkdir()
-    manifest = replace(panel.manifest, **changes)
-    copy = create_columns(folder, manifest.rows, len(manifest.features), len(manifest.horizons), manifest.dtype)
-    for name in ("features", "targets", "presence"):
-        getattr(copy, name)[:] = getattr(panel, name)
-    write_manifest(folder, manifest)
-    return open_panel(folder)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +36,7 @@ def scores_of(panel):
 def test_a_monthly_panel_is_not_read_as_a_daily_one(panel, tmp_path, periods):
     """Of 252 periods a month's Sharpe is sqrt(21) times too large."""
     daily = part_metrics(part_samples(panel, PART), scores_of(panel))
-    other = in_periods(panel, tmp_path / "cache", periods_per_year=periods, period="other")
+    other = rewritten(panel, tmp_path / "cache", {"periods_per_year": periods, "period": "other"})
     found = part_metrics(part_samples(other, PART), scores_of(panel))
     for h in ("1", "5"):
         for name, value in daily[h].items():
@@ -59,7 +45,7 @@ def test_a_monthly_panel_is_not_read_as_a_daily_one(panel, tmp_path, periods):
 
 
 def test_eras_of_unknown_length_have_no_sharpe(panel, tmp_path):
-    other = in_periods(panel, tmp_path / "cache", periods_per_year=None, period="era")
+    other = rewritten(panel, tmp_path / "cache", {"periods_per_year": None, "period": "era"})
     found = part_metrics(part_samples(other, PART), scores_of(panel))["1"]
     assert math.isnan(found["sharpe"])
     assert math.isnan(found["sharpe_net"])
@@ -72,7 +58,10 @@ def test_eras_of_unknown_length_have_no_sharpe(panel, tmp_path):
 
 
 def test_periods_stand_beside_the_figures(panel, tmp_path, monkeypatch, capsys):
-    path, other = tmp_path / "s.parquet", in_periods(panel, tmp_path / "cache", periods_per_year=12.0, period="month")
+    path, other = (
+        tmp_path / "s.parquet",
+        rewritten(panel, tmp_path / "cache", {"periods_per_year": 12.0, "period": "month"}),
+    )
     write_scores(path, to_file(other, row_scores(other, PART, scores_of(panel), "test", "")))
 
     def shown(*options):
