@@ -100,10 +100,10 @@ class Metric:
 
 METRICS = {
     "rank_ic": Metric(lambda d: _mean(d.rank_ic), "RankIC", ".4f"),
+    "rank_ic_late": Metric(lambda d: _mean(d.rank_ic_late), "  one period later", ".4f", maximised=False),
     "rank_ic_se": Metric(lambda d: float(d.test.se), "  standard error", ".4f", maximised=False),
     "rank_ic_t": Metric(lambda d: float(d.test.t), "  t", ".1f"),
     "rank_ic_p": Metric(lambda d: float(d.test.p), "  p", ".2g", maximised=False),
-    "rank_ic_late": Metric(lambda d: _mean(d.rank_ic_late), "  entered one period later", ".4f", maximised=False),
     "rank_icir": Metric(lambda d: _mean_over_std(d.rank_ic), "RankICIR", ".3f"),
     "ic": Metric(lambda d: _mean(d.ic), "IC", ".4f"),
     "icir": Metric(lambda d: _mean_over_std(d.ic), "ICIR", ".3f"),
