@@ -3,7 +3,8 @@
     reversal   minus one feature, nothing fitted
     ridge      linear in the day's features, on rank targets within the day; penalty chosen on validation RankIC
     lightgbm   boosted trees on the same rank targets, stopped early on the validation part
-    online     the online regression alone (engine/score/online.py)
+    online     the online regression alone (engine/score/online.py); on wide panels its features are chosen once, before
+               validation
 
 Ridge never holds the panel: it streams the rows once per horizon into F x F sums, in float64. The trees hold their
 training samples as float32 [N, F]. A new rival is a function and an entry of RIVALS.
@@ -53,6 +54,7 @@ class Options:
 
     feature: str = "ret_1"  # that `reversal` bets against
     seed: int = 0  # of the trees' sampling of rows and features
+    online_features: int | None = None  # most that `online` uses; None: all
 
 
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
@@ -71,7 +73,7 @@ def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None 
 
 def _online(panel: Panel, split: Split, options: Options) -> PartScores:
     start = split.valid.start
-    slopes = online_slopes(panel, Days(start, split.test.stop), [])
+    slopes = online_slopes(panel, Days(start, split.test.stop), [], options.online_features)
     parts = {name: split.part(name) for name in ("valid", "test")}
     return {
         name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)

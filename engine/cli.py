@@ -24,7 +24,17 @@ Arrow = Annotated[str, typer.Option(help="Cache: a folder, a folder of shards, o
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be repeated.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Cost = Annotated[float, typer.Option(min=0, help="Trading cost in basis points of turnover, for sharpe_net.")]
+Cost = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="For sharpe_net: cost in basis points of turnover, which is half of what is traded (a wholly new book: 2 "
+        "of 4). So each unit traded costs half of it.",
+    ),
+]
+Periods = Annotated[
+    float | None, typer.Option(min=0.1, help="Dates in a year, for Sharpe ratios (default: the cache's own).")
+]
 SplitName = Literal["train", "valid", "test"]
 Start = Annotated[str | None, typer.Option(help="First day to score, YYYY-MM-DD (default: the first of the test).")]
 End = Annotated[str | None, typer.Option(help="Last day to score, YYYY-MM-DD (default: the last of the cache).")]
@@ -208,7 +218,8 @@ def train_command(
     summary = json.loads((run / "summary.json").read_text())
     for name, metrics in summary["splits"].items():
         notes = summary["notes"] if name == "test" else []
-        console.print(metrics_table(f"{run} · {name} {span_text(summary['days'][name])}", metrics, notes))
+        title = f"{run} · {name} {span_text(summary['days'][name])}"
+        console.print(metrics_table(title, metrics, summary["periods_per_year"], notes=notes))
     console.print(f"run: {run}")
 
 
@@ -222,6 +233,7 @@ def evaluate_command(
     against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     cost_bps: Cost = 10.0,
+    periods_per_year: Periods = None,
     as_json: AsJson = False,
 ) -> None:
     """Metrics of runs or score files."""
@@ -229,14 +241,16 @@ def evaluate_command(
     from engine.evaluate import evaluate
     from engine.score.tables import comparison_table, metrics_table, to_json
 
-    result = evaluate(paths, split, against, arrow, cost_bps, start=start, end=end, in_sample=in_sample)
+    result = evaluate(
+        paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample
+    )
     if as_json:
         print(to_json(result))
         return
     days = {name: span_text(span) for name, span in result["days"].items()}
     for name, metrics in result["splits"].items():
         title = f"{', '.join(map(str, paths))} · {name} {days[name]}"
-        console.print(metrics_table(title, metrics, result["notes"]))
+        console.print(metrics_table(title, metrics, result["periods_per_year"], cost_bps, result["notes"]))
     if against is not None:
         console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))
 
@@ -279,6 +293,7 @@ def baseline_command(
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
     out: Annotated[Path | None, typer.Option(help="Also write the test scores, as Parquet.")] = None,
     cost_bps: Cost = 10.0,
+    periods_per_year: Periods = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a simple rival on the same cache, split and metrics."""
@@ -296,15 +311,17 @@ def baseline_command(
     panel = open_panel(arrow, resolved.data.store)
     split = make_split(resolved, panel)
     days = spans_of(split, panel.calendar)
-    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed))
+    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed, resolved.model.online_features))
+    periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
-        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps) for name, values in scores.items()
+        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)
+        for name, values in scores.items()
     }
     if out is not None:
         test = row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")
         write_scores(out, to_file(panel, replace(test, trained_until=days["valid"]["last"])))
     if as_json:
-        print(to_json({"splits": result, "days": {name: days[name] for name in result}}))
+        print(to_json({"splits": result, "days": {name: days[name] for name in result}, "periods_per_year": periods}))
         return
     for name, metrics in result.items():
-        console.print(metrics_table(f"{kind} · {name} {span_text(days[name])}", metrics))
+        console.print(metrics_table(f"{kind} · {name} {span_text(days[name])}", metrics, periods, cost_bps))

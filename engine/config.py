@@ -137,6 +137,9 @@ class ModelConfig(Section):
     """Share of channels that training drops."""
     online_weight: Weight = 0.3
     """Weight of the online regression that is added to the network's scores, see engine/score/online.py. 0: none."""
+    online_features: Positive = 256
+    """Most features that the online regression uses: its cost per day grows with their square and cube. Of more it
+    takes those with the largest mean daily IC, either sign, on the days before the part that it scores."""
     neutralize: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the scores' exposure to risk factors that is removed. 0: none."""
     risk_factors: Positive = 5

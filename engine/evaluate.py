@@ -9,7 +9,7 @@ N rows, H horizons
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,10 @@ from engine.dates import (
 )
 from engine.score.cross_section import zscores_within_day
 from engine.score.files import between, holds_folds, read_joined, read_scores
-from engine.score.metrics import Metrics, daily_rank_ic, newey_west_se, split_metrics
+from engine.score.metrics import Metrics, daily_rank_ic, split_metrics
 from engine.score.predict import load_run, predict_days
-from engine.score.rows import Float32, RowScores, check_cache_id, from_file
+from engine.score.rows import Float32, RowScores, check_cache_id, from_file, later_targets
+from engine.score.standard_error import mean_test
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
@@ -59,6 +60,7 @@ def evaluate(
     against: Path | None,
     arrow: str | Path | None,
     cost_bps: float = 10.0,
+    periods_per_year: float | None = None,
     *,
     start: str | None = None,
     end: str | None = None,
@@ -71,12 +73,14 @@ def evaluate(
             count.
         against: a run folder or score file to compare with.
         arrow: the cache; default: that of the first run among the paths, else cache/.
+        cost_bps: see `split_metrics`.
+        periods_per_year: of Sharpe ratios; default: those of the cache's calendar, which may be unknown.
         start, end, in_sample: choose other days than a part's, see `Asked`.
 
-    Returns {"splits": {split: {horizon: metrics}}} and, with `against`, "against": {horizon: {rank_ic,
-    rank_ic_against, difference, difference_se, difference_t, days, samples}}; difference_t is Newey-West's t of the
-    mean daily difference of RankIC. A score file's own split names its metrics. "days" holds the {first, last, days}
-    of both, "in_sample" whether some are, and "notes" what has to be said with the figures.
+    Returns {"splits": {split: {horizon: metrics}}, "periods_per_year": of Sharpe ratios} and, with `against`,
+    "against": {horizon: {rank_ic, rank_ic_against, difference, difference_se, difference_t, difference_p, days,
+    samples}}, the test of the mean daily difference of RankIC. A score file's own split names its metrics. "days" holds
+    the {first, last, days} of both, "in_sample" whether some are, and "notes" what has to be said with the figures.
 
     Raises InputError for unreadable files, scores of another cache, sources of different splits, days at or before the
     last validation day of a source, unless they are asked for, and sources that share no horizon or sample.
@@ -93,11 +97,17 @@ def evaluate(
         )
     ours = sources[: len(paths)]
     rows = _common_rows(ours)
+    periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     metrics = {}
     for h in _common_horizons(ours, panel):
-        values, targets, day, code = _samples(panel, ours, rows, h)
-        metrics[str(h)] = split_metrics(values, targets, day, code, h, cost_bps)
-    result: dict[str, Any] = {"splits": {ours[0].split: metrics}, **_days(panel, ours, sources)}
+        s = _samples(panel, ours, rows, h)
+        later = later_targets(panel, s.rows, s.code)[:, panel.manifest.horizons.index(h)]
+        metrics[str(h)] = split_metrics(s.scores, s.targets, s.day, s.code, h, cost_bps, periods, later)
+    result: dict[str, Any] = {
+        "splits": {ours[0].split: metrics},
+        "periods_per_year": periods,
+        **_days(panel, ours, sources),
+    }
     if against is not None:
         result["against"] = _compare(panel, ours, sources[-1])
     return result
@@ -182,8 +192,17 @@ def _common_rows(sources: list[_Source]) -> Int:
     return rows
 
 
-def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> tuple[npt.NDArray[Any], ...]:
-    """Averaged scores, targets, calendar indices and codes of the horizon's samples among the rows."""
+class _Samples(NamedTuple):
+    """The samples of a horizon among some rows, with the averaged scores of several sources."""
+
+    rows: Int  # [N] the panel's
+    scores: npt.NDArray[np.floating]  # [N]
+    targets: Float32  # [N]
+    day: Int  # [N] calendar indices
+    code: Int  # [N] numbers of their codes
+
+
+def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> _Samples:
     target = panel.targets[rows, panel.manifest.horizons.index(h)]
     sample = (panel.presence[rows] == SCORED) & np.isfinite(target)
     rows, target = rows[sample], target[sample]
@@ -192,28 +211,28 @@ def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> tuple[n
     columns: list[npt.NDArray[Any]] = [source.at(rows, h) for source in sources]
     if len(columns) > 1:
         columns = [zscores_within_day(column, day) for column in columns]
-    return np.mean(columns, 0), target, day, code
+    return _Samples(rows, np.mean(columns, 0), target, day, code)
 
 
 def _compare(panel: Panel, ours: list[_Source], other: _Source) -> dict[str, Metrics]:
     rows = _common_rows([*ours, other])
     result: dict[str, Metrics] = {}
     for h in _common_horizons([*ours, other], panel):
-        values, targets, day, _ = _samples(panel, ours, rows, h)
-        days, rank_ic = daily_rank_ic(values, targets, day)
-        _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h)[0], targets, day)
+        s = _samples(panel, ours, rows, h)
+        days, rank_ic = daily_rank_ic(s.scores, s.targets, s.day)
+        _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h).scores, s.targets, s.day)
         both = np.isfinite(rank_ic) & np.isfinite(rank_ic_against)
         rank_ic, rank_ic_against = rank_ic[both], rank_ic_against[both]
         difference = rank_ic - rank_ic_against
-        mean = float(difference.mean()) if len(difference) else np.nan
-        se = newey_west_se(difference, max(h - 1, 5))
+        test = mean_test(difference, h)
         result[str(h)] = {
             "rank_ic": float(rank_ic.mean()) if len(rank_ic) else np.nan,
             "rank_ic_against": float(rank_ic_against.mean()) if len(rank_ic) else np.nan,
-            "difference": mean,
-            "difference_se": se,
-            "difference_t": mean / se if se > 0 else np.nan,
+            "difference": float(difference.mean()) if len(difference) else np.nan,
+            "difference_se": float(test.se),
+            "difference_t": float(test.t),
+            "difference_p": float(test.p),
             "days": int(both.sum()),
-            "samples": int(np.isin(day, days[both]).sum()),
+            "samples": int(np.isin(s.day, days[both]).sum()),
         }
     return result

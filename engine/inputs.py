@@ -80,7 +80,7 @@ def make_split(config: Config, panel: Panel) -> Split:
 
     Raises InputError where one is empty.
     """
-    gap = gap_days(config.data.context, panel.manifest.horizons)
+    gap = gap_days(config.data.context, panel.manifest.horizons, panel.manifest.known_after)
     split = config.split
     if split.valid_start is not None and split.test_start is not None:
         more = {"train_start": split.train_start, "valid_end": split.valid_end}

@@ -54,4 +54,5 @@ def hpo_command(
         for run in trial_folders(work, best):
             tested = evaluate([run], "test", None, arrow)
             title = f"{run} · test {span_text(tested['days']['test'])}"
-            console.print(metrics_table(title, tested["splits"]["test"], tested["notes"]))
+            periods = tested["periods_per_year"]
+            console.print(metrics_table(title, tested["splits"]["test"], periods, notes=tested["notes"]))

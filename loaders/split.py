@@ -1,8 +1,8 @@
 """Splits by date: train | gap | valid | gap | test, never by row.
 
 The gap is dropped from the end of the earlier part, so that validation and test begin on the very day that was asked
-for, and neither a label (h days ahead) nor a context (L - 1 days back) crosses a border. This one gap does the work of
-purging and of the embargo (Lopez de Prado 2018, chapter 7).
+for, and neither a label (h days ahead, or later) nor a context (L - 1 days back) crosses a border. This one gap does
+the work of purging and of the embargo (Lopez de Prado 2018, chapter 7).
 """
 
 from dataclasses import dataclass
@@ -41,9 +41,13 @@ class Split:
         return part
 
 
-def gap_days(context: int, horizons: list[int]) -> int:
-    """Days between parts so that neither labels nor contexts cross: the larger of L - 1 and the longest horizon."""
-    return max(context - 1, *horizons)
+def gap_days(context: int, horizons: list[int], known_after: int = 0) -> int:
+    """Days between parts so that neither labels nor contexts cross: the larger of L - 1 and the longest label.
+
+    Args:
+        known_after: days that a label ends after t + h.
+    """
+    return max(context - 1, max(horizons) + known_after)
 
 
 def parse_date(text: str, where: str) -> str:

@@ -8,6 +8,7 @@ the last h days of a code's span have no target for horizon h.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,14 @@ from loaders.cache.format import ABSENT, CONTEXT, SCORED, Manifest, write_manife
 from loaders.panel import Panel, open_panel
 
 
-def rewritten(panel: Panel, folder: Path, **columns: np.ndarray) -> Panel:
-    """The same cache in another folder, with other `features`, `targets` or `presence`."""
+def rewritten(panel: Panel, folder: Path, manifest: dict[str, Any] | None = None, **columns: np.ndarray) -> Panel:
+    """The same cache in another folder, with other `features`, `targets` or `presence`, or fields of its manifest."""
     folder.mkdir(parents=True)
     features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
     copy = create_columns(folder, panel.manifest.days, features, horizons, panel.manifest.dtype)
     for name in ("features", "targets", "presence"):
         getattr(copy, name)[:] = columns.get(name, getattr(panel, name))
-    write_manifest(folder, panel.manifest.model_copy(update={"batches": copy.batches}))
+    write_manifest(folder, panel.manifest.model_copy(update={"batches": copy.batches} | (manifest or {})))
     return open_panel(folder)
 
 

@@ -38,11 +38,6 @@ class Samples:
     rows: Int  # [N] which input row each sample is
     targets: Float  # [N]
 
-    @property
-    def group(self) -> Int:
-        """[N] the position of each sample's day."""
-        return np.repeat(np.arange(len(self.days)), self.counts)
-
     @cached_property
     def centred_targets(self) -> Centred:
         return centred(self.targets, self)
@@ -53,10 +48,18 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Later:
+    """The samples that have a target one period later too, with that one; see `with_later`."""
+
+    samples: Samples  # its rows are the places of these among all samples
+    place: npt.NDArray[np.int32]  # [N] of each of all samples: its place among these, -1 where it is none of them
+
+
+@dataclass(frozen=True)
 class Order:
     """Samples in ascending order within their day, and the runs of equal values they form."""
 
-    order: Int  # [N] sample at each place
+    order: npt.NDArray[np.integer]  # [N] sample at each place
     lengths: Int  # [R] samples of each run
     low: Int  # [R] places of its day before the run
     group: Int  # [R] position of its day
@@ -84,6 +87,20 @@ def samples_of(targets: npt.ArrayLike, day: npt.ArrayLike, least: int = MIN_SAMP
         days, counts = days[enough], counts[enough]
         starts = np.cumsum(counts) - counts
     return Samples(days, starts, counts, rows, targets[rows])
+
+
+def with_later(s: Samples, later: npt.ArrayLike, day: npt.ArrayLike) -> Later:
+    """Those of the samples that have a later target, on days with enough of them.
+
+    Args:
+        later: [N] float, NaN where there is none, of the rows that `samples_of` was given.
+        day: [N] of the same rows.
+    """
+    later = np.asarray(later, np.float64)
+    some = samples_of(later[s.rows], np.asarray(day)[s.rows])
+    place = np.full(len(s.rows), -1, np.int32)
+    place[some.rows] = np.arange(len(some.rows), dtype=np.int32)
+    return Later(some, place)
 
 
 def ranks_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
@@ -120,18 +137,29 @@ def zscores_within_day(values: npt.ArrayLike, day: npt.ArrayLike) -> Float:
 
 def sort_within_day(values: npt.NDArray[Any], s: Samples) -> Order:
     """The order of values [N], any number type, within each day of the samples."""
-    group = s.group
     order = np.empty(len(values), np.int64)
     # Day by day and in the values' own type: a tenth of the time of one sort of everything by two keys.
     for start, count in zip(s.starts.tolist(), s.counts.tolist(), strict=True):
         order[start : start + count] = np.argsort(values[start : start + count]) + start
+    return _runs(order, values, s)
+
+
+def order_of_later(o: Order, values: npt.NDArray[Any], later: Later) -> Order:
+    """The order of the values of the samples with a later target, from that of all samples and all values [N]."""
+    place = later.place[o.order]
+    return _runs(place[place >= 0], values[later.samples.rows], later.samples)
+
+
+def _runs(order: npt.NDArray[np.integer], values: npt.NDArray[Any], s: Samples) -> Order:
+    """The runs of equal values [N] in their order."""
     ordered = values[order]
     new = np.empty(len(values), bool)
     new[1:] = ordered[1:] != ordered[:-1]
     new[s.starts] = True
     runs = np.flatnonzero(new)
-    group = group[runs]
-    return Order(order, np.diff(np.append(runs, len(values))), runs - s.starts[group], group)
+    of_day = np.add.reduceat(new, s.starts, dtype=np.int64)
+    low = runs - np.repeat(s.starts, of_day)
+    return Order(order, np.diff(runs, append=len(values)), low, np.repeat(np.arange(len(of_day)), of_day))
 
 
 def average_ranks(o: Order) -> Float:
@@ -145,6 +173,17 @@ def correlation(x: Centred, y: Centred, s: Samples) -> Float:
     """Pearson's correlation of every day [G]; NaN where x or y is constant."""
     xy = np.add.reduceat(x.values * y.values, s.starts)
     return np.where(x.constant | y.constant, np.nan, np.clip(xy / (x.norm * y.norm), -1, 1))
+
+
+def rank_correlation(o: Order, s: Samples) -> Float:
+    """Spearman's correlation with the targets of every day [G]; NaN where either side is constant."""
+    y = s.centred_ranks
+    ranks = o.low + (o.lengths - s.counts[o.group]) / 2  # of each run, less the day's mean
+    starts = np.searchsorted(o.group, np.arange(len(s.days)))
+    norm = np.sqrt(np.add.reduceat(o.lengths * ranks**2, starts))
+    xy = np.add.reduceat(np.repeat(ranks, o.lengths) * y.values[o.order], s.starts)
+    constant = (norm == 0) | y.constant  # exact: centred ranks are multiples of one half
+    return np.where(constant, np.nan, np.clip(xy / np.where(constant, 1.0, norm * y.norm), -1, 1))
 
 
 def centred(x: Float, s: Samples) -> Centred:

@@ -6,25 +6,34 @@ metric NaN: a diverged model has no result.
 
     ic, rank_ic        mean over days of Pearson's and of Spearman's correlation (average ranks for ties)
     icir, rank_icir    mean / standard deviation over days
-    rank_ic_se, _t     Newey-West standard error of the mean, lag max(h - 1, 5), and mean / standard error
+    rank_ic_se, _t, _p standard error of rank_ic, rank_ic / standard error, and the two-sided p-value of that, which
+                       holds for overlapping labels; see standard_error.py
+    rank_ic_late       rank_ic of the same scores entered one period later: against the returns from day t + 1 to
+                       t + 1 + h of the same codes, over the samples that have one
     decile_spread      mean over days of the h-day return of the top tenth minus the bottom tenth, equal weights
-    sharpe             mean / standard deviation of that return on every h-th day, times sqrt(252 / h)
+    sharpe             mean / standard deviation of that return on every h-th day, times sqrt(periods per year / h)
     sharpe_net         the same after cost_bps / 10,000 x turnover at every rebalance, the first one included
     turnover           half the sum of |change of weight| at a rebalance, mean over all but the first; the book is
-                       1 long and 1 short, so 0 is no trade and 2 a completely new book
+                       1 long and 1 short, so 0 is no trade and 2 a completely new book, for which 4 are traded
     days, samples      days that count, and samples on them
+
+A book that is rebalanced on every h-th day can begin on any of h days. These are its h phases: Sharpe ratios are the
+mean of those of the phases with two rebalances or more, and turnover counts the rebalances of all. Where nobody knows
+how many periods a year has, Sharpe ratios are NaN.
 
 A tenth of n names is floor(n / 10). Names that tie across its border share the places inside it, so the portfolio
 does not depend on the order of the rows. Standard deviations are of the sample (n - 1).
 
 A new metric is an entry of METRICS.
 
-N samples, G days that count, K rebalances
+N samples, G days that count
 """
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,40 +42,50 @@ import numpy.typing as npt
 from engine.score.cross_section import (
     Float,
     Int,
+    Later,
     Order,
     Samples,
-    average_ranks,
     centred,
     correlation,
+    order_of_later,
+    rank_correlation,
     samples_of,
     sort_within_day,
+    with_later,
 )
+from engine.score.standard_error import MeanTest, mean_test
 
 Metrics = dict[str, float]
 
-TRADING_DAYS = 252
+TRADING_DAYS = 252.0  # of a year
 
 
 @dataclass(frozen=True)
 class Daily:
-    """What the metrics of one horizon are made of: values per day that counts, or per rebalance (every h-th day)."""
+    """What the metrics of one horizon are made of: values per day that counts, each day a rebalance of its phase."""
 
     horizon: int
+    periods_per_year: float | None  # None: not known
     ic: Float  # [G]
     rank_ic: Float  # [G]
+    rank_ic_late: Float  # [days with later returns] entered one period later; empty where those are not known
     spread: Float  # [G] return of the top tenth minus the bottom tenth
-    turnover: Float  # [K]
-    net: Float  # [K] spread after costs
+    turnover: Float  # [G] against the book of h days before; the first h days buy theirs from nothing
+    net: Float  # [G] spread after costs
     samples: int
 
-    @property
-    def rank_ic_se(self) -> float:
-        return newey_west_se(self.rank_ic, max(self.horizon - 1, 5))
+    @cached_property
+    def test(self) -> MeanTest:
+        """That the mean RankIC is 0."""
+        return mean_test(self.rank_ic, self.horizon)
 
-    @property
-    def annual(self) -> float:
-        """What a ratio of h-day returns is multiplied by to be annual."""
-        return math.sqrt(TRADING_DAYS / self.horizon)
+    def sharpe(self, returns: Float) -> float:
+        """Annual Sharpe ratio of the returns [G] of a book, the mean of its h phases."""
+        if self.periods_per_year is None:
+            return math.nan
+        phases = [returns[phase :: self.horizon] for phase in range(self.horizon)]
+        ratios = np.array([_mean_over_std(phase) for phase in phases if len(phase) > 1])
+        return _mean(ratios) * math.sqrt(self.periods_per_year / self.horizon)
 
 
 @dataclass(frozen=True)
@@ -81,15 +100,17 @@ class Metric:
 
 METRICS = {
     "rank_ic": Metric(lambda d: _mean(d.rank_ic), "RankIC", ".4f"),
-    "rank_ic_se": Metric(lambda d: d.rank_ic_se, "  standard error", ".4f", maximised=False),
-    "rank_ic_t": Metric(lambda d: _ratio(_mean(d.rank_ic), d.rank_ic_se), "  t", ".1f"),
+    "rank_ic_late": Metric(lambda d: _mean(d.rank_ic_late), "  one period later", ".4f", maximised=False),
+    "rank_ic_se": Metric(lambda d: float(d.test.se), "  standard error", ".4f", maximised=False),
+    "rank_ic_t": Metric(lambda d: float(d.test.t), "  t", ".1f"),
+    "rank_ic_p": Metric(lambda d: float(d.test.p), "  p", ".2g", maximised=False),
     "rank_icir": Metric(lambda d: _mean_over_std(d.rank_ic), "RankICIR", ".3f"),
     "ic": Metric(lambda d: _mean(d.ic), "IC", ".4f"),
     "icir": Metric(lambda d: _mean_over_std(d.ic), "ICIR", ".3f"),
     "decile_spread": Metric(lambda d: _mean(d.spread), "decile spread", ".3%"),
-    "sharpe": Metric(lambda d: _mean_over_std(d.spread[:: d.horizon]) * d.annual, "Sharpe", ".2f"),
-    "sharpe_net": Metric(lambda d: _mean_over_std(d.net) * d.annual, "  after costs", ".2f"),
-    "turnover": Metric(lambda d: _mean(d.turnover[1:]), "turnover", ".2f", maximised=False),
+    "sharpe": Metric(lambda d: d.sharpe(d.spread), "Sharpe", ".2f"),
+    "sharpe_net": Metric(lambda d: d.sharpe(d.net), "  after costs", ".2f"),
+    "turnover": Metric(lambda d: _mean(d.turnover[d.horizon :]), "turnover", ".2f", maximised=False),
     "days": Metric(lambda d: len(d.ic), "days", ",.0f", maximised=False),
     "samples": Metric(lambda d: d.samples, "samples", ",.0f", maximised=False),
 }
@@ -102,6 +123,8 @@ def split_metrics(
     code: npt.ArrayLike,
     horizon: int,
     cost_bps: float = 10.0,
+    periods_per_year: float | None = TRADING_DAYS,
+    later: npt.ArrayLike | None = None,
 ) -> Metrics:
     """All metrics of one split and horizon, keyed as METRICS.
 
@@ -111,35 +134,67 @@ def split_metrics(
         day: [N] int or dates, one value per day, in the order of time.
         code: [N] int, one value >= 0 per security.
         horizon: h, days ahead of the targets.
-        cost_bps: cost of a turnover of 1, in 1/10,000.
+        cost_bps: cost of a turnover of 1, in 1/10,000. A turnover of 1 trades 2, each for half of it.
+        periods_per_year: days in a year of this calendar. None: not known.
+        later: [N] float, the targets of the same codes one day later, NaN where there is none. None: none is known.
     """
-    return metrics_of(samples_of(targets, day), scores, code, horizon, cost_bps)
+    s = samples_of(targets, day)
+    late = None if later is None else with_later(s, later, day)
+    return metrics_of(s, scores, code, horizon, cost_bps, periods_per_year, late)
 
 
-def metrics_of(s: Samples, scores: npt.ArrayLike, code: npt.ArrayLike, horizon: int, cost_bps: float = 10.0) -> Metrics:
+def metrics_of(
+    s: Samples,
+    scores: npt.ArrayLike,
+    code: npt.ArrayLike,
+    horizon: int,
+    cost_bps: float = 10.0,
+    periods_per_year: float | None = TRADING_DAYS,
+    late: Later | None = None,
+) -> Metrics:
     """`split_metrics` of samples made once: scores and code are [N] of the rows that `samples_of` was given."""
-    daily = _daily(s, np.asarray(scores), np.asarray(code, np.int64), horizon, cost_bps)
+    daily = _daily(s, np.asarray(scores), np.asarray(code, np.int64), horizon, cost_bps, periods_per_year, late)
     if daily is None:
         return dict.fromkeys(METRICS, math.nan) | {"days": 0, "samples": 0}
     return {name: metric.compute(daily) for name, metric in METRICS.items()}
 
 
-def _daily(s: Samples, scores: npt.NDArray[Any], code: Int, horizon: int, cost_bps: float) -> Daily | None:
+def _daily(
+    s: Samples,
+    scores: npt.NDArray[Any],
+    code: Int,
+    horizon: int,
+    cost_bps: float,
+    periods_per_year: float | None,
+    late: Later | None,
+) -> Daily | None:
     """None where no day counts or a score is not finite."""
     values = scores[s.rows]
     if not len(s.days) or not np.isfinite(values).all():
         return None
     order = sort_within_day(values, s)
     ic = correlation(centred(values.astype(np.float64), s), s.centred_targets, s)
-    rank_ic = correlation(centred(average_ranks(order), s), s.centred_ranks, s)
+    rank_ic = rank_correlation(order, s)
     counted = np.flatnonzero(np.isfinite(ic) & np.isfinite(rank_ic))
     if not len(counted):
         return None
-    weights = _decile_weights(order, s)
-    spread = np.add.reduceat(weights * s.targets, s.starts)[counted]
-    turnover = _turnover(weights, code[s.rows], counted[::horizon], s)
-    net = spread[::horizon] - cost_bps / 1e4 * turnover
-    return Daily(horizon, ic[counted], rank_ic[counted], spread, turnover, net, int(s.counts[counted].sum()))
+    late_rank_ic = np.empty(0)
+    if late is not None and len(late.samples.days):
+        late_rank_ic = rank_correlation(order_of_later(order, values, late), late.samples)
+    books = _books(order, s)
+    spread = np.add.reduceat(books.weights * s.targets[books.samples], books.starts)[counted]
+    turnover = _turnover(books, code[s.rows[books.samples]], counted, horizon)
+    return Daily(
+        horizon=horizon,
+        periods_per_year=periods_per_year,
+        ic=ic[counted],
+        rank_ic=rank_ic[counted],
+        rank_ic_late=late_rank_ic[np.isfinite(late_rank_ic)],
+        spread=spread,
+        turnover=turnover,
+        net=spread - cost_bps / 1e4 * turnover,
+        samples=int(s.counts[counted].sum()),
+    )
 
 
 def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike) -> tuple[npt.NDArray[Any], Float]:
@@ -151,49 +206,51 @@ def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayL
     if not len(s.days):
         return s.days, np.empty(0)
     values = np.asarray(scores)[s.rows]
-    rank_ic = correlation(centred(average_ranks(sort_within_day(values, s)), s), s.centred_ranks, s)
+    rank_ic = rank_correlation(sort_within_day(values, s), s)
     bad = np.add.reduceat(~np.isfinite(values), s.starts) > 0
     return s.days, np.where(bad, np.nan, rank_ic)
 
 
-def newey_west_se(values: npt.ArrayLike, lag: int) -> float:
-    """Standard error of the mean of an autocorrelated series [G] (Newey and West 1987, Bartlett weights).
+@dataclass(frozen=True)
+class _Books:
+    """The book of each day, +1 spread over the top tenth and -1 over the bottom tenth: its names alone, day by day."""
 
-    se^2 = (c_0 + 2 sum_k (1 - k / (lag + 1)) c_k) / G with c_k = sum_t x_t x_(t-k) / G of the centred series and
-    k up to min(lag, G - 1). NaN for fewer than 2 values.
-    """
-    x = np.asarray(values, np.float64)
-    if len(x) < 2:
-        return math.nan
-    x = x - x.mean()
-    total = float(x @ x)
-    for k in range(1, min(lag, len(x) - 1) + 1):
-        total += 2 * (1 - k / (lag + 1)) * float(x[k:] @ x[:-k])
-    return math.sqrt(max(total, 0.0)) / len(x)
+    samples: Int  # [M] which sample each name is
+    weights: Float  # [M]
+    starts: Int  # [G] first name of each day
 
 
-def _decile_weights(o: Order, s: Samples) -> Float:
-    """Weights [N] of the book on each day: +1 spread over the top tenth, -1 over the bottom tenth."""
+def _books(o: Order, s: Samples) -> _Books:
     n = s.counts[o.group]
-    k = n // 10
-    high = o.low + o.lengths
-    long = np.clip(high - np.maximum(o.low, n - k), 0, None)
-    short = np.clip(np.minimum(high, k) - o.low, 0, None)
-    weights = np.empty(len(o.order))
-    weights[o.order] = np.repeat((long - short) / (o.lengths * k), o.lengths)
-    return weights
+    inside = np.flatnonzero((o.low < n // 10) | (o.low + o.lengths > n - n // 10))
+    group, low, lengths, n = o.group[inside], o.low[inside], o.lengths[inside], n[inside]
+    k, high = n // 10, low + lengths
+    long = np.clip(high - np.maximum(low, n - k), 0, None)
+    short = np.clip(np.minimum(high, k) - low, 0, None)
+    first = np.cumsum(lengths) - lengths  # name of each run
+    place = np.arange(lengths.sum()) + np.repeat(s.starts[group] + low - first, lengths)
+    starts = first[np.searchsorted(group, np.arange(len(s.days)))]
+    return _Books(o.order[place], np.repeat((long - short) / (lengths * k), lengths), starts)
 
 
-def _turnover(weights: Float, code: Int, steps: Int, s: Samples) -> Float:
-    """Turnover at each rebalance; the first one buys the book from nothing."""
+def _turnover(books: _Books, code: Int, counted: Int, horizon: int) -> Float:
+    """Turnover on each counted day against the book of h counted days before; the first h buy theirs from nothing.
+
+    Args:
+        code: [M] of the books' names.
+    """
     held = np.zeros(int(code.max()) + 1)
-    turnover = np.empty(len(steps))
-    for i, g in enumerate(steps):
-        names = slice(s.starts[g], s.starts[g] + s.counts[g])
-        wanted = np.zeros_like(held)
-        wanted[code[names]] = weights[names]
-        turnover[i] = np.abs(wanted - held).sum() / 2
-        held = wanted
+    turnover = np.empty(len(counted))
+    past: deque[tuple[Int, Float]] = deque([(np.empty(0, np.int64), np.empty(0))] * horizon, horizon)
+    stops = np.append(books.starts[1:], len(code))
+    for i, (start, stop) in enumerate(zip(books.starts[counted].tolist(), stops[counted].tolist(), strict=True)):
+        names, wanted = code[start:stop], books.weights[start:stop]
+        before, sold = past[0]
+        held[before] = sold
+        kept = held[names]
+        turnover[i] = (np.abs(wanted - kept).sum() + np.abs(sold).sum() - np.abs(kept).sum()) / 2
+        held[before] = 0
+        past.append((names, wanted))
     return turnover
 
 

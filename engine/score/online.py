@@ -2,14 +2,19 @@
 
 The network is frozen at the split. The regression adds what the last year's returns say; its slopes on day t are
 
-    argmin_w  sum of 0.5^((t - h - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - h  +  C / EXPECTED^2 w'w,
+    argmin_w  sum of 0.5^((t - k - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - k  +  C / EXPECTED^2 w'w,
 
 r the rank of a return over h days within its day, of deviation 1, and x the C = 2F features and their squares,
 standardised within the day. This is recursive least squares with exponential forgetting (Haykin 2002, "Adaptive Filter
 Theory", chapter 9) and a normal prior on the slopes, which keeps them small where samples are few.
 
-Timing: a return over h days from day u is known at the close of day u + h. So the slopes of day t use samples of days
-up to t - h and nothing later, on days of validation and test as on any other.
+Timing: a return over h days from day u is known at the close of day u + k, where k is h plus the manifest's
+`known_after`, 0 where it begins at the close of day u. So the slopes of day t use samples of days up to t - k and
+nothing later, on days of validation and test as on any other.
+
+Width: a day costs O(N F^2) for its samples and O(F^3) for its slopes, per horizon: seconds with 2,000 features. So the
+regression can be held to the features whose daily ICs have the largest mean, either sign, over the returns that are
+known on the first day of the part.
 
 Everything runs in one thread: the products of a day are too small to be shared.
 
@@ -37,46 +42,80 @@ EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: wh
 Float32 = npt.NDArray[np.float32]
 
 
-def online_slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
+def online_slopes(panel: Panel, part: Days, without: list[int], most: int | None = None) -> Float32:
     """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED, fitted to all days of the panel before.
 
     Args:
         without: features that are left out, such as ids.
+        most: features that are used, the slopes of others are 0; those of the largest mean IC. None: all.
     """
     with one_thread_each(1, "online") as threads:
-        return threads.submit(_slopes, panel, part, without).result()
+        return threads.submit(_slopes, panel, part, without, most).result()
 
 
-def _slopes(panel: Panel, part: Days, without: list[int]) -> Float32:
+def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> Float32:
     horizons, features = panel.manifest.horizons, len(panel.manifest.features)
+    known_after = panel.manifest.known_after
     rows, day, _ = present_rows(panel, Days(0, part.stop))
     universe = panel.presence[rows] == SCORED
     rows, day = rows[universe], day[universe]
     ranks = _ranks(panel.targets[rows], day)
     borders = np.searchsorted(day, np.arange(part.stop + 1))
-    columns = 2 * features
+    used = np.arange(features)
+    if most is not None and features - len(without) > most:
+        until = [max(part.start + 1 - h - known_after, 0) for h in horizons]
+        size = _ic_size(panel, rows, borders, ranks, until)
+        size[without] = -1
+        used = np.sort(np.argsort(-size, stable=True)[:most])
+    unused = np.isin(used, without)
+    columns = 2 * len(used)
     squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64)
     products = torch.zeros(len(horizons), columns, dtype=torch.float64)
     prior, fade = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64), 0.5 ** (1 / HALF_LIFE)
-    # Of each horizon's last h days, whose returns are not known yet, the oldest first.
+    # Of each horizon's last days whose returns are not known yet, the oldest first.
     none = torch.zeros(columns, columns), torch.zeros(columns)
-    waiting = [deque([none] * h, h) for h in horizons]
-    slopes = torch.zeros(len(part), columns, len(horizons))
+    waiting = [deque([none] * (h + known_after), h + known_after) for h in horizons]
+    slopes = torch.zeros(len(part), 2 * features, len(horizons))
+    places = torch.from_numpy(np.concatenate([used, features + used]))
     for t in range(part.stop):
         here = slice(borders[t], borders[t + 1])
         x, scored = _features(panel, rows[here])
-        x[:, without] = 0
+        x = x[:, used] if len(used) < features else x
+        x[:, unused] = 0
         x = _columns(x, scored)
         for i, days in enumerate(waiting):
             square, product = days[0]
             squares[i].mul_(fade).add_(square)
             products[i].mul_(fade).add_(product)
             if t >= part.start:
-                slopes[t - part.start, :, i] = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
+                solved = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
+                slopes[t - part.start, places, i] = solved.float()
             known = torch.isfinite(ranks[here, i])
             of_known = x[known]
             days.append((of_known.T @ of_known, of_known.T @ ranks[here, i][known]))
     return slopes.numpy()
+
+
+def _ic_size(panel: Panel, rows: Int, borders: Int, ranks: Tensor, known: list[int]) -> npt.NDArray[np.float64]:
+    """|Mean daily correlation| of each feature [F] with ranked returns, summed over horizons.
+
+    Args:
+        rows: [N] of the universe, ordered by day.
+        borders: first of them on each day.
+        ranks: [N, H] of their returns.
+        known: days from the first on whose returns are known, of each horizon.
+    """
+    totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64)
+    for t in range(max(known)):
+        here = slice(borders[t], borders[t + 1])
+        x, scored = _features(panel, rows[here])
+        centred, scale = centred_and_scale(x[None], (scored / scored.sum().clamp(min=1))[None, None])
+        z = (centred * scale)[0]
+        for i, of_horizon in enumerate(known):
+            if t < of_horizon:
+                of_day = ranks[here, i]
+                totals[i] += z.T @ of_day.nan_to_num() / torch.isfinite(of_day).sum().clamp(min=1)
+    return (totals.abs() / torch.tensor(known).clamp(min=1)[:, None]).sum(0).numpy()
 
 
 def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engine.score.cross_section import Samples, samples_of
+from engine.score.cross_section import Later, Samples, samples_of, with_later
 from engine.score.metrics import Metrics, metrics_of
-from engine.score.rows import PartRows, present_rows
+from engine.score.rows import PartRows, later_targets, present_rows
 from loaders.cache.format import SCORED
 from loaders.panel import Panel
 from loaders.split import Days
@@ -22,6 +22,8 @@ class PartSamples:
 
     present: PartRows
     samples: dict[int, Samples]  # horizon -> those of the N present rows that are scored and have a target
+    later: dict[int, Later]  # horizon -> those that have one on the next day too
+    periods_per_year: float | None  # of the panel's calendar
 
 
 def part_samples(panel: Panel, part: Days) -> PartSamples:
@@ -29,20 +31,32 @@ def part_samples(panel: Panel, part: Days) -> PartSamples:
     present = present_rows(panel, part)
     targets = panel.targets[present.rows]
     targets[panel.presence[present.rows] != SCORED] = np.nan
-    return PartSamples(
-        present, {h: samples_of(targets[:, i], present.day) for i, h in enumerate(panel.manifest.horizons)}
-    )
+    later = later_targets(panel, present.rows, present.code)
+    horizons = panel.manifest.horizons
+    samples = {h: samples_of(targets[:, i], present.day) for i, h in enumerate(horizons)}
+    late = {h: with_later(samples[h], later[:, i], present.day) for i, h in enumerate(horizons)}
+    return PartSamples(present, samples, late, panel.manifest.periods_per_year)
 
 
-def part_metrics(part: PartSamples, scores: npt.NDArray[np.floating], cost_bps: float = 10.0) -> dict[str, Metrics]:
+def part_metrics(
+    part: PartSamples,
+    scores: npt.NDArray[np.floating],
+    cost_bps: float = 10.0,
+    periods_per_year: float | None = None,
+) -> dict[str, Metrics]:
     """Metrics per horizon (keyed "1", "5", ...) of scores [N, H] in the order of `present_rows`.
 
     Only samples count: scored rows with a target. A metric that is not defined is NaN.
+
+    Args:
+        cost_bps: see `split_metrics`.
+        periods_per_year: of Sharpe ratios. None: those of the panel's calendar, which may be unknown.
     """
+    periods = part.periods_per_year if periods_per_year is None else periods_per_year
     expected = (len(part.present.rows), len(part.samples))
     if scores.shape != expected:
         raise ValueError(f"scores of shape {scores.shape} for a part of {expected[0]} rows and {expected[1]} horizons")
     return {
-        str(h): metrics_of(samples, scores[:, i], part.present.code, h, cost_bps)
+        str(h): metrics_of(samples, scores[:, i], part.present.code, h, cost_bps, periods, part.later[h])
         for i, (h, samples) in enumerate(part.samples.items())
     }

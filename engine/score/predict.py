@@ -76,7 +76,8 @@ def weighted_online_scores(
     """
     if not config.model.online_weight:
         return None
-    slopes = online_slopes(panel, part, categorical_features(config, panel)) if slopes is None else slopes
+    if slopes is None:
+        slopes = online_slopes(panel, part, categorical_features(config, panel), config.model.online_features)
     return config.model.online_weight * online_scores(panel, part, slopes, neutral)
 
 

@@ -55,6 +55,19 @@ def present_rows(panel: Panel, part: Days) -> PartRows:
     return PartRows(rows[order], day[order], code[order])
 
 
+def later_targets(panel: Panel, rows: Int, code: Int) -> Float32:
+    """Targets [N, H] of the rows one calendar day later; NaN after a code's span.
+
+    Args:
+        rows: [N] the panel's.
+        code: [N] numbers of their codes.
+    """
+    inside = rows + 1 < panel.offset[code] + panel.days[code]
+    targets = panel.targets[np.where(inside, rows + 1, rows)]
+    targets[~inside] = np.nan
+    return targets
+
+
 def row_scores(panel: Panel, part: Days, values: npt.NDArray[np.floating], split: str, run_id: str) -> RowScores:
     """Scores [N, H] of a part, in the order of `present_rows`."""
     rows, _, _ = present_rows(panel, part)

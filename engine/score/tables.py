@@ -17,19 +17,33 @@ _COMPARISON = {
     "difference": ("difference", "+.4f"),
     "difference_se": ("  standard error", ".4f"),
     "difference_t": ("  t", "+.1f"),
+    "difference_p": ("  p", ".2g"),
     "days": ("days", ",.0f"),
     "samples": ("samples", ",.0f"),
 }
 
 
-def metrics_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Table:
-    """One column per horizon, one line per metric.
+def metrics_table(
+    title: str,
+    results: dict[str, Metrics],
+    periods_per_year: float | None,
+    cost_bps: float = 10.0,
+    notes: Sequence[str] = (),
+) -> Table:
+    """One column per horizon, one line per metric, and what Sharpe ratios rest on.
 
     Args:
         title: names the source of the figures and their days.
+        periods_per_year: that made them annual. None: not known, and so there are none.
+        cost_bps: that they are net of.
         notes: what has to be said with the figures, such as days that are in sample; stands below them.
     """
-    return _table(title, results, notes, _METRICS)
+    sharpe = (
+        "No Sharpe: the cache does not say how many periods a year has (--periods-per-year)"
+        if periods_per_year is None
+        else f"Sharpe: {periods_per_year:g} periods a year; costs: {cost_bps:g} bp of turnover, half of what is traded"
+    )
+    return _table(title, results, [sharpe, *notes], _METRICS)
 
 
 def comparison_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Table:

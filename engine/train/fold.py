@@ -35,9 +35,18 @@ class Fold:
         return moments_of(self.panel, self.split.train)
 
     @cached_property
-    def slopes(self) -> Float32:
-        """Of the online regression on the validation part. Takes 4 s for two million rows of 59 features."""
-        return online_slopes(self.panel, self.split.valid, self.categorical)
+    def _slopes(self) -> dict[int, Float32]:
+        return {}
+
+    def slopes(self, features: int) -> Float32:
+        """Of the online regression on the validation part. Takes 4 s for two million rows of 59 features.
+
+        Args:
+            features: that it uses at most.
+        """
+        if features not in self._slopes:
+            self._slopes[features] = online_slopes(self.panel, self.split.valid, self.categorical, features)
+        return self._slopes[features]
 
 
 def make_fold(config: Config, panel: Panel) -> Fold:

@@ -154,6 +154,7 @@ def _join(
         "days": {"test": span_of(dates)},
         "notes": [] if note is None else [note],
         "splits": {"test": metrics},
+        "periods_per_year": panel.manifest.periods_per_year,
     }
     write_scores(out / SCORES, to_file(panel, joined))
     write_atomically(out / SUMMARY, to_json(summary, indent=2).encode())

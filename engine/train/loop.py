@@ -270,6 +270,7 @@ def _write_summary(run: Run) -> None:
             "valid": _part_metrics(run, model, fold.split.valid, fold.valid, run.valid_online),
             "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),
         },
+        "periods_per_year": fold.panel.manifest.periods_per_year,
         "throughput": throughput(state, run.inputs.device, run.memory),
     }
     if run.learner.world.first:

@@ -79,7 +79,8 @@ class Run:
     @cached_property
     def valid_online(self) -> Float32 | None:
         """What is added to the network's scores of the validation part."""
-        slopes = self.fold.slopes if self.config.model.online_weight else None
+        model = self.config.model
+        slopes = self.fold.slopes(model.online_features) if model.online_weight else None
         neutral = self.learner.weights.model.neutral
         return weighted_online_scores(self.config, self.fold.panel, self.fold.split.valid, neutral, slopes)
 
@@ -216,6 +217,8 @@ def _heading(run: Run) -> str:
     if len(model.members) > 1:
         side = "side by side, a thread each" if learner.backend.threads else "one after the other"
         params += f" in {len(model.members)} models trained {side}"
+    numbers, most = len(state.features) - len(run.config.model.categories), run.config.model.online_features
+    bounded = f"\nonline regression: the {most} of {numbers} features of the largest mean IC (model.online_features)"
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
         f"run {state.run_id}: {params} on {device_name(run.inputs.device)}, {len(state.features)} features, "
@@ -223,6 +226,7 @@ def _heading(run: Run) -> str:
         + "\n".join([" | ".join(dates), *run.notes])
         + f"\nloader: {run.inputs.source}, {AHEAD} blocks ahead\n"
         f"step: {'compiled' if learner.backend.compiled else 'not compiled (train.compile)'}"
+        f"{bounded if run.config.model.online_weight and numbers > most else ''}"
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
+from scipy import fft, stats
 
 from engine.evaluate import evaluate
 from engine.score.files import read_scores, write_scores
@@ -133,13 +133,13 @@ def test_against_pairs_the_days(panel, tmp_path):
     for i, h in enumerate((1, 5)):
         pairs = daily(panel, [random_scores(panel, seed)[:, i] for seed in (0, 1)], i).values()
         x = np.array([p - q for p, q in pairs])
-        n, lag = len(x), max(h - 1, 5)
-        centred = x - x.mean()
-        long_run = centred @ centred / n
-        for k in range(1, lag + 1):
-            long_run += 2 * (1 - k / (lag + 1)) * (centred[k:] @ centred[:-k]) / n
+        n = len(x)
+        cosines = min(int(0.4 * n ** (2 / 3)), n // (3 * h))
+        long_run = np.mean(fft.dct(x, norm="ortho")[1 : cosines + 1] ** 2)
+        t = x.mean() / math.sqrt(long_run / n)
         assert found[str(h)]["difference"] == pytest.approx(x.mean(), abs=1e-9)
-        assert found[str(h)]["difference_t"] == pytest.approx(x.mean() / math.sqrt(long_run / n), rel=1e-6)
+        assert found[str(h)]["difference_t"] == pytest.approx(t, rel=1e-6)
+        assert found[str(h)]["difference_p"] == pytest.approx(2 * stats.t.sf(abs(t), cosines), rel=1e-6)
         assert found[str(h)]["rank_ic"] - found[str(h)]["rank_ic_against"] == pytest.approx(x.mean(), abs=1e-9)
     same = evaluate([a], "test", a, panel.folder)["against"]["1"]
     assert same["difference"] == 0
