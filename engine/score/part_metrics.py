@@ -22,20 +22,26 @@ class PartSamples:
 
     present: PartRows
     samples: dict[int, Samples]  # horizon -> those of the N present rows that are scored and have a target
-    later: dict[int, Later]  # horizon -> those that have one on the next day too
+    later: dict[int, Later | None]  # horizon -> those that have one on the next day too; None: not asked
     periods_per_year: float | None  # of the panel's calendar
 
 
-def part_samples(panel: Panel, part: Days) -> PartSamples:
-    """The samples of a part, for `part_metrics`."""
+def part_samples(panel: Panel, part: Days, late: bool = True) -> PartSamples:
+    """The samples of a part, for `part_metrics`.
+
+    Args:
+        late: for `rank_ic_late` too, which takes a fifth of the time of all metrics; else it is NaN.
+    """
     present = present_rows(panel, part)
     targets = panel.targets[present.rows]
     targets[panel.presence[present.rows] != SCORED] = np.nan
-    later = later_targets(panel, present.rows, present.code)
+    later = later_targets(panel, present.rows, present.code) if late else None
     horizons = panel.manifest.horizons
     samples = {h: samples_of(targets[:, i], present.day) for i, h in enumerate(horizons)}
-    late = {h: with_later(samples[h], later[:, i], present.day) for i, h in enumerate(horizons)}
-    return PartSamples(present, samples, late, panel.manifest.periods_per_year)
+    of_later = {
+        h: None if later is None else with_later(samples[h], later[:, i], present.day) for i, h in enumerate(horizons)
+    }
+    return PartSamples(present, samples, of_later, panel.manifest.periods_per_year)
 
 
 def part_metrics(

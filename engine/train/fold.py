@@ -27,7 +27,7 @@ class Fold:
     @cached_property
     def valid(self) -> PartSamples:
         """Samples of the validation part."""
-        return part_samples(self.panel, self.split.valid)
+        return part_samples(self.panel, self.split.valid, late=False)  # of every epoch, so no longer than need be
 
     @cached_property
     def moments(self) -> Moments:

@@ -267,7 +267,9 @@ def _write_summary(run: Run) -> None:
         "days": spans_of(fold.split, fold.panel.calendar),
         "notes": run.notes,
         "splits": {
-            "valid": _part_metrics(run, model, fold.split.valid, fold.valid, run.valid_online),
+            "valid": _part_metrics(
+                run, model, fold.split.valid, part_samples(fold.panel, fold.split.valid), run.valid_online
+            ),
             "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),
         },
         "periods_per_year": fold.panel.manifest.periods_per_year,
