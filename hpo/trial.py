@@ -39,7 +39,7 @@ def study_folds(config: StudyConfig, panel: Panel) -> list[tuple[StudyConfig, Fo
     base = make_fold(config, panel)
     if not config.hpo.folds:
         return [(config, base)]
-    gap = gap_days(config.data.context, panel.manifest.horizons)
+    gap = gap_days(config.data.context, panel.manifest.horizons, panel.manifest.known_after)
     splits = tuning_folds(base.split, config.hpo.folds, gap, config.split.rolling)
     configs = [config.model_copy(update={"split": _by_dates(config.split, split, panel)}) for split in splits]
     return [(of_fold, make_fold(of_fold, panel)) for of_fold in configs]

@@ -41,7 +41,7 @@ class Split:
         return part
 
 
-def gap_days(context: int, horizons: list[int], known_after: int = 0) -> int:
+def gap_days(context: int, horizons: list[int], known_after: int) -> int:
     """Days between parts so that neither labels nor contexts cross: the larger of L - 1 and the longest label.
 
     Args:

@@ -54,7 +54,7 @@ def days_of(parts):
     horizons=st.lists(st.integers(1, 30), min_size=1, max_size=3), days=st.integers(100, 1500), rolling=st.booleans(),
 )  # fmt: skip
 def test_no_day_of_tuning_lies_in_the_test(folds, valid, test, context, horizons, days, rolling):
-    gap = gap_days(context, horizons)
+    gap = gap_days(context, horizons, 0)
     try:
         base = split_by_fraction(CALENDAR[:days], valid, test, gap)
     except InputError:
@@ -82,7 +82,7 @@ def test_no_day_of_tuning_lies_in_the_test(folds, valid, test, context, horizons
 
 
 def test_five_folds_of_nasdaq_see_no_test_day():
-    gap = gap_days(20, [1, 5])
+    gap = gap_days(20, [1, 5], 0)
     later = walk_forward(CALENDAR, 5, 0.1, 0.1, gap)  # `train --config best.toml --folds 5`
     tests = days_of(split.test for split in later)
     assert len(tests) == 1880

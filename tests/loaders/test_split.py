@@ -17,7 +17,7 @@ CALENDAR = np.busday_offset("2010-01-04", np.arange(1000), "forward")
     st.integers(1, 60), st.lists(st.integers(1, 30), min_size=1, max_size=3), st.floats(0.1, 0.3), st.floats(0.1, 0.3)
 )
 def test_no_label_and_no_context_crosses(context, horizons, valid, test):
-    split = split_by_fraction(CALENDAR, valid, test, gap_days(context, horizons))
+    split = split_by_fraction(CALENDAR, valid, test, gap_days(context, horizons, 0))
     for earlier, later in ((split.train, split.valid), (split.valid, split.test)):
         assert earlier.stop - 1 + max(horizons) <= later.start  # a label ends on that day's close at the latest
         assert later.start - (context - 1) >= earlier.stop
