@@ -78,7 +78,7 @@ def test_summary_has_the_contract(whole):
         assert all(set(values) == set(METRICS) >= CONTRACT for values in horizons.values())
     assert set(summary["throughput"]) == {
         "samples_per_s", "rows_per_s", "epoch_s", "data_wait_fraction", "validation_fraction", "device_utilization",
-        "peak_memory_bytes",
+        "peak_memory_bytes", "peak_mapped_bytes",
     }  # fmt: skip
     assert list(whole.glob("events.out.tfevents.*"))
     assert len(lines(whole)) == 3
