@@ -59,7 +59,7 @@ class Weights:
     model: Ensemble
     average: Ensemble | None  # average of its weights; None: off
     optimizers: list[torch.optim.Optimizer]  # of each member
-    loss_sums: Tensor  # [1 + 8] float64, sums over the epoch's blocks of the loss and its terms
+    loss_sums: Tensor  # [1 + TERMS] float64, sums over the epoch's blocks of the loss and its terms
 
     @property
     def scoring(self) -> Ensemble:

@@ -145,7 +145,7 @@ def sync_loss(
         weight: [] of `sharpe`.
         of_horizon: [H] weights of the horizons.
 
-    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + 8] loss and terms of the
+    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + TERMS] loss and terms of the
     block; and the flag.
     """
     loss, terms, entries, daily, alive = of_rank

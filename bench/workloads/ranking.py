@@ -60,7 +60,7 @@ class Sections:
     quantiles: Tensor  # [G, N, Q] float32
     levels: Tensor  # [Q] float32
     upstream: Tensor  # [G, N] float32, gradient by the ranks
-    weights: Tensor  # [8] float32, of the objective, in the order of TERMS
+    weights: Tensor  # [TERMS] float32, of the objective, in the order of TERMS
     rotations: Tensor  # [K] int32, different shifts from 1 to N - 1
 
 

@@ -161,7 +161,7 @@ def _sharpe(daily, entries, weight, slope):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weighted_sum(weights, share, values, totals):  # type: ignore[no-untyped-def]
-    """Fill the terms [8] from their values in every row, except `sharpe`, which is there already; return the loss."""
+    """Fill the terms [TERMS] from their values in every row, except `sharpe`, which is there already; return the loss."""
     loss = 0.0
     for k in range(len(totals)):
         if weights[k] == 0:
@@ -177,7 +177,7 @@ def rank_objective(
     scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
     horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss [], terms [8], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
+    """Loss [], terms [TERMS], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
 
     Inputs as in kernels.rank_objective, contiguous float32. Raises ValueError for a term that lacks its inputs.
     """

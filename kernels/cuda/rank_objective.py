@@ -245,7 +245,7 @@ def rank_objective(
     scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
     horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss [], terms [8], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
+    """Loss [], terms [TERMS], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
 
     Inputs as in kernels.rank_objective, contiguous float32, N at most LONGEST. Allocates 36 bytes of scratch an entry.
     """
