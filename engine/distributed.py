@@ -145,8 +145,8 @@ def sync_loss(
         weight: [] of `sharpe`.
         of_horizon: [H] weights of the horizons.
 
-    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + TERMS] loss and terms of the
-    block; and the flag.
+    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + TERMS] loss and terms of
+    the block; and the flag.
     """
     loss, terms, entries, daily, alive = of_rank
     head = torch.stack([entries, torch.tensor(float(stop), device=loss.device), loss.detach()])

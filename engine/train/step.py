@@ -76,7 +76,8 @@ def train_step(
 ) -> tuple[Tensor, bool]:  # fmt: skip
     """Train every member on its block; one that is given None has trained on all of its epoch.
 
-    Returns the mean over members of the blocks' losses and terms, [1 + TERMS] float32, and whether any rank had `stop` set.
+    Returns the mean over members of the blocks' losses and terms, [1 + TERMS] float32, and whether any rank had `stop`
+    set.
 
     Args:
         losses: what `losses_of` gave for the objective.

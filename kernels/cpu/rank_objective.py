@@ -161,7 +161,7 @@ def _sharpe(daily, entries, weight, slope):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weighted_sum(weights, share, values, totals):  # type: ignore[no-untyped-def]
-    """Fill the terms [TERMS] from their values in every row, except `sharpe`, which is there already; return the loss."""
+    """Fill the terms [TERMS] from their values in every row, except `sharpe`, which is there; return the loss."""
     loss = 0.0
     for k in range(len(totals)):
         if weights[k] == 0:
