@@ -22,6 +22,7 @@ N rows, F features, H horizons
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from engine.model.neutral import Neutral, centred_and_scale
 from engine.score.cross_section import ranks_within_day
 from engine.score.rows import present_rows
 from engine.threads import one_thread_each
+from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
 from loaders.split import Days
@@ -77,9 +79,8 @@ def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> F
     waiting = [deque([none] * (h + known_after), h + known_after) for h in horizons]
     slopes = torch.zeros(len(part), 2 * features, len(horizons))
     places = torch.from_numpy(np.concatenate([used, features + used]))
-    for t in range(part.stop):
+    for t, (x, scored) in enumerate(_by_day(panel, rows, borders)):
         here = slice(borders[t], borders[t + 1])
-        x, scored = _features(panel, rows[here])
         x = x[:, used] if len(used) < features else x
         x[:, unused] = 0
         x = _columns(x, scored)
@@ -106,9 +107,8 @@ def _ic_size(panel: Panel, rows: Int, borders: Int, ranks: Tensor, known: list[i
         known: days from the first on whose returns are known, of each horizon.
     """
     totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64)
-    for t in range(max(known)):
+    for t, (x, scored) in enumerate(_by_day(panel, rows, borders[: max(known) + 1])):
         here = slice(borders[t], borders[t + 1])
-        x, scored = _features(panel, rows[here])
         centred, scale = centred_and_scale(x[None], (scored / scored.sum().clamp(min=1))[None, None])
         z = (centred * scale)[0]
         for i, of_horizon in enumerate(known):
@@ -132,8 +132,7 @@ def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) 
     rows, day, _ = present_rows(panel, part)
     borders = np.searchsorted(day, np.arange(part.start, part.stop + 1))
     found = []
-    for i in range(len(part)):
-        x, scored = _features(panel, rows[borders[i] : borders[i + 1]])
+    for i, (x, scored) in enumerate(_by_day(panel, rows, borders)):
         scores = _columns(x, scored) @ torch.from_numpy(slopes[i])
         if neutral is not None:
             of_day = (array[:, None].to(neutral.directions.device) for array in (scores, x, scored))
@@ -142,10 +141,11 @@ def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) 
     return torch.cat(found).numpy()
 
 
-def _features(panel: Panel, rows: Int) -> tuple[Tensor, Tensor]:
-    """Features [N, F] of one day's rows, and which of them are of the universe [N] (float 0/1)."""
-    x = torch.from_numpy(panel.features[rows].astype(np.float32))
-    return x, torch.from_numpy(panel.presence[rows] == SCORED).float()
+def _by_day(panel: Panel, rows: Int, borders: Int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [N, F] of each day's rows, and which of them are of the universe [N] (float 0/1)."""
+    for day, features in enumerate(features_by_day(panel, rows, borders)):
+        scored = panel.presence[rows[borders[day] : borders[day + 1]]] == SCORED
+        yield torch.from_numpy(features.astype(np.float32)), torch.from_numpy(scored).float()
 
 
 def _columns(x: Tensor, scored: Tensor) -> Tensor:

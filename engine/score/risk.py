@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from engine.score.cross_section import MIN_SAMPLES, ranks_within_day
 from engine.score.rows import present_rows
+from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
 from loaders.panel import Panel
 from loaders.split import Days
@@ -53,11 +54,13 @@ def moments_of(panel: Panel, part: Days) -> Moments:
     starts = np.flatnonzero(np.diff(day, prepend=-1))
     width = panel.features.shape[1]
     together, daily, noise = np.zeros((width, width)), [], []
-    for start, stop in zip(starts, np.append(starts[1:], len(day)), strict=True):
+    borders = np.append(starts, len(day))
+    each = features_by_day(panel, rows, borders)
+    for start, stop, features in zip(starts, borders[1:], each, strict=True):
         known = np.isfinite(targets[start:stop]).sum(0)
         if known.min() < MIN_SAMPLES:
             continue
-        x = panel.features[rows[start:stop]].astype(np.float64)
+        x = features.astype(np.float64)
         x -= x.mean(0)
         scale = x.std(0)
         x /= np.where(scale > 1e-6, scale, np.inf)

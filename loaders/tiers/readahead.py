@@ -13,7 +13,7 @@ import mmap
 import numpy as np
 from numba import njit
 
-from loaders.panel import Panel
+from loaders.panel import Int, Panel
 from loaders.plan import Block
 from loaders.tiers.cores import available_memory
 
@@ -60,6 +60,16 @@ def advise(panel: Panel, block: Block, days: int, context: int) -> None:
     row_bytes = len(panel.manifest.features) * np.dtype(panel.manifest.dtype).itemsize
     start = panel.address[0, block.codes] + low * row_bytes
     _advise(start, (high - low) * row_bytes, mmap.PAGESIZE)
+
+
+def advise_rows(panel: Panel, rows: Int) -> None:
+    """Ask the kernel to read the features of rows, ascending, and return at once."""
+    row_bytes = len(panel.manifest.features) * np.dtype(panel.manifest.dtype).itemsize
+    code = panel.code_of(rows)
+    begins = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(code, prepend=-1) != 0))
+    lengths = np.diff(np.append(begins, len(rows)))
+    start = panel.address[0, code[begins]] + (rows[begins] - panel.offset[code[begins]]) * row_bytes
+    _advise(start, lengths * row_bytes, mmap.PAGESIZE)
 
 
 @njit(nogil=True)
