@@ -39,6 +39,7 @@ from loaders.panel import Int, Panel
 from loaders.split import Days
 
 HALF_LIFE = 250.0  # days
+ROWS = 1 << 20  # whose targets are ranked at a time
 EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: what is expected of a RankIC
 
 Float32 = npt.NDArray[np.float32]
@@ -58,15 +59,10 @@ def online_slopes(panel: Panel, part: Days, without: list[int], most: int | None
 def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> Float32:
     horizons, features = panel.manifest.horizons, len(panel.manifest.features)
     known_after = panel.manifest.known_after
-    rows, day, _ = present_rows(panel, Days(0, part.stop))
-    universe = panel.presence[rows] == SCORED
-    rows, day = rows[universe], day[universe]
-    ranks = _ranks(panel.targets[rows], day)
-    borders = np.searchsorted(day, np.arange(part.stop + 1))
     used = np.arange(features)
     if most is not None and features - len(without) > most:
         until = [max(part.start + 1 - h - known_after, 0) for h in horizons]
-        size = _ic_size(panel, rows, borders, ranks, until)
+        size = _ic_size(panel, until)
         size[without] = -1
         used = np.sort(np.argsort(-size, stable=True)[:most])
     unused = np.isin(used, without)
@@ -79,11 +75,10 @@ def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> F
     waiting = [deque([none] * (h + known_after), h + known_after) for h in horizons]
     slopes = torch.zeros(len(part), 2 * features, len(horizons))
     places = torch.from_numpy(np.concatenate([used, features + used]))
-    for t, (x, scored) in enumerate(_by_day(panel, rows, borders)):
-        here = slice(borders[t], borders[t + 1])
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, part.stop)):
         x = x[:, used] if len(used) < features else x
         x[:, unused] = 0
-        x = _columns(x, scored)
+        x = _columns(x, torch.ones(len(x)))
         for i, days in enumerate(waiting):
             square, product = days[0]
             squares[i].mul_(fade).add_(square)
@@ -91,29 +86,25 @@ def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> F
             if t >= part.start:
                 solved = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
                 slopes[t - part.start, places, i] = solved.float()
-            known = torch.isfinite(ranks[here, i])
+            known = torch.isfinite(ranks[:, i])
             of_known = x[known]
-            days.append((of_known.T @ of_known, of_known.T @ ranks[here, i][known]))
+            days.append((of_known.T @ of_known, of_known.T @ ranks[known, i]))
     return slopes.numpy()
 
 
-def _ic_size(panel: Panel, rows: Int, borders: Int, ranks: Tensor, known: list[int]) -> npt.NDArray[np.float64]:
+def _ic_size(panel: Panel, known: list[int]) -> npt.NDArray[np.float64]:
     """|Mean daily correlation| of each feature [F] with ranked returns, summed over horizons.
 
     Args:
-        rows: [N] of the universe, ordered by day.
-        borders: first of them on each day.
-        ranks: [N, H] of their returns.
         known: days from the first on whose returns are known, of each horizon.
     """
     totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64)
-    for t, (x, scored) in enumerate(_by_day(panel, rows, borders[: max(known) + 1])):
-        here = slice(borders[t], borders[t + 1])
-        centred, scale = centred_and_scale(x[None], (scored / scored.sum().clamp(min=1))[None, None])
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, max(known))):
+        centred, scale = centred_and_scale(x[None], torch.full((1, 1, len(x)), 1 / max(len(x), 1)))
         z = (centred * scale)[0]
         for i, of_horizon in enumerate(known):
             if t < of_horizon:
-                of_day = ranks[here, i]
+                of_day = ranks[:, i]
                 totals[i] += z.T @ of_day.nan_to_num() / torch.isfinite(of_day).sum().clamp(min=1)
     return (totals.abs() / torch.tensor(known).clamp(min=1)[:, None]).sum(0).numpy()
 
@@ -139,6 +130,19 @@ def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) 
             scores = neutral(*of_day)[:, 0].cpu()
         found.append(scores)
     return torch.cat(found).numpy()
+
+
+def _universe_by_day(panel: Panel, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [N, F] of the universe's rows on each of the first `stop` days, and ranks [N, H] of their targets."""
+    step = max(ROWS // len(panel.offset), 1)
+    for start in range(0, stop, step):
+        days = np.arange(start, min(start + step, stop) + 1)
+        rows, day, _ = present_rows(panel, Days(start, int(days[-1])))
+        universe = panel.presence[rows] == SCORED
+        rows, day = rows[universe], day[universe]
+        ranks, borders = _ranks(panel.targets[rows], day), np.searchsorted(day, days)
+        for i, (x, _) in enumerate(_by_day(panel, rows, borders)):
+            yield x, ranks[borders[i] : borders[i + 1]]
 
 
 def _by_day(panel: Panel, rows: Int, borders: Int) -> Iterator[tuple[Tensor, Tensor]]:

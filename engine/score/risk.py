@@ -42,9 +42,10 @@ class Moments:
 
 def moments_of(panel: Panel, part: Days) -> Moments:
     """Moments of a part of a panel, each day's features standardised over its rows of the universe."""
-    rows, day, _ = present_rows(panel, part)
-    chosen = np.unique(np.linspace(part.start, part.stop - 1, MOST_DAYS).astype(np.int64))
-    here = (panel.presence[rows] == SCORED) & np.isin(day, chosen)
+    chosen = np.unique(np.linspace(part.start, part.stop - 1, MOST_DAYS).astype(np.int64)).tolist()
+    of_days = [present_rows(panel, Days(day, day + 1)) for day in chosen]
+    rows, day = (np.concatenate(columns) for columns in zip(*((d.rows, d.day) for d in of_days), strict=True))
+    here = panel.presence[rows] == SCORED
     rows, day = rows[here], day[here]
     targets = panel.targets[rows]
     ranks = np.zeros(targets.shape)

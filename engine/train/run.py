@@ -120,6 +120,7 @@ def open_run(
     for phase in phases_of(config):
         phase_objective(config, phase, len(horizons), device)  # refused now rather than hours later
     with ExitStack() as stack:
+        memory = stack.enter_context(watch_memory())
         learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world))
         if resume:
             folder = _existing(folder)
@@ -139,7 +140,6 @@ def open_run(
                 _make_folder(folder)
         stop = stack.enter_context(_signals())
         log = stack.enter_context(open_log(folder, console, state, resume, world.first))
-        memory = stack.enter_context(watch_memory())
         run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, memory)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume:
