@@ -17,20 +17,22 @@ def compare(found, expected, asked, upstream=2.0):
 
     Terms are sums of numbers of their own size or of 1. A gradient is compared with the largest of its cross-section,
     and with what a term may give a score before its parts along 1 and z are taken out, which may leave nothing of it;
-    z itself has fewer digits the further the scores' mean is from 0.
+    z itself has fewer digits the further the scores' mean is from 0, which both are allowed.
     The daily returns of `sharpe` cancel: a digit is lost for each that their deviation lies below the returns.
     """
     lost = lost_digits(asked)
     terms = 64 * EPS * np.maximum(np.nan_to_num(np.abs(expected.terms)), 1)
     terms[SHARPE] *= lost * (1 + np.abs(np.nan_to_num(expected.terms[SHARPE])))
-    np.testing.assert_array_less(np.nan_to_num(np.abs(found.terms - expected.terms)), terms, err_msg="terms")
-    np.testing.assert_array_equal(np.isnan(found.terms), np.isnan(expected.terms), err_msg="terms")
-    weights = np.abs(to_numpy(asked.weights))
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=0, atol=weights @ terms, err_msg="loss")
     names = to_numpy(asked.mask.sum(-1)).clip(1)
     # An entry is one of all, in `sharpe` one of its day, and days count alike.
     share = to_numpy(asked.horizon_weights)[:, None] / np.minimum(names.sum(), names.shape[1] * names)
     mean, deviation = moments(asked)
+    of_rows = share * names / (share * names).sum()
+    terms *= 1 + (of_rows * np.abs(mean) / deviation).sum()
+    np.testing.assert_array_less(np.nan_to_num(np.abs(found.terms - expected.terms)), terms, err_msg="terms")
+    np.testing.assert_array_equal(np.isnan(found.terms), np.isnan(expected.terms), err_msg="terms")
+    weights = np.abs(to_numpy(asked.weights))
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=0, atol=weights @ terms, err_msg="loss")
     size = upstream * weights.sum() * share * (1 + np.abs(mean) / deviation) / deviation / float(asked.tau)
     for h, g in np.ndindex(size.shape):
         outside = ~asked.mask[h, g].numpy()
