@@ -75,24 +75,29 @@ def moments(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Float64
 
 @njit(nogil=True, cache=True)
 def _moments(values, counted):  # type: ignore[no-untyped-def]
+    """In one pass without branches inside a row: sums are of differences to the first counted row's values."""
     features = values.shape[1]
     found = np.zeros((5, features))
     found[3], found[4] = np.inf, -np.inf
+    shift = np.zeros(features, np.float32)
+    begun = False
     for i in range(len(values)):
         if counted[i]:
+            if not begun:
+                begun = True
+                for f in range(features):
+                    shift[f] = values[i, f] if np.isfinite(values[i, f]) else np.float32(0)
             for f in range(features):
                 value = values[i, f]
-                if np.isfinite(value):
-                    found[0, f] += 1
-                    found[1, f] += value
-                    found[3, f] = min(found[3, f], value)
-                    found[4, f] = max(found[4, f], value)
+                finite = value - value == 0
+                apart = np.float64(value) - np.float64(shift[f]) if finite else 0.0
+                found[0, f] += 1.0 if finite else 0.0
+                found[1, f] += apart
+                found[2, f] += apart * apart
+                found[3, f] = min(found[3, f], np.float64(value) if finite else np.inf)
+                found[4, f] = max(found[4, f], np.float64(value) if finite else -np.inf)
     for f in range(features):
-        found[1, f] /= max(found[0, f], 1.0)
-    for i in range(len(values)):
-        if counted[i]:
-            for f in range(features):
-                value = values[i, f]
-                if np.isfinite(value):
-                    found[2, f] += (value - found[1, f]) ** 2
+        known = max(found[0, f], 1.0)
+        found[2, f] = max(found[2, f] - found[1, f] * found[1, f] / known, 0.0)
+        found[1, f] = shift[f] + found[1, f] / known if found[0, f] > 0 else 0.0
     return found
