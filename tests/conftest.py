@@ -1,6 +1,7 @@
 """What tests share: Triton's interpreter where there is no GPU, one thread a worker, a small cache, a run on it."""
 
 import os
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; so do the commands that they start
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -55,3 +56,21 @@ def small_run(once, small_cache):
     return once(
         "run", lambda folder: train(load_config(None, SMALL, str(small_cache)), folder, False, Console(quiet=True))
     )
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Run a command line in this process; gives exit code, stdout and stderr."""
+    from engine.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

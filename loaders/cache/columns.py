@@ -69,8 +69,8 @@ class RowColumn:
         rows, *rest = key if isinstance(key, tuple) else (key,)
         if isinstance(rows, slice) and (only := self._slice(rows)) is not None:
             return np.asarray(only[(slice(None), *rest)])
-        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
-        pieces = list(self._pieces(rows))
+        rows = self._numbers(rows)
+        pieces = self._pieces(rows)
         found = [array[(local, *rest)] for _, array, local in pieces]
         out = np.empty((*rows.shape, *found[0].shape[1:]), self.dtype)
         for (here, _, _), values in zip(pieces, found, strict=True):
@@ -81,21 +81,21 @@ class RowColumn:
         if isinstance(rows, slice) and (only := self._slice(rows)) is not None:
             only[:] = values
             return
-        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
+        rows = self._numbers(rows)
         values = np.broadcast_to(np.asarray(values), (*rows.shape, *self.shape[1:]))
         for here, array, local in self._pieces(rows):
             array[local] = values[here]
+
+    def _numbers(self, rows: Any) -> Int:
+        return np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
 
     def _slice(self, rows: slice) -> npt.NDArray[Any] | None:
         """A view on the rows of a slice that lies in one part."""
         start, stop, step = rows.indices(self.shape[0])
         part = int(np.searchsorted(self.starts, start, "right")) - 1
         first = int(self.starts[part])
-        return (
-            self.parts[part][start - first : stop - first]
-            if step == 1 and stop - first <= len(self.parts[part])
-            else None
-        )
+        inside = step == 1 and stop - first <= len(self.parts[part])
+        return self.parts[part][start - first : stop - first] if inside else None
 
     def _pieces(self, rows: Int) -> Sequence[tuple[Any, npt.NDArray[Any], Int]]:
         """For each part with any of the rows: which of them, its array, and their places in it."""
@@ -117,25 +117,24 @@ class NewColumns:
     features: Any  # [N, F]
     targets: Any  # [N, H]
     presence: Any  # [N]
+    parts: list[Columns]  # of each batch
     batches: list[BatchLayout]
 
 
 def joined(several: Sequence[NewColumns]) -> NewColumns:
     """Columns of several files as one, rows numbered through."""
-    parts = {
-        name: [part for new in several for part in parts_of(getattr(new, name))]
-        for name in ("features", "targets", "presence")
-    }
-    rows = [len(part) for part in parts["presence"]]
-    starts = np.cumsum([0, *rows[:-1]])
-    batches = [batch for new in several for batch in new.batches]
-    columns = {name: one_column(arrays, starts) for name, arrays in parts.items()}
-    return NewColumns(**columns, batches=batches)
+    return _new_columns([part for new in several for part in new.parts], [b for new in several for b in new.batches])
 
 
-def parts_of(column: Any) -> tuple[npt.NDArray[Any], ...]:
-    """The arrays that a column of `one_column` is made of."""
-    return column.parts if isinstance(column, RowColumn) else (column,)
+def _new_columns(parts: list[Columns], batches: list[BatchLayout]) -> NewColumns:
+    starts = np.cumsum([0, *(batch.rows for batch in batches[:-1])])
+    return NewColumns(
+        one_column([part.features for part in parts], starts),
+        one_column([part.targets for part in parts], starts),
+        one_column([part.presence for part in parts], starts),
+        parts,
+        batches,
+    )
 
 
 def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_horizons: int, dtype: str) -> NewColumns:
@@ -161,15 +160,9 @@ def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_h
         for n, offsets in zip(rows, arrow_offsets(mapping), strict=True)
     ]
     parts = views(mapping, batches, n_features, n_horizons, dtype)
-    starts = np.cumsum([0, *rows[:-1]])
     for part in parts:
         part.targets[:] = np.nan
-    return NewColumns(
-        one_column([part.features for part in parts], starts),
-        one_column([part.targets for part in parts], starts),
-        one_column([part.presence for part in parts], starts),
-        batches,
-    )
+    return _new_columns(parts, batches)
 
 
 def _batch_rows(days: Int, width: int) -> list[int]:

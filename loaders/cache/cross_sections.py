@@ -93,7 +93,7 @@ def collecting(folder: Path, layout: Layout, features: int) -> Iterator[Collecte
     rows_of_date = layout.rows_of_date()
     size = layout.rows * features * 4
     if size <= MEMORY:
-        values = np.full((layout.rows, features), np.nan, np.float32)
+        values = np.empty((layout.rows, features), np.float32)  # of rows that nobody puts, none is read
         yield Collected(layout, values, np.array([0, len(layout.calendar)]))
         return
     files = -(-4 * size // MEMORY)  # the rows of one, their order and the transformed ones are in memory together
@@ -121,11 +121,10 @@ def store(collected: Collected, transform: str, columns: NewColumns, as_is: Sequ
     apply, presence = TRANSFORMS[transform], columns.presence[:]
     stats = RunningStats(columns.features.shape[1])
     whole = collected.values is not None
+    find = collected.layout.days_of_ascending if whole else collected.layout.day_of
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for dates, rows, values in collected.stretches(presence != ABSENT):
-            day = collected.layout.day_of(rows).astype(
-                np.uint16 if dates.stop < 1 << 16 else np.int64
-            )  # sorts by radix
+            day = find(rows).astype(np.uint16 if dates.stop < 1 << 16 else np.int64)  # sorts by radix
             order = np.argsort(day, kind="stable")
             cuts = np.searchsorted(day[order], np.arange(dates.start, dates.stop + 1))
 

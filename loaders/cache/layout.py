@@ -55,7 +55,12 @@ class Layout:
     def day_of(self, rows: Int) -> Int:
         """Calendar index of each row [n]."""
         code = np.searchsorted(self.offset, rows, "right") - 1
-        return rows - self.offset[code] + self.first[code]
+        return rows + (self.first - self.offset)[code]
+
+    def days_of_ascending(self, rows: Int) -> Int:
+        """`day_of` rows that ascend, by a search for each code instead of each row."""
+        borders = np.searchsorted(rows, np.append(self.offset, self.rows))
+        return rows + np.repeat(self.first - self.offset, np.diff(borders))
 
     def rows_of_date(self) -> Int:
         """[T] how many spans hold each date."""

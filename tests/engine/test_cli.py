@@ -8,25 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.cli import main
 from tests.conftest import SMALL
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -48,7 +30,7 @@ def refused(result, *words):
         assert word in err, err
 
 
-def test_build_inspect_verify(run, tmp_path):
+def test_build_inspect_verify(run_command, tmp_path):
     days = [f"2020-01-{day:02d}" for day in range(1, 29)]
     table = pa.table(
         {
@@ -60,73 +42,75 @@ def test_build_inspect_verify(run, tmp_path):
     )
     pq.write_table(table, tmp_path / "panel.parquet")
     out = tmp_path / "cache"
-    code, _, err = run(
+    code, _, err = run_command(
         "cache", "build", tmp_path / "panel.parquet", "--out", out, "--features", "size", "--targets", "ret_1",
         "--horizons", "1",
     )  # fmt: skip
     assert code == 0, err
-    code, stdout, _ = run("cache", "inspect", out, "--json")
+    code, stdout, _ = run_command("cache", "inspect", out, "--json")
     assert code == 0
     assert json.loads(stdout)["rows"] == 28 * 30
-    code, stdout, _ = run("cache", "inspect", out)
+    code, stdout, _ = run_command("cache", "inspect", out)
     assert code == 0
     assert "tier here" in stdout
-    code, stdout, _ = run("cache", "inspect", tmp_path, "--json")  # a folder of caches
+    code, stdout, _ = run_command("cache", "inspect", tmp_path, "--json")  # a folder of caches
     assert (code, json.loads(stdout)["codes"]) == (0, sorted(f"c{i}" for i in range(30)))
-    assert run("cache", "verify", out)[0] == 0
+    assert run_command("cache", "verify", out)[0] == 0
     with (out / "panel.arrow").open("r+b") as file:
         file.seek(-2000, 2)
         byte = file.read(1)
         file.seek(-2000, 2)
         file.write(bytes([byte[0] ^ 1]))
-    refused(run("cache", "verify", out), "chunk 0")
+    refused(run_command("cache", "verify", out), "chunk 0")
 
 
-def test_simulate(run, tmp_path):
+def test_simulate(run_command, tmp_path):
     out = tmp_path / "cache"
-    code, stdout, _ = run("cache", "simulate", "--out", out, "--codes", 40, "--days", 100, "--features", 8)
+    code, stdout, _ = run_command("cache", "simulate", "--out", out, "--codes", 40, "--days", 100, "--features", 8)
     assert code == 0
     assert "oracle" in stdout.lower()
     assert set(json.loads((out / "manifest.json").read_text())["simulation"]["oracle_rank_ic"]) == {"1", "5"}
 
 
-def test_evaluate_predict_and_compare(run, cache, trained, tmp_path):
-    code, stdout, err = run("evaluate", trained, "--json")
+def test_evaluate_predict_and_compare(run_command, cache, trained, tmp_path):
+    code, stdout, err = run_command("evaluate", trained, "--json")
     assert code == 0, err
     summary = json.loads((trained / "summary.json").read_text())
     assert json.loads(stdout)["splits"]["test"] == summary["splits"]["test"]
 
     scores = tmp_path / "scores.parquet"
-    assert run("predict", trained, "--arrow", cache, "--out", scores)[0] == 0
+    assert run_command("predict", trained, "--arrow", cache, "--out", scores)[0] == 0
     schema = pq.read_schema(scores)
     assert {name: str(schema.field(name).type) for name in schema.names} == {
         "date": "date32[day]", "code": "string", "score_1": "float", "score_5": "float",
     }  # fmt: skip
-    code, stdout, err = run("evaluate", scores, "--arrow", cache, "--json")
+    code, stdout, err = run_command("evaluate", scores, "--arrow", cache, "--json")
     assert code == 0, err
     assert json.loads(stdout)["splits"]["test"] == summary["splits"]["test"]
 
-    code, stdout, err = run("evaluate", trained, "--against", scores, "--arrow", cache, "--json")
+    code, stdout, err = run_command("evaluate", trained, "--against", scores, "--arrow", cache, "--json")
     assert code == 0, err
     assert json.loads(stdout)["against"]
-    assert run("evaluate", trained, scores, "--arrow", cache)[0] == 0
+    assert run_command("evaluate", trained, scores, "--arrow", cache)[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["ridge", "reversal", "lightgbm", "online"])
-def test_baselines(run, cache, tmp_path, kind):
+def test_baselines(run_command, cache, tmp_path, kind):
     if kind == "lightgbm":
         pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
-    code, stdout, err = run("baseline", "--arrow", cache, "--kind", kind, "--json", "--out", tmp_path / "s.parquet")
+    code, stdout, err = run_command(
+        "baseline", "--arrow", cache, "--kind", kind, "--json", "--out", tmp_path / "s.parquet"
+    )
     assert code == 0, err
     test = json.loads(stdout)["splits"]["test"]
     assert test["1"]["rank_ic"] < -0.05 if kind == "reversal" else test["1"]["rank_ic"] > 0.1
-    code, stdout, err = run("evaluate", tmp_path / "s.parquet", "--arrow", cache, "--json")
+    code, stdout, err = run_command("evaluate", tmp_path / "s.parquet", "--arrow", cache, "--json")
     assert code == 0, err
     assert json.loads(stdout)["splits"]["test"] == test
-    assert run("baseline", "--arrow", cache, "--kind", kind)[0] == 0
+    assert run_command("baseline", "--arrow", cache, "--kind", kind)[0] == 0
 
 
-def test_bad_input_of_every_command(run, cache, trained, tmp_path):
+def test_bad_input_of_every_command(run_command, cache, trained, tmp_path):
     missing = tmp_path / "missing"
     for arguments in (
         ("cache", "inspect", missing),
@@ -137,29 +121,29 @@ def test_bad_input_of_every_command(run, cache, trained, tmp_path):
         ("predict", missing, "--out", tmp_path / "s.parquet"),
         ("cache", "build", missing, "--out", tmp_path / "c"),
     ):
-        refused(run(*arguments), "missing")
-    refused(run("cache", "build", missing, "--out", tmp_path / "c", "--horizons", "5,5"), "--horizons")
-    refused(run("cache", "simulate", "--out", tmp_path / "c", "--codes", 3), "codes")
-    refused(run("cache", "simulate", "--out", tmp_path / "c", "--horizons", "x"), "--horizons")
-    refused(run("train", "--arrow", cache, "--set", "train.epoch=1"), "train.epoch")
-    refused(run("train", "--arrow", cache, "--resume", "--out", missing), "resume")
-    refused(run("train", "--arrow", cache, "--out", trained), "not empty")
-    refused(run("train", "--arrow", cache, "--set", "train.device=tpu"), "train.device")
+        refused(run_command(*arguments), "missing")
+    refused(run_command("cache", "build", missing, "--out", tmp_path / "c", "--horizons", "5,5"), "--horizons")
+    refused(run_command("cache", "simulate", "--out", tmp_path / "c", "--codes", 3), "codes")
+    refused(run_command("cache", "simulate", "--out", tmp_path / "c", "--horizons", "x"), "--horizons")
+    refused(run_command("train", "--arrow", cache, "--set", "train.epoch=1"), "train.epoch")
+    refused(run_command("train", "--arrow", cache, "--resume", "--out", missing), "resume")
+    refused(run_command("train", "--arrow", cache, "--out", trained), "not empty")
+    refused(run_command("train", "--arrow", cache, "--set", "train.device=tpu"), "train.device")
     dates = ("--set", "split.valid_start=2030-01-01", "--set", "split.test_start=2031-01-01")
-    refused(run("train", "--arrow", cache, *dates), "empty")
-    refused(run("baseline", "--arrow", cache, *dates), "empty")
-    refused(run("baseline", "--arrow", cache, "--kind", "reversal", "--feature", "nope"), "nope")
+    refused(run_command("train", "--arrow", cache, *dates), "empty")
+    refused(run_command("baseline", "--arrow", cache, *dates), "empty")
+    refused(run_command("baseline", "--arrow", cache, "--kind", "reversal", "--feature", "nope"), "nope")
     not_scores = tmp_path / "not_scores.parquet"
     not_scores.write_bytes(b"PAR1")
-    refused(run("evaluate", not_scores, "--arrow", cache), "not_scores.parquet")
-    refused(run("evaluate", trained, "--against", not_scores), "not_scores.parquet")
+    refused(run_command("evaluate", not_scores, "--arrow", cache), "not_scores.parquet")
+    refused(run_command("evaluate", trained, "--against", not_scores), "not_scores.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["not_scores.parquet"]
 
 
-def test_usage_errors_exit_with_2(run):
-    assert run("train", "--nonsense")[0] == 2
-    assert run("evaluate")[0] == 2
-    assert run("baseline", "--kind", "oracle")[0] == 2
+def test_usage_errors_exit_with_2(run_command):
+    assert run_command("train", "--nonsense")[0] == 2
+    assert run_command("evaluate")[0] == 2
+    assert run_command("baseline", "--kind", "oracle")[0] == 2
 
 
 def test_training_needs_no_optional_package(cache, tmp_path):

@@ -5,7 +5,6 @@ Expected days come from NumPy's weekdays, and expected figures from scipy on the
 
 import json
 import os
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,6 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from engine.checkpoint import BEST, LAST, load_checkpoint
-from engine.cli import main
 from engine.config_file import load_config
 from engine.train.loop import train
 from loaders.panel import open_panel
@@ -31,28 +29,11 @@ LATER = [*SMALL, "split.valid_fraction=0.1", "split.test_fraction=0.1", "train.e
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command line in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def figures(call):
+def figures(run_command):
     """The JSON of `evaluate`."""
 
     def run(*arguments):
-        code, out, err = call("evaluate", *arguments, "--json")
+        code, out, err = run_command("evaluate", *arguments, "--json")
         assert code == 0, err
         return json.loads(out)
 
@@ -60,11 +41,11 @@ def figures(call):
 
 
 @pytest.fixture
-def refused(call):
+def refused(run_command):
     """Asserts that a command ends with one line of these words and exit code 2."""
 
     def run(*arguments, words):
-        code, _, err = call(*arguments)
+        code, _, err = run_command(*arguments)
         assert code == 2, err
         assert len(err.strip().splitlines()) == 1
         assert [word for word in words if word not in err] == [], err
@@ -133,7 +114,7 @@ def test_checkpoints_and_summary_hold_the_days_and_the_source(small_cache, small
 
 @pytest.mark.parametrize("cache", ["later", "earlier", "holidays"])
 @pytest.mark.parametrize("part", ["test", "valid"])
-def test_a_part_has_the_same_days_in_any_cache(figures, call, small_run, longer, tmp_path, cache, part):
+def test_a_part_has_the_same_days_in_any_cache(figures, run_command, small_run, longer, tmp_path, cache, part):
     days = {"test": TEST, "valid": VALID}[part]
     if cache == "holidays":
         days = np.setdiff1d(days, TEST[[0, 9, -1]])
@@ -144,7 +125,7 @@ def test_a_part_has_the_same_days_in_any_cache(figures, call, small_run, longer,
     ids = (open_panel(load_config(small_run / "config.toml", []).data.arrow), open_panel(longer / cache))
     assert [panel.manifest.cache_id in note for panel in ids] == [True, True]
     scores = tmp_path / "s.parquet"
-    code, out, err = call("predict", small_run, "--arrow", longer / cache, "--split", part, "--out", scores)
+    code, out, err = run_command("predict", small_run, "--arrow", longer / cache, "--split", part, "--out", scores)
     assert code == 0, err
     assert note in out
     assert dates_in(scores) == days.tolist()
@@ -192,7 +173,7 @@ def test_the_same_path_with_more_history(figures, refused, later_run, longer):
         link.symlink_to(own)
 
 
-def test_a_span_begins_after_the_last_validation_day(figures, refused, call, small_run, tmp_path):
+def test_a_span_begins_after_the_last_validation_day(figures, refused, run_command, small_run, tmp_path):
     border, after = str(VALID[-1]), str(WEEKDAYS[121])
     for first in (border, str(np.datetime64(border) - 1), "2010-01-01"):
         refused("evaluate", small_run, "--start", first, words=[str(small_run), border])
@@ -206,8 +187,8 @@ def test_a_span_begins_after_the_last_validation_day(figures, refused, call, sma
     found = figures(small_run, "--start", TEST[3], "--end", TEST[9])
     assert found["days"] == {"span": span(TEST[3:10])}
     scores, part = tmp_path / "span.parquet", tmp_path / "test.parquet"
-    assert call("predict", small_run, "--start", after, "--out", scores)[0] == 0
-    assert call("predict", small_run, "--out", part)[0] == 0
+    assert run_command("predict", small_run, "--start", after, "--out", scores)[0] == 0
+    assert run_command("predict", small_run, "--out", part)[0] == 0
     in_span, in_test = pq.read_table(scores), pq.read_table(part)
     same = in_span.filter(pa.compute.greater_equal(in_span["date"], TEST[0].item()))
     for name in ("date", "code"):
@@ -215,7 +196,7 @@ def test_a_span_begins_after_the_last_validation_day(figures, refused, call, sma
     np.testing.assert_allclose(same["score_5"].to_numpy(), in_test["score_5"].to_numpy(), atol=1e-5)
 
 
-def test_days_in_sample_are_told_with_every_figure(figures, refused, call, small_run, small_cache, tmp_path):
+def test_days_in_sample_are_told_with_every_figure(figures, refused, run_command, small_run, small_cache, tmp_path):
     line = f"reach back to {VALID[-1]}, trained until {VALID[-1]}"
     found = figures(small_run, "--start", VALID[-1], "--in-sample")
     assert found["days"] == {"span": span(WEEKDAYS[120:160])}
@@ -223,7 +204,7 @@ def test_days_in_sample_are_told_with_every_figure(figures, refused, call, small
     assert any(note.startswith("in sample") and line in note for note in found["notes"])
     scores = tmp_path / "s.parquet"
     for command in (["evaluate"], ["predict", "--out", scores]):
-        code, out, err = call(*command, small_run, "--start", VALID[-1], "--in-sample")
+        code, out, err = run_command(*command, small_run, "--start", VALID[-1], "--in-sample")
         assert code == 0, err
         assert line in out
         assert f"{VALID[-1]}..{TEST[-1]} (40 days)" in out
@@ -235,9 +216,9 @@ def test_days_in_sample_are_told_with_every_figure(figures, refused, call, small
     assert (found["days"], found["in_sample"]) == ({"span": span(WEEKDAYS[121:160])}, False)
 
 
-def test_a_part_that_is_named_is_allowed_and_says_its_days(figures, call, small_run):
+def test_a_part_that_is_named_is_allowed_and_says_its_days(figures, run_command, small_run):
     for part, days in (("train", TRAIN), ("valid", VALID)):
-        code, out, err = call("evaluate", small_run, "--split", part)
+        code, out, err = run_command("evaluate", small_run, "--split", part)
         assert code == 0, err
         assert out.startswith(f"{small_run} · {part} {days[0]}..{days[-1]} ({len(days)} days)\n")
         assert not figures(small_run, "--split", part)["in_sample"]
@@ -261,10 +242,12 @@ def test_an_average_is_out_of_sample_for_all(figures, refused, small_run, later_
     assert f"reach back to {TEST[0]}, trained until {LATER_VALID[-1]}" in told[0]
 
 
-def test_score_files_keep_their_days(figures, refused, call, small_run, small_cache, tmp_path):
+def test_score_files_keep_their_days(figures, refused, run_command, small_run, small_cache, tmp_path):
     ours, ridge, foreign = (tmp_path / f"{name}.parquet" for name in ("ours", "ridge", "foreign"))
-    assert call("predict", small_run, "--out", ours)[0] == 0
-    code, out, err = call("baseline", "--arrow", small_cache, "--json", "--out", ridge, *(f"--set={s}" for s in SMALL))
+    assert run_command("predict", small_run, "--out", ours)[0] == 0
+    code, out, err = run_command(
+        "baseline", "--arrow", small_cache, "--json", "--out", ridge, *(f"--set={s}" for s in SMALL)
+    )
     assert code == 0, err
     assert json.loads(out)["days"] == {"valid": span(VALID), "test": span(TEST)}
     for path in (ours, ridge):

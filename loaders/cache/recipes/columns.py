@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.columns import NewColumns
-from loaders.cache.cross_sections import TRANSFORMS, Collected, collecting, store
+from loaders.cache.cross_sections import Collected, collecting, store
 from loaders.cache.format import SCORED
 from loaders.cache.layout import Int, Layout, stream
 from loaders.cache.recipes.common import (
@@ -114,8 +114,6 @@ def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     """Resolve names and patterns. Raises InputError naming the option at fault."""
     names, features, targets = sources.names, options.features, options.targets
     has = f"The files have {', '.join(names[:30])}"
-    if options.transform not in TRANSFORMS:
-        raise InputError("--transform", f"no transform {options.transform!r}", f"Use {', '.join(TRANSFORMS)}")
     if not targets:
         raise InputError("--targets", "no target column is named", has)
     if not features:

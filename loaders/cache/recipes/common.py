@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.cache.columns import NewColumns, create_columns, joined
-from loaders.cache.cross_sections import DESCRIPTION
+from loaders.cache.cross_sections import DESCRIPTION, TRANSFORMS
 from loaders.cache.format import ABSENT, CONTEXT, SCORED, Dtype, Manifest, Transform, write_manifest
 from loaders.cache.layout import Layout, Survey, survey
 from loaders.cache.sources import calendar, dates
@@ -46,9 +46,11 @@ class Options:
     def checked(self) -> Self:
         """The same with start and end as ISO dates.
 
-        Raises InputError for an unknown period, a start or end that is no date, and an end before the start.
+        Raises InputError for an unknown period or transform, a start or end that is no date, and an end before it.
         """
         calendar.check_period(self.period)
+        if self.transform not in TRANSFORMS:
+            raise InputError("--transform", f"no transform {self.transform!r}", f"Use {', '.join(TRANSFORMS)}")
         if self.min_codes is not None and self.min_codes < 1:
             raise InputError("--min-codes", f"{self.min_codes} is less than 1", "Leave it out to keep all dates")
         start, end = self._iso("--start", self.start), self._iso("--end", self.end)

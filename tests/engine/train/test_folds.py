@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from scipy import stats
 
 import engine.train.loop
 from engine.checkpoint import LAST, load_checkpoint
-from engine.cli import main
 from engine.config_file import load_config, to_toml
 from engine.evaluate import evaluate
 from engine.inputs import make_split
@@ -47,23 +45,6 @@ def cache(small_cache):
 def whole(cache, tmp_path_factory):
     """An unbroken training to compare with."""
     return train_folds(config(cache), tmp_path_factory.mktemp("folds") / "whole", False, QUIET)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def config(cache, folds=N, rolling=False):
@@ -147,9 +128,9 @@ def test_folds_follow_one_another_and_nothing_crosses(cache, whole):
     assert lines[-1]["test_end"] == dates[-1]
 
 
-def test_rolling_folds_train_on_equally_many_days(run, cache, whole, tmp_path):
+def test_rolling_folds_train_on_equally_many_days(run_command, cache, whole, tmp_path):
     out = tmp_path / "rolling"
-    code, stdout, err = run(*command(cache, out, "--folds", N, "--rolling"))
+    code, stdout, err = run_command(*command(cache, out, "--folds", N, "--rolling"))
     assert code == 0, err
     assert "test RankIC" in stdout
     assert f"{summary(out)['splits']['test']['1']['rank_ic']:.4f}" in stdout
@@ -164,16 +145,16 @@ def test_rolling_folds_train_on_equally_many_days(run, cache, whole, tmp_path):
     assert [np.array_equal(a, b) for a, b in zip(ours, others, strict=True)] == [True, False, False]
 
 
-def test_evaluate_takes_the_folder(run, cache, whole, tmp_path):
-    code, stdout, err = run("evaluate", whole, "--json")
+def test_evaluate_takes_the_folder(run_command, cache, whole, tmp_path):
+    code, stdout, err = run_command("evaluate", whole, "--json")
     assert code == 0, err
     assert json.loads(stdout)["splits"] == summary(whole)["splits"]
-    code, stdout, err = run("evaluate", whole / "fold-1", "--against", whole, "--json")
+    code, stdout, err = run_command("evaluate", whole / "fold-1", "--against", whole, "--json")
     assert code == 0, err
     figures = json.loads(stdout)["against"]["1"]
     assert figures["difference"] == 0.0
     assert figures["days"] == summary(whole / "fold-1")["splits"]["test"]["1"]["days"]
-    code, _, err = run("evaluate", whole, "--split", "valid")
+    code, _, err = run_command("evaluate", whole, "--split", "valid")
     assert code == 2
     assert "--split" in err
     part = tmp_path / "part"
@@ -183,7 +164,7 @@ def test_evaluate_takes_the_folder(run, cache, whole, tmp_path):
         evaluate([part], "test", None, None)
 
 
-def test_killed_inside_a_fold_and_resumed(run, cache, whole, tmp_path):
+def test_killed_inside_a_fold_and_resumed(run_command, cache, whole, tmp_path):
     out, settings = tmp_path / "out", tmp_path / "config.toml"
     last = out / "fold-1" / "checkpoints" / LAST
     of_first = load_checkpoint(whole / "fold-0" / "checkpoints" / LAST)[0].step
@@ -193,7 +174,7 @@ def test_killed_inside_a_fold_and_resumed(run, cache, whole, tmp_path):
     assert state.step == 5
     first = {path: path.stat().st_mtime_ns for path in (out / "fold-0").rglob("*")}
 
-    code, _, err = run("train", "--resume", "--out", out)
+    code, _, err = run_command("train", "--resume", "--out", out)
     assert code == 0, err
     assert same(out, whole)
     assert load_checkpoint(last)[0].run_id == state.run_id
@@ -234,11 +215,11 @@ def test_stopped_by_a_signal(cache, whole, tmp_path, monkeypatch):
     assert same(out, whole)
 
 
-def test_bad_input(run, cache, whole, tmp_path, monkeypatch):
+def test_bad_input(run_command, cache, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
     def refused(*more, words, at=out):
-        code, _, err = run(*command(cache, at, *more))
+        code, _, err = run_command(*command(cache, at, *more))
         assert code == 2, err
         assert len(err.strip().splitlines()) == 1
         for word in ("error: ", *words):
@@ -261,12 +242,12 @@ def test_bad_input(run, cache, whole, tmp_path, monkeypatch):
         refused("--folds", 2, words=["--folds", "torchrun"])
     assert not list(tmp_path.iterdir())
 
-    code, _, err = run("train", "--out", whole, "--resume", "--folds", N + 1)
+    code, _, err = run_command("train", "--out", whole, "--resume", "--folds", N + 1)
     assert (code, "configuration differs" in err) == (2, True)
-    code, _, err = run("train", "--out", whole, "--resume", "--folds", N, "--rolling")
+    code, _, err = run_command("train", "--out", whole, "--resume", "--folds", N, "--rolling")
     assert (code, "configuration differs" in err) == (2, True)
-    code, _, err = run("train", "--out", whole / "fold-0", "--resume", "--folds", N)
+    code, _, err = run_command("train", "--out", whole / "fold-0", "--resume", "--folds", N)
     assert (code, "no folds to resume" in err) == (2, True)
     write_panel(tmp_path / "other", n_codes=60, n_days=160, seed=9)
-    code, _, err = run("train", "--out", whole, "--resume", "--arrow", tmp_path / "other")
+    code, _, err = run_command("train", "--out", whole, "--resume", "--arrow", tmp_path / "other")
     assert (code, "on cache" in err) == (2, True)
