@@ -9,18 +9,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from engine.config import Part
 from engine.model.ensemble import Ensemble
+from engine.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODEL, AVERAGE = "model.", "average."  # before the names of weights
+OPTIMIZER = "optimizer."  # before the names of its tensors
 LOSS_SUMS = "loss_sums"
 
 
@@ -58,7 +59,7 @@ class Weights:
 
     model: Ensemble
     average: Ensemble | None  # average of its weights; None: off
-    optimizers: list[torch.optim.Optimizer]  # of each member
+    optimizer: AdamW  # holds the weights of all members
     loss_sums: Tensor  # [1 + TERMS] float64, sums over the epoch's blocks of the loss and its terms
 
     @property
@@ -86,9 +87,7 @@ def _save(path: Path, state: State, model: Ensemble, average: Ensemble | None, w
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {AVERAGE + name: tensor for name, tensor in average.state_dict().items()}
-    for first, optimizer in zip(_firsts(weights.optimizers), weights.optimizers, strict=True):
-        for index, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{first + index}.{name}": tensor for name, tensor in slots.items()}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in weights.optimizer.tensors().items()}
     tensors[LOSS_SUMS] = weights.loss_sums
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, {"state": json.dumps(asdict(state))}))
@@ -122,24 +121,6 @@ def restore_weights(weights: Weights, tensors: dict[str, Tensor], path: Path) ->
     restore_model(weights.model, tensors, path)
     if weights.average is not None:
         restore_model(weights.average, tensors, path, AVERAGE)
-    _restore_optimizers(weights.optimizers, tensors)
+    for name, tensor in weights.optimizer.tensors().items():
+        tensor.copy_(tensors[OPTIMIZER + name])
     weights.loss_sums.copy_(tensors[LOSS_SUMS])
-
-
-def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Load the optimizers' slots of a checkpoint."""
-    every: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, slot = name.split(".")
-            every.setdefault(int(index), {})[slot] = tensor
-    for first, optimizer in zip(_firsts(optimizers), optimizers, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        mine = {index: every[first + index] for index in groups[0]["params"] if first + index in every}
-        optimizer.load_state_dict({"state": mine, "param_groups": groups})
-
-
-def _firsts(optimizers: list[torch.optim.Optimizer]) -> list[int]:
-    """The number of each one's first weight: those of all members are counted on."""
-    counts = [len(optimizer.param_groups[0]["params"]) for optimizer in optimizers]
-    return [sum(counts[:k]) for k in range(len(counts))]

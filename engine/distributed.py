@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.rank_terms import SHARPE, sharpe_ratio
 from loaders.errors import InputError
@@ -86,16 +86,11 @@ class World:
             with _lost_ranks():
                 dist.barrier()
 
-    def all_reduce_gradients(self, model: nn.Module) -> None:
-        """Add the gradients of all ranks. Raises RankLost."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        together = torch.cat([gradient.flatten() for gradient in gradients])
-        with _lost_ranks():
-            dist.all_reduce(together)
-        for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
+    def all_reduce(self, values: Tensor) -> None:
+        """Replace values by their sum over all ranks. Raises RankLost."""
+        if self.size > 1:
+            with _lost_ranks():
+                dist.all_reduce(values)
 
 
 SINGLE = World()

@@ -25,6 +25,11 @@ def random_bits(key: int, n: int) -> npt.NDArray[np.uint64]:
     return _finalise(np.uint64(key & _MASK) + counter)
 
 
+def uniforms(key: int, n: int) -> npt.NDArray[np.float32]:
+    """Uniform numbers in [0, 1), float32 [n]: the upper 24 bits of the first `n` values of a stream, over 2^24."""
+    return (random_bits(key, n) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
 def mix(*parts: int) -> int:
     """A key (64 bits) from integers, such as seed, epoch and the first day of a range; order matters."""
     key = 0

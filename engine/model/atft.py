@@ -53,7 +53,9 @@ class ATFT(nn.Module):
         size = SIZES[config.size]
         self.context, self.horizons, self.levels = context, horizons, len(config.quantiles)
         width = max(size.width, size.static) if config.static else size.width
-        self.disturb = nn.Sequential(CodeDropout(config.feature_dropout), Noise(config.feature_noise))
+        self.disturb = nn.Sequential(
+            CodeDropout(config.feature_dropout, features), Noise(config.feature_noise, features)
+        )
         self.static = None
         if config.static:
             embed = Embedding(
@@ -85,7 +87,7 @@ class ATFT(nn.Module):
         self.unused = budget  # days of the context that the temporal branch does not look back on, 0 with any layer on
         self.widen = nn.Linear(size.width, width) if config.static else nn.Identity()
         self.market = MarketAttention(width, config.market_tokens) if config.market_tokens else None
-        self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout))
+        self.finish = nn.Sequential(_residual(config, width), CodeDropout(config.dropout, width))
         self.heads = nn.Linear(width, horizons * (1 + self.levels))
         self.off: frozenset[Part] = frozenset()
 

@@ -75,7 +75,7 @@ class Embedding(nn.Module):
         self.query, self.intercept = None, None
         if selection:
             self.query = nn.Sequential(
-                nn.Linear(features, width), nn.SiLU(), CodeDropout(dropout), nn.Linear(width, features)
+                nn.Linear(features, width), nn.SiLU(), CodeDropout(dropout, width), nn.Linear(width, features)
             )
             self.intercept = nn.Linear(features, width, bias=False)
 

@@ -1,77 +1,104 @@
 """Gated residual blocks, dropout that is the same on all of a code's days, and noise.
 
+A training step gives both their random numbers in the buffer `drawn`, uniform in [0, 1). Where none were given, they
+draw from torch's generator.
+
 S codes, T days, d width
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class CodeShare:
-    """Which codes of a block a model is given. Random numbers are drawn for all, so that they do not depend on it."""
-
-    begin: int = 0
-    end: int = 0
-    codes: int = 0  # of the block; 0: the model is given all
-
-    def all(self, x: Tensor) -> int:
-        """Codes of the block of which x [codes of the share, ...] is the share."""
-        return self.codes or len(x)
-
-    def of(self, drawn: Tensor) -> Tensor:
-        """What belongs to the share, of numbers drawn for all codes."""
-        return drawn[self.begin : self.end] if self.codes else drawn
-
-
-WHOLE = CodeShare()
+FINEST = 2.0**-24  # uniform numbers are multiples of it, 0 included, whose normal quantile would be infinite
 
 
 class CodeDropout(nn.Module):
     """Dropout of whole channels of a code: one draw for all of its days (Gal and Ghahramani 2016), [S, T, d].
 
-    What looks back on several days then sees either all of a channel or nothing of it. Draws one number for T entries,
-    from `generator`, or from torch's own. The rate is a tensor: models of other rates share a compiled step.
+    What looks back on several days then sees either all of a channel or nothing of it. The rate is a tensor: models of
+    other rates share a step.
+
+    Args:
+        width: d.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, width: int) -> None:
         super().__init__()
-        self.on = rate > 0
+        self.on, self.width = rate > 0, width
         self.rate: Tensor
         self.kept: Tensor
+        self.drawn: Tensor
         self.register_buffer("rate", torch.tensor(rate), persistent=False)
         self.register_buffer("kept", torch.tensor(1 - rate), persistent=False)
-        self.generator: torch.Generator | None = None
-        self.share = WHOLE
+        self.register_buffer("drawn", torch.empty(0), persistent=False)
+
+    def shape(self, days: int) -> tuple[int, int]:
+        """Of the numbers that a code takes."""
+        return 1, self.width
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.on:
             return x
-        drawn = torch.rand(self.share.all(x), 1, x.shape[2], device=x.device, generator=self.generator)
-        kept = self.share.of(drawn) >= self.rate
-        return x * (kept.to(x.dtype) / self.kept)
+        drawn = self.drawn if self.drawn.numel() else torch.rand(len(x), 1, self.width, device=x.device)
+        return x * ((drawn >= self.rate).to(x.dtype) / self.kept)
 
 
 class Noise(nn.Module):
-    """Adds normal noise of a deviation, a tensor, in training; draws from `generator`, or from torch's own."""
+    """Adds normal noise of a deviation, a tensor, in training, [S, T, d].
 
-    def __init__(self, deviation: float) -> None:
+    Args:
+        width: d.
+    """
+
+    def __init__(self, deviation: float, width: int) -> None:
         super().__init__()
-        self.on = deviation > 0
+        self.on, self.width = deviation > 0, width
         self.deviation: Tensor
+        self.drawn: Tensor
         self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
-        self.generator: torch.Generator | None = None
-        self.share = WHOLE
+        self.register_buffer("drawn", torch.empty(0), persistent=False)
+
+    def shape(self, days: int) -> tuple[int, int]:
+        """Of the numbers that a code takes, with so many days."""
+        return days, self.width
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.on:
             return x
-        shape = (self.share.all(x), *x.shape[1:])
-        drawn = torch.randn(shape, device=x.device, dtype=x.dtype, generator=self.generator)
-        return x + self.deviation * self.share.of(drawn)
+        drawn = self.drawn if self.drawn.numel() else torch.rand(x.shape, device=x.device)
+        normal = math.sqrt(2) * torch.erfinv(2 * drawn - 1 + FINEST)
+        return x + self.deviation * normal.to(x.dtype)
+
+
+def numbers_per_code(model: nn.Module, days: int) -> int:
+    """How many random numbers the model takes for each code of a block of so many days, context included."""
+    return sum(math.prod(module.shape(days)) for _, module in _random(model))
+
+
+def drawn_of(model: nn.Module, numbers: Tensor, days: int) -> dict[str, Tensor]:
+    """The buffers of a model that hold what is drawn for a block, by name: views [..., S, *shape] of numbers.
+
+    Args:
+        numbers: [..., S, numbers_per_code] uniform in [0, 1). A code's do not depend on the other codes of the block.
+    """
+    found, begin = {}, 0
+    for name, module in _random(model):
+        shape = module.shape(days)
+        end = begin + math.prod(shape)
+        found[f"{name}.drawn"] = numbers[..., begin:end].unflatten(-1, shape)
+        begin = end
+    return found
+
+
+def _random(model: nn.Module) -> Iterator[tuple[str, CodeDropout | Noise]]:
+    """The modules that draw, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, CodeDropout | Noise) and module.on:
+            yield name, module
 
 
 class GatedResidual(nn.Module):
@@ -81,7 +108,7 @@ class GatedResidual(nn.Module):
         super().__init__()
         self.inner = nn.Linear(width, width)
         self.outer = nn.Linear(width, 2 * width)
-        self.dropout = CodeDropout(dropout)
+        self.dropout = CodeDropout(dropout, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class BandedAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(heads, window))
-        self.dropout = CodeDropout(dropout)
+        self.dropout = CodeDropout(dropout, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class BandedRecurrence(nn.Module):
         self.out = nn.Linear(width, width)
         with torch.no_grad():
             self.forget.bias.copy_(torch.linspace(0.5, -2.5, width))
-        self.dropout = CodeDropout(dropout)
+        self.dropout = CodeDropout(dropout, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
+from engine.optimizer import layout_of
 from engine.train.fold import make_fold
 from engine.train.loop import EpochResult, epochs
 from engine.train.objective import draw_rotations
@@ -135,21 +136,22 @@ def _checks(run: Run, second: EpochResult, before: float, after: float) -> list[
 def _gradients(run: Run) -> tuple[list[str], list[str]]:
     """Names of matrices that never had a gradient, and of those that had one which is not finite.
 
-    The optimizers' mean square of the gradients remembers all of them. Biases are left out: of some, such as those in
+    The optimizer's mean square of the gradients remembers all of them. Biases are left out: of some, such as those in
     front of a softmax, the gradient is zero by right.
     """
     without, broken = [], []
-    moments = {
-        weight: slots for optimizer in run.learner.weights.optimizers for weight, slots in optimizer.state.items()
-    }
-    for name, weight in run.learner.weights.model.named_parameters():
-        square = moments.get(weight, {}).get("exp_avg_sq")
-        if square is None or weight.dim() < 2:  # frozen or bypassed
-            continue
-        if not torch.isfinite(square).all():
-            broken.append(name)
-        elif not square.any():
-            without.append(name)
+    weights = run.learner.weights
+    optimizer = weights.optimizer
+    layout = layout_of(weights.model.members[0])
+    for k, trained in enumerate(optimizer.trained.tolist()):
+        squares = layout.views(optimizer.square[k])
+        for (name, square), on in zip(squares.items(), trained, strict=True):
+            if not on or square.dim() < 2:
+                continue
+            if not torch.isfinite(square).all():
+                broken.append(f"members.{k}.{name}")
+            elif not square.any():
+                without.append(f"members.{k}.{name}")
     return without, broken
 
 

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.checkpoint import Weights
 from engine.config import Config
 from engine.distributed import SINGLE, World
 from engine.model.ensemble import build_ensemble
+from engine.optimizer import make_adamw, move_parameters
 from kernels.rank_terms import TERMS
 
 MIN_CODES = 16  # of a block's codes that a thread is given
@@ -32,6 +33,7 @@ class Backend:
     bfloat16: bool
     pad_codes: int  # codes that every block is padded to, 0: as it comes
     replicas: list[list[nn.Module]]  # [members][parts]: the member, and others on its weights for parts of a block
+    gradients: list[Tensor]  # [parts - 1] of [K, P], of the others
     threads: ThreadPoolExecutor | None  # one for each replica
 
 
@@ -43,7 +45,10 @@ class Learner:
     backend: Backend
     world: World
     clip: float  # largest norm of a member's gradient
+    weight_decay: float
     accumulate: int  # blocks whose gradients make one step
+    features: int
+    context: int
 
 
 @contextmanager
@@ -56,10 +61,7 @@ def make_learner(
     average = None
     if train.ema or train.swa:
         average = build_ensemble(config, features, horizons).to(device).requires_grad_(False)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(member.parameters(), lr=0.0, weight_decay=train.weight_decay, fused=True)
-        for member in model.members
-    ]
+    optimizer = make_adamw(list(model.members), [] if average is None else list(average.members))
     loss_sums = torch.zeros(1 + len(TERMS), dtype=torch.float64, device=device)
     compiled = device.type == "cuda" if train.compile == "auto" else train.compile == "on"
     parts = 1
@@ -67,20 +69,28 @@ def make_learner(
     side_by_side = device.type == "cpu" and not compiled and world.size == 1
     if side_by_side and not config.model.market_tokens:
         parts = max(min(torch.get_num_threads() // train.seeds, config.data.block_codes // MIN_CODES), 1)
-    replicas = [[member, *(_replica(member) for _ in range(1, parts))] for member in model.members]
+    gradients = [torch.zeros_like(optimizer.gradient) for _ in range(1, parts)]
+    replicas = [
+        [member, *(_replica(member, optimizer.weights[k], gradient[k]) for gradient in gradients)]
+        for k, member in enumerate(model.members)
+    ]
     workers = train.seeds * parts if side_by_side else 1
     threads = ThreadPoolExecutor(workers, "replica", torch.set_num_threads, (1,)) if workers > 1 else None
-    backend = Backend(compiled, device.type == "cuda", config.data.block_codes if compiled else 0, replicas, threads)
+    backend = Backend(
+        compiled, device.type == "cuda", config.data.block_codes if compiled else 0, replicas, gradients, threads
+    )
     try:
-        yield Learner(Weights(model, average, optimizers, loss_sums), backend, world, train.clip, train.accumulate)
+        weights = Weights(model, average, optimizer, loss_sums)
+        yield Learner(
+            weights, backend, world, train.clip, train.weight_decay, train.accumulate, features, config.data.context
+        )
     finally:
         if threads is not None:
             threads.shutdown()
 
 
-def _replica(member: nn.Module) -> nn.Module:
-    """A second module on the same weights, with gradients of its own."""
+def _replica(member: nn.Module, row: Tensor, gradient: Tensor) -> nn.Module:
+    """A second module on the same row of weights, with gradients of its own."""
     other = copy.deepcopy(member)
-    for weight, shared in zip(member.parameters(), other.parameters(), strict=True):
-        shared.data = weight.data
+    move_parameters(other, row, gradient)
     return other

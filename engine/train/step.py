@@ -12,16 +12,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from engine.distributed import sync_loss
-from engine.model.residual import WHOLE, CodeDropout, CodeShare, Noise
+from engine.model.residual import drawn_of, numbers_per_code
+from engine.optimizer import StepSizes
 from engine.train.learner import Learner
 from engine.train.objective import Objective
 from engine.train.schedule import Phase
 from kernels.rank_terms import SHARPE
 from loaders.batch import Batch
-from loaders.random_bits import mix
+from loaders.random_bits import mix, uniforms
 
 SHAPES = 64  # of a step that a process may compile: those of its members, phases, and trials of a study
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # x, present, y, rotations -> loss, terms, ...
@@ -40,7 +40,7 @@ class StepInput:
 
 def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Losses]:
     """Forward and objective of each member for a phase, whose parts are frozen and bypassed from now on."""
-    members = []
+    members, trained = [], []
     weights, backend = learner.weights, learner.backend
     for ensemble in weights.ensembles:
         ensemble.bypass(phase.off)
@@ -50,6 +50,7 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
             replica.bypass(phase.off)  # type: ignore[operator]
         for replica in others:
             replica.train()
+        trained.append(_trained(member, learner.context, learner.features))
         of_block = objective if learner.world.size == 1 else objective.of_rank
         losses = _losses(member, of_block, backend.bfloat16)
         if backend.compiled:
@@ -58,7 +59,21 @@ def losses_of(learner: Learner, phase: Phase, objective: Objective) -> list[Loss
             mode = "reduce-overhead" if backend.bfloat16 else None
             losses = torch.compile(losses, fullgraph=True, dynamic=False, mode=mode)
         members.append(losses)
+    weights.optimizer.trained.copy_(torch.stack(trained))
     return members
+
+
+def _trained(member: nn.Module, context: int, features: int) -> Tensor:
+    """Which of a model's parameters get a gradient, [N] float 0/1: they are not frozen, and a score depends on them."""
+    device = next(member.parameters()).device
+    x = torch.zeros(2, context, features, device=device)  # two codes, one scored day
+    member.eval()
+    scores, quantiles = member(x, torch.ones_like(x[..., 0]))
+    member.train()
+    given = {name: p for name, p in member.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(scores.sum() + quantiles.sum(), list(given.values()), allow_unused=True)
+    used = {name for name, gradient in zip(given, found, strict=True) if gradient is not None}
+    return torch.tensor([float(name in used) for name, _ in member.named_parameters()], device=device)
 
 
 def _losses(member: nn.Module, objective: Callable[..., tuple[Tensor, ...]], bfloat16: bool) -> Losses:
@@ -98,7 +113,7 @@ def train_step(
         values, stopped = _block_in_parts(learner, objective, given, seed, step), stop
     due = [k for k, one in given.items() if one.last or (step + 1) % learner.accumulate == 0]
     for k in due:
-        learner.world.all_reduce_gradients(members[k])
+        learner.world.all_reduce(learner.weights.optimizer.gradient[k])
     list(each(lambda k: _optimize(learner, k, given[k]), due))
     return values, stopped
 
@@ -120,11 +135,8 @@ def _whole_block(
     step: int, stop: bool,
 ) -> tuple[Tensor, bool]:  # fmt: skip
     """A member's gradients on its block; its loss and terms, and whether any rank was asked to stop."""
-    batch, dropout_seed = inputs[k].batch, mix(seed + k, step, 4) >> 1
-    if learner.backend.compiled or batch.x.is_cuda:
-        torch.manual_seed(dropout_seed)
-    else:
-        _seed_dropout(learner.weights.model.members[k], dropout_seed, WHOLE)
+    batch, member = inputs[k].batch, learner.weights.model.members[k]
+    _set_drawn(member, _drawn(member, batch, mix(seed + k, step, 4)))
     found = losses[k](batch.x, (batch.presence > 0).float(), batch.y, inputs[k].rotations)
     if learner.world.size > 1:
         loss, values, stop = sync_loss(learner.world, found, objective.weights[SHARPE], objective.horizons, stop)
@@ -146,6 +158,7 @@ def _block_in_parts(
     assert threads is not None
     parts = len(replicas[0])
     shares = [(k, part) for k in inputs for part in range(parts)]
+    drawn = {k: _drawn(replicas[k][0], inputs[k].batch, mix(seed + k, step, 4)) for k in inputs}
 
     def codes_of(k: int, part: int) -> slice:
         codes = len(inputs[k].batch.x)
@@ -154,7 +167,7 @@ def _block_in_parts(
     def forward(share: tuple[int, int]) -> tuple[Tensor, Tensor]:
         k, part = share
         batch, codes, replica = inputs[k].batch, codes_of(k, part), replicas[k][part]
-        _seed_dropout(replica, mix(seed + k, step, 4) >> 1, CodeShare(codes.start, codes.stop, len(batch.x)))
+        _set_drawn(replica, {name: numbers[codes] for name, numbers in drawn[k].items()})
         return replica(batch.x[codes], (batch.presence[codes] > 0).float())
 
     outputs = dict(zip(shares, threads.map(forward, shares), strict=True))
@@ -174,36 +187,28 @@ def _block_in_parts(
         torch.autograd.backward(outputs[share], (by_scores[codes], by_quantiles[codes]))
 
     list(threads.map(backward, shares))
-    list(threads.map(_sum_gradients, [replicas[k] for k in inputs]))
+    for of_part in learner.backend.gradients:
+        learner.weights.optimizer.gradient.add_(of_part)
+        of_part.zero_()
     return torch.stack([values for values, _, _ in losses.values()]).mean(0)
-
-
-def _sum_gradients(replicas: list[nn.Module]) -> None:
-    """Move the gradients of all replicas to the first, the member."""
-    member, *others = replicas
-    for other in others:
-        for weight, shared in zip(member.parameters(), other.parameters(), strict=True):
-            if shared.grad is not None:
-                weight.grad = shared.grad if weight.grad is None else weight.grad.add_(shared.grad)
-                shared.grad = None
 
 
 def _optimize(learner: Learner, k: int, given: StepInput) -> None:
     """A member's step down its gradients, and of the average after it."""
-    weights = learner.weights
-    member, optimizer = weights.model.members[k], weights.optimizers[k]
-    torch.nn.utils.clip_grad_norm_(member.parameters(), learner.clip)
-    optimizer.param_groups[0]["lr"] = given.lr
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if weights.average is not None:
-        ours = [list(module.parameters()) for module in (weights.average.members[k], member)]
-        get_ema_multi_avg_fn(given.ema_decay)(*ours, None)
+    values = [given.lr, learner.weight_decay, learner.clip, given.ema_decay, 1.0]
+    sizes = torch.tensor(values, device=given.batch.x.device)[:, None, None]
+    learner.weights.optimizer.rows(k, k + 1).step(StepSizes(*sizes))
 
 
-def _seed_dropout(member: nn.Module, seed: int, share: CodeShare) -> None:
-    """Let a member's dropout and noise draw from a generator of its own, which other threads do not touch."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in member.modules():
-        if isinstance(module, CodeDropout | Noise):
-            module.generator, module.share = generator, share
+def _drawn(member: nn.Module, batch: Batch, key: int) -> dict[str, Tensor]:
+    """What a member's dropout and noise draw for a block, by the name of the buffer; see engine.model.residual."""
+    codes, days = batch.presence.shape
+    each = numbers_per_code(member, days)
+    numbers = torch.from_numpy(uniforms(key, codes * each)).to(batch.x.device)
+    return drawn_of(member, numbers.view(codes, each), days)
+
+
+def _set_drawn(member: nn.Module, drawn: dict[str, Tensor]) -> None:
+    for name, numbers in drawn.items():
+        module, _, buffer = name.rpartition(".")
+        setattr(member.get_submodule(module), buffer, numbers)

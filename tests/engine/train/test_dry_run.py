@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import engine.train.dry_run
 from engine.cli import app
 from engine.config_file import load_config
+from engine.optimizer import StepSizes, layout_of, make_adamw
 from engine.train.dry_run import checklist, dry_run
 from engine.train.loop import EpochResult
 from engine.train.run import RunFailed
@@ -60,13 +61,15 @@ def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
 def test_gradients_that_are_zero_or_not_finite_are_named():
     used, idle, sick = (nn.Linear(3, 3) for _ in range(3))
     model = nn.ModuleDict({"used": used, "idle": idle, "sick": sick})
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = make_adamw([model], [])
     x = torch.ones(2, 3)
-    (used(x).sum() + 0 * idle(x).sum() + torch.inf * sick(x).sum()).backward()
-    optimizer.step()
-    learner = SimpleNamespace(weights=SimpleNamespace(model=model, optimizers=[optimizer]))
+    (used(x).sum() + 0 * idle(x).sum() + sick(x).sum()).backward()
+    optimizer.step(StepSizes(*torch.ones(5, 1, 1)))
+    layout_of(model).views(optimizer.square[0])["sick.weight"][1, 2] = torch.inf
+    ensemble = SimpleNamespace(members=[model])
+    learner = SimpleNamespace(weights=SimpleNamespace(model=ensemble, optimizer=optimizer))
     without, broken = engine.train.dry_run._gradients(SimpleNamespace(learner=learner))
-    assert (without, broken) == (["idle.weight"], ["sick.weight"])
+    assert (without, broken) == (["members.0.idle.weight"], ["members.0.sick.weight"])
 
 
 def test_the_command_fails_where_a_check_does(cache, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from engine.config_file import load_config
 from engine.model.registry import build_model
+from engine.optimizer import layout_of
 from engine.train.learner import make_learner
 from engine.train.objective import make_objective
 from engine.train.schedule import ema_decay, learning_rate, phases_of
@@ -63,9 +64,16 @@ def trained(config, blocks, lr=1e-4, phase=0):
             values, stopped = train_step(learner, losses, objective, inputs, config.train.seed, step)
             assert not stopped
             results.append(values)
-        found = [of(*one) for one in zip(weights.model.members, weights.optimizers, strict=True)]
+        found = [of_member(weights, k) for k in range(config.train.seeds)]
         average = None if weights.average is None else copy.deepcopy(weights.average.members[0].state_dict())
     return found, torch.stack(results), average
+
+
+def of_member(weights, k):
+    model, optimizer = weights.model.members[k], weights.optimizer
+    means = layout_of(model).views(optimizer.mean[k])
+    trained = {name: mean for (name, mean), on in zip(means.items(), optimizer.trained[k], strict=True) if on}
+    return copy.deepcopy(Trained(model.state_dict(), trained))
 
 
 def of(model, optimizer):
