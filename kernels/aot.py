@@ -3,7 +3,7 @@
 The functions that launch kernels are called on example tensors while launches are recorded, so types and constants are
 those of a launch. Registers and spills are read from the binary that the launch would load. Nothing is measured.
 
-N entries of a cross-section, H horizons, Q quantile levels, K rotations
+N entries of a cross-section, H horizons, Q quantile levels, R rotations, K members
 """
 
 import argparse
@@ -174,11 +174,13 @@ def _launch_all(n: int) -> None:
     correlation.pearson(rows, rows, mask)
     for ranked in (True, False):
         for horizons, days, levels, rotations in ((2, 3, 3, 16), (1, 1, 1, 1)):
-            scores = torch.empty(horizons, days, n)
+            members = 3 if days > 1 else 1
+            scores = torch.empty(members, horizons, days, n)
+            widths = torch.ones(members)
             rank_objective.rank_objective(
-                scores, scores, scores, scores == 0, torch.empty(horizons, days, n, levels), torch.empty(FUSED),
-                torch.empty(horizons), number, number, torch.empty(levels), torch.zeros(rotations, dtype=torch.int32),
-                ranked,
+                scores, scores, scores, scores == 0, torch.empty(*scores.shape, levels), torch.empty(members, FUSED),
+                torch.empty(members, horizons), widths, widths, torch.empty(levels),
+                torch.zeros(members, rotations, dtype=torch.int32), ranked,
             )  # fmt: skip
     address = torch.zeros(3, 2, dtype=torch.int64)
     presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)

@@ -7,7 +7,7 @@ The first FUSED terms are also written out, with their gradients, in kernels.cpu
 module serves two purposes: it takes cross-sections longer than a program of a GPU holds, and in float64 it is the
 reference that the fused operators are tested against.
 
-H horizons, G cross-sections (days), N entries (codes), K rotations, Q quantile levels, T terms
+H horizons, G cross-sections (days), N entries (codes), R rotations, Q quantile levels, T terms
 
 A term gives a value for each cross-section, [H, G]. Only `sharpe` gives [H, 1], since it needs all days of a horizon.
 Entries outside `mask` never touch a value or a gradient. In a cross-section with fewer than two valid entries, or with
@@ -66,7 +66,7 @@ class CrossSections:
     levels: Tensor | None  # [Q]
     tau: float | Tensor
     temperature: float | Tensor
-    rotations: Tensor | None  # [K] integers
+    rotations: Tensor | None  # [R] integers
     ranked: bool
     computed: dict[str, Tensor] = field(default_factory=dict)  # properties that some term has read
 
@@ -189,7 +189,7 @@ def rank_terms(
         quantiles: [H, G, N, Q] the model's quantile outputs at `levels`, for `quantile`.
         tau: width of the soft rank's kernel in standard deviations of the scores.
         temperature: of the target distribution of `listnet`.
-        rotations: integers [K], shifts of the cross-section that `pairwise` compares with.
+        rotations: integers [R], shifts of the cross-section that `pairwise` compares with.
         ranked: ic, huber, quantile and listnet read the targets' ranks; else the targets.
 
     Raises ValueError for an unknown term, and for one whose inputs are not given.

@@ -3,7 +3,8 @@
 A thread compacts one cross-section at a time into arrays that fit into the cache, and evaluates all terms on them. Only
 `sharpe` needs the other days: the gradient of a day's return is kept, then scaled and added once all days are known.
 
-H horizons, G cross-sections (days), R = H * G rows, N entries, n valid ones, Q quantile levels, K rotations
+K members, H horizons, G cross-sections (days), rows: all K * H * G cross-sections, N entries, n valid ones, Q quantile
+levels, R rotations
 """
 
 import numpy as np
@@ -26,12 +27,13 @@ GRAIN = 1 << 18  # entries to add up that are worth waking a thread for
 
 @compiled
 def _rows(  # type: ignore[no-untyped-def]
-    begin, end, scores, targets, returns, mask, quantiles, weights, tau, temperature, levels, rotations, ranked, share,
-    values, daily, by_daily, gradient, gradient_q,
+    begin, end, scores, targets, returns, mask, quantiles, member_rows, settings, tau, temperature, levels, rotations,
+    ranked, share, values, daily, by_daily, gradient, gradient_q,
 ):  # fmt: skip
     """Fill the rows begin..end-1 of the values of the terms, the daily returns with their gradients, and the gradients.
 
-    share: [R], what a row counts in the loss.
+    member_rows: rows of a member. settings: the weights of the terms [K, TERMS]. share [rows]: what a row counts in its
+    member's loss.
     """
     size = scores.shape[1]
     index = np.empty(size + 1, np.int32)
@@ -39,9 +41,11 @@ def _rows(  # type: ignore[no-untyped-def]
     scratch = np.empty((16, size), np.float32)
     level_scratch = np.empty((3, terms.TILE, len(levels)), np.float32)
     level_scratch[0] = levels
-    needs_soft = weights[RANK_IC] != 0 or weights[SPEARMAN] != 0
-    needs_targets = weights[IC] != 0 or weights[HUBER] != 0 or weights[QUANTILE] != 0 or weights[LISTNET] != 0
     for r in range(begin, end):
+        member = r // member_rows
+        weights = settings[member]
+        needs_soft = weights[RANK_IC] != 0 or weights[SPEARMAN] != 0
+        needs_targets = weights[IC] != 0 or weights[HUBER] != 0 or weights[QUANTILE] != 0 or weights[LISTNET] != 0
         n = compact(mask[r], index)
         if n < max(size, 2):
             gradient[r] = 0
@@ -69,7 +73,7 @@ def _rows(  # type: ignore[no-untyped-def]
             ascending(words, mean, inverse, z_sorted)
             for k in range(n):
                 ranks_sorted[k] = ranks[index_in(words[k])]
-            decays(z_sorted, tau, decay)
+            decays(z_sorted, tau[member], decay)
             recurrences(decay, below, above, soft)
             if weights[RANK_IC] != 0:
                 values[r, RANK_IC] = terms.rank_ic(soft, ranks_sorted, weights[RANK_IC] * share[r], g)
@@ -77,7 +81,7 @@ def _rows(  # type: ignore[no-untyped-def]
                 values[r, SPEARMAN] = terms.spearman(soft, ranks_sorted, weights[SPEARMAN] * share[r], g)
             for k in range(n):
                 soft[k] = below[k] + above[k]
-            recurrences_backward(decay, soft, tau, g, below, above, soft)
+            recurrences_backward(decay, soft, tau[member], g, below, above, soft)
             for k in range(n):
                 dz[index_in(words[k])] = soft[k]
         if weights[IC] != 0:
@@ -86,7 +90,7 @@ def _rows(  # type: ignore[no-untyped-def]
             values[r, HUBER] = terms.huber(score, z_target, weights[HUBER] * share[r], ds)
         if weights[LISTNET] != 0:
             weight = weights[LISTNET] * share[r]
-            values[r, LISTNET] = terms.listnet(score, z_target, temperature, weight, p, q, ds)
+            values[r, LISTNET] = terms.listnet(score, z_target, temperature[member], weight, p, q, ds)
         if weights[QUANTILE] != 0:
             weight = weights[QUANTILE] * share[r]
             values[r, QUANTILE] = terms.quantile(
@@ -99,7 +103,7 @@ def _rows(  # type: ignore[no-untyped-def]
                 at = uint32(index[i])
                 z_row[at], target_row[at] = z[i], target[i]
             weight = weights[PAIRWISE] * share[r]
-            values[r, PAIRWISE] = terms.pairwise(z_row, target_row, rotations, weight, product, x, dz_row)
+            values[r, PAIRWISE] = terms.pairwise(z_row, target_row, rotations[member], weight, product, x, dz_row)
             for i in range(n):
                 dz[i] += dz_row[uint32(index[i])]
         if weights[SHARPE] != 0:
@@ -125,21 +129,25 @@ def _add_rows(begin, end, mask, slope, by_daily, gradient):  # type: ignore[no-u
 
 @compiled
 def _shares(mask, horizon_weights, entries, share):  # type: ignore[no-untyped-def]
-    """Fill the number of valid entries of every row, 0 for fewer than two, and its share of the loss; [H, G]."""
-    total = 0.0
-    for h, g in np.ndindex(entries.shape):
-        n = 0
-        for i in range(mask.shape[2]):
-            n += 1 if mask[h, g, i] else 0
-        entries[h, g] = n if n >= 2 else 0
-        share[h, g] = entries[h, g] * horizon_weights[h]
-        total += share[h, g]
-    share /= max(total, EPSILON)
+    """Fill the number of valid entries of every row, 0 for fewer than two, and its share of its member's loss.
+
+    mask [K, H, G, N], horizon_weights [K, H], entries and share [K, H, G].
+    """
+    for k in range(len(mask)):
+        total = 0.0
+        for h, g in np.ndindex(entries.shape[1:]):
+            n = 0
+            for i in range(mask.shape[3]):
+                n += 1 if mask[k, h, g, i] else 0
+            entries[k, h, g] = n if n >= 2 else 0
+            share[k, h, g] = entries[k, h, g] * horizon_weights[k, h]
+            total += share[k, h, g]
+        share[k] /= max(total, EPSILON)
 
 
 @compiled
 def _sharpe(daily, entries, weight, slope):  # type: ignore[no-untyped-def]
-    """Fill the slope [H, G] of the term by every daily return [H, G], and return the term over all horizons.
+    """Fill the slope [H, G] of a member's term by every daily return [H, G], and return the term over all horizons.
 
     weight: [H], of every horizon in the loss.
     """
@@ -161,7 +169,7 @@ def _sharpe(daily, entries, weight, slope):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weighted_sum(weights, share, values, totals):  # type: ignore[no-untyped-def]
-    """Fill the terms [TERMS] from their values in every row, except `sharpe`, which is there; return the loss."""
+    """Fill the terms [TERMS] of a member from their values in every row, all but `sharpe`; return its loss."""
     loss = 0.0
     for k in range(len(totals)):
         if weights[k] == 0:
@@ -177,29 +185,36 @@ def rank_objective(
     scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
     horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss [], terms [TERMS], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
+    """Losses [K], terms [K, TERMS], and the losses' gradients by scores [K, H, G, N] and quantiles [K, H, G, N, Q].
 
-    Inputs as in kernels.rank_objective, contiguous float32. Raises ValueError for a term that lacks its inputs.
+    Inputs as in kernels.rank_objective with the axis of members, contiguous float32; so are the results. Raises
+    ValueError for a term that lacks its inputs.
     """
-    horizons, days, size = scores.shape
-    rows, w, of_horizon = horizons * days, weights.numpy(), horizon_weights.numpy()
-    for term, given in ((QUANTILE, len(levels)), (PAIRWISE, len(rotations))):
-        if w[term] != 0 and not given:
+    members, horizons, days, size = scores.shape
+    rows, w, of_horizon = members * horizons * days, weights.numpy(), horizon_weights.numpy()
+    for term, given in ((QUANTILE, len(levels)), (PAIRWISE, rotations.shape[1])):
+        if w[:, term].any() and not given:
             needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
-            raise ValueError(f"{list(TERMS)[term]} has the weight {w[term]}: give {needs}")
-    entries, share, daily, slope = np.zeros((4, horizons, days))
-    values, totals = np.zeros((rows, FUSED)), np.zeros(FUSED, np.float32)
-    by_daily = np.empty((rows, size if w[SHARPE] != 0 else 0), np.float32)
+            raise ValueError(f"{list(TERMS)[term]} has a weight: give {needs}")
+    entries, share, daily, slope = np.zeros((4, members, horizons, days))
+    values, totals = np.zeros((rows, FUSED)), np.zeros((members, FUSED), np.float32)
+    by_daily = np.empty((rows, size if w[:, SHARPE].any() else 0), np.float32)
     gradient, gradient_q = np.empty(scores.shape, np.float32), np.empty(quantiles.shape, np.float32)
     inputs = [array.numpy() for array in (scores, targets, returns, mask, quantiles)]
     _shares(inputs[3], of_horizon, entries, share)
-    sections = [array.reshape(rows, *array.shape[2:]) for array in inputs]
-    settings = (w, float(tau), float(temperature), levels.numpy(), rotations.numpy(), ranked)
-    of_rows = [array.reshape(rows, *array.shape[2:]) for array in (share, daily, slope, gradient, gradient_q)]
+    sections = [array.reshape(rows, *array.shape[3:]) for array in inputs]
+    widths = tau.double().numpy(), temperature.double().numpy()
+    settings = (horizons * days, w, *widths, levels.numpy(), rotations.numpy(), ranked)
+    of_rows = [array.reshape(rows, *array.shape[3:]) for array in (share, daily, slope, gradient, gradient_q)]
     for_rows(_rows, rows, *sections, *settings, of_rows[0], values, of_rows[1], by_daily, *of_rows[3:])
-    if w[SHARPE] != 0:
-        totals[SHARPE] = _sharpe(daily, entries, of_horizon / of_horizon.sum(), slope)
+    loss = np.zeros(members, np.float32)
+    for k in range(members):
+        if w[k, SHARPE] != 0:
+            totals[k, SHARPE] = _sharpe(daily[k], entries[k], of_horizon[k] / of_horizon[k].sum(), slope[k])
+            slope[k] *= w[k, SHARPE]
+        of_member = slice(k * horizons * days, (k + 1) * horizons * days)
+        loss[k] = _weighted_sum(w[k], of_rows[0][of_member], values[of_member], totals[k])
+    if w[:, SHARPE].any():
         grain = 1 + GRAIN // max(size, 1)
-        for_rows(_add_rows, rows, sections[3], w[SHARPE] * of_rows[2], by_daily, of_rows[3], grain=grain)
-    loss = np.float32(_weighted_sum(w, of_rows[0], values, totals))
-    return torch.tensor(loss), torch.from_numpy(totals), torch.from_numpy(gradient), torch.from_numpy(gradient_q)
+        for_rows(_add_rows, rows, sections[3], of_rows[2], by_daily, of_rows[3], grain=grain)
+    return torch.from_numpy(loss), torch.from_numpy(totals), torch.from_numpy(gradient), torch.from_numpy(gradient_q)

@@ -2,12 +2,14 @@
 
 `_prepare` sorts, with two programs for each row: one ranks the targets, the other sorts the scores and stores the
 statistics that other rows need. `_terms`, with one program for each row, then knows the weight of its row and the slope
-of `sharpe`, and stores terms and gradient. The program that ends last adds up the loss, always in the same order.
+of `sharpe`, and stores terms and gradient. The program of a member that ends last adds up its loss, always in the same
+order. Other members are nothing to a program: it moves its addresses to its own member, and counts rows from there.
 Weights are loaded from memory, and the loops of a term without a weight are skipped.
 
 Labels are what ic, huber, quantile and listnet read: the ranks of the targets, or the targets.
 
-H horizons, G cross-sections (days), R = H * G rows, N entries, n valid ones, Q quantile levels, K rotations
+K members, H horizons, G cross-sections (days), rows: all K * H * G cross-sections, N entries, n valid ones, Q quantile
+levels, R rotations
 """
 
 import torch
@@ -44,8 +46,8 @@ _LOG2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _prepare(  # type: ignore[no-untyped-def]
-    scores, targets, returns, mask, statistics, words, z_sorted, order, ranks, ended, size, BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
+    scores, targets, returns, mask, statistics, words, z_sorted, order, ranks, ended, size, member_rows,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     r, ranks_targets = tl.program_id(0), tl.program_id(1) == 0
     row = r * size
@@ -54,7 +56,7 @@ def _prepare(  # type: ignore[no-untyped-def]
     n, mean, inverse = moments(scores + row, mask + row, size, TILE)
     if ranks_targets:
         average_ranks(words, n, ranks + row, TILE)
-        tl.store(ended, 0)  # every row stores the same value
+        tl.store(ended + r // member_rows, 0)  # every row of a member stores the same value
     else:
         unpack(words, n, mean, inverse, z_sorted + row, order + row, size, TILE)
         none = tl.zeros([TILE], tl.float32)
@@ -85,14 +87,21 @@ def _terms(  # type: ignore[no-untyped-def]
     values, statistics, z_sorted, order, ranks, sums, soft, ended, loss, terms, gradient, gradient_q, size, horizons,
     sections, levels_count, shifts, RANKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0)
-    row = r * size
+    row = tl.program_id(0) * size
+    rows = horizons * sections
+    member = tl.program_id(0) // rows
+    r = tl.program_id(0) - member * rows
+    statistics += member * rows * STATISTICS
+    values += member * rows * _FUSED
+    weights += member * _FUSED
+    horizon_weights += member * horizons
+    rotations += member * shifts
     here = statistics + r * STATISTICS
     n = tl.load(here + ENTRIES).to(tl.int32)
     mean, inverse = tl.load(here + MEAN), tl.load(here + INVERSE)
     count = tl.maximum(n, 1).to(tl.float32)
     middle = (n + 1).to(tl.float32) * 0.5
-    all_weights = total_weight(statistics, horizon_weights, sections, horizons * sections, TILE)
+    all_weights = total_weight(statistics, horizon_weights, sections, rows, TILE)
     all_horizons = 0.0
     for h in range(horizons):
         all_horizons += tl.load(horizon_weights + h)
@@ -103,12 +112,12 @@ def _terms(  # type: ignore[no-untyped-def]
 
     w_rank_ic, w_spearman = tl.load(weights + RANK_IC) * share, tl.load(weights + SPEARMAN) * share
     soft_n = n if tl.abs(w_rank_ic) + tl.abs(w_spearman) > 0 else 0  # entries that have soft ranks
-    scale = 1.0 / tl.load(tau_at)
+    scale = 1.0 / tl.load(tau_at + member)
     if soft_n > 0:
         recurrences(z_sorted + row, n, scale, sums + row, soft + row, TILE)
 
     # Sums over the cross-section that the gradients need: accumulated by position in a tile, reduced once at the end.
-    temperature = tl.load(temperature_at)
+    temperature = tl.load(temperature_at + member)
     high = tl.load(z_sorted + row + n - 1, mask=n > 0, other=0.0) / inverse
     tops = tl.full([TILE], float("-inf"), tl.float32)
     for start in range(0, n, TILE):
@@ -234,10 +243,10 @@ def _terms(  # type: ignore[no-untyped-def]
         tl.store(gradient_q + row * levels_count + k, 0.0, mask=k < unknown)
 
     tl.debug_barrier()
-    if tl.atomic_add(ended, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
+    if tl.atomic_add(ended + member, 1, sem="acq_rel", scope="gpu") == rows - 1:
         weighted_sum(
-            values, statistics, weights, horizon_weights, loss, terms, horizons, sections, all_weights, all_horizons,
-            TILE,
+            values, statistics, weights, horizon_weights, loss + member, terms + member * _FUSED, horizons, sections,
+            all_weights, all_horizons, TILE,
         )  # fmt: skip
 
 
@@ -245,24 +254,26 @@ def rank_objective(
     scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
     horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss [], terms [TERMS], and the loss's gradients by scores [H, G, N] and quantiles [H, G, N, Q], all float32.
+    """Losses [K], terms [K, TERMS], and the losses' gradients by scores [K, H, G, N] and quantiles [K, H, G, N, Q].
 
-    Inputs as in kernels.rank_objective, contiguous float32, N at most LONGEST. Allocates 36 bytes of scratch an entry.
+    Inputs as in kernels.rank_objective with the axis of members, contiguous float32, N at most LONGEST; so are the
+    results. Allocates 36 bytes of scratch an entry.
     """
-    horizons, sections, size = scores.shape
-    rows = horizons * sections
-    loss, terms = scores.new_empty(()), scores.new_empty(FUSED)
+    members, horizons, sections, size = scores.shape
+    rows, count = members * horizons * sections, horizons * sections
+    loss, terms = scores.new_empty(members), scores.new_empty(members, FUSED)
     gradient, gradient_q = torch.empty_like(scores), torch.empty_like(quantiles)
     values, statistics = scores.new_empty(rows, FUSED), scores.new_empty(rows, STATISTICS.value)
     words = torch.empty((2, *scores.shape), dtype=torch.int64, device=scores.device)
-    order, ended = torch.empty_like(scores, dtype=torch.int32), torch.empty((), dtype=torch.int32, device=scores.device)
+    order, ended = torch.empty_like(scores, dtype=torch.int32), scores.new_empty(members, dtype=torch.int32)
     z_sorted, ranks, sums, soft = (torch.empty_like(scores) for _ in range(4))
     _prepare[(rows, 2)](
-        scores, targets, returns, mask, statistics, words, z_sorted, order, ranks, ended, size, **sort_options(size)
-    )
+        scores, targets, returns, mask, statistics, words, z_sorted, order, ranks, ended, size, count,
+        **sort_options(size),
+    )  # fmt: skip
     _terms[(rows,)](
         scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations,
         values, statistics, z_sorted, order, ranks, sums, soft, ended, loss, terms, gradient, gradient_q, size,
-        horizons, sections, len(levels), len(rotations), RANKED=ranked, **tile_options(),
+        horizons, sections, len(levels), rotations.shape[1], RANKED=ranked, **tile_options(),
     )  # fmt: skip
     return loss, terms, gradient, gradient_q

@@ -1,6 +1,6 @@
-"""What the rank objective on CUDA needs of all rows: their total weight, `sharpe`, and the sum of the terms.
+"""What the rank objective on CUDA needs of all rows of a member: their total weight, `sharpe`, the sum of the terms.
 
-H horizons, G cross-sections (days), R = H * G rows
+H horizons, G cross-sections (days), rows: the H * G cross-sections of the member
 """
 
 import triton

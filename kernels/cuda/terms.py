@@ -1,6 +1,6 @@
 """The terms of the rank objective that have loops of their own, for one cross-section on CUDA: pairwise and quantile.
 
-N entries, Q quantile levels, K rotations, TILE entries of a tile
+N entries, Q quantile levels, R rotations, TILE entries of a tile
 """
 
 import triton

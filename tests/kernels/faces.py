@@ -8,7 +8,7 @@ The Triton kernels use short tiles here, so that few entries take several tiles 
 the shipped lengths are a face of their own. Results are float64 numpy arrays. Memory that an operator allocates starts
 as NaN, which shows what it does not write and what it reads too early.
 
-H horizons, G cross-sections, R = H * G rows, N entries, Q quantile levels, K rotations
+K members, H horizons, G cross-sections, N entries, Q quantile levels
 """
 
 import contextlib
@@ -187,8 +187,18 @@ def public_objective(block):
     )  # fmt: skip
 
 
+def stacked(*blocks):
+    """Blocks of one shape as one block of members."""
+    shared = ("levels", "ranked")
+    stacks = {
+        name: torch.stack([getattr(each, name) for each in blocks]) for name in vars(blocks[0]) if name not in shared
+    }
+    return blocks[0].but(**stacks)
+
+
 def operands(block):
-    """A block's values as the operator takes them."""
+    """A block's values as the operator takes them; those of one member, where it has no axis of members."""
+    block = block if block.scores.dim() == 4 else stacked(block)
     return (
         block.scores, block.targets, block.returns, block.mask, block.quantiles, block.weights, block.horizon_weights,
         block.tau, block.temperature, block.levels, block.rotations, block.ranked,
@@ -215,7 +225,8 @@ def _plain_objective(block, upstream, dtype=torch.float32):
 def _triton_objective(block, upstream):
     values = (value.contiguous() if isinstance(value, Tensor) else value for value in operands(block))
     loss, terms, by_scores, by_quantiles = cuda_objective.rank_objective(*values)
-    return loss, terms, by_scores * upstream, by_quantiles * upstream
+    results = loss, terms, by_scores * upstream, by_quantiles * upstream
+    return results if block.scores.dim() == 4 else tuple(result.squeeze(0) for result in results)
 
 
 NUMBA = Face("numba", torch.device("cpu"), _by_autograd(soft_rank), _public_objective)
