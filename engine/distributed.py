@@ -131,34 +131,35 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
 
 
 def sync_loss(
-    world: World, of_rank: tuple[Tensor, ...], weight: Tensor, of_horizon: Tensor, stop: bool
-) -> tuple[Tensor, Tensor, bool]:
-    """What a rank has to differentiate, the block's loss and terms, and whether any rank was asked to stop.
+    world: World, of_rank: tuple[Tensor, ...], weight: Tensor, of_horizon: Tensor, stop: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a rank has to differentiate, the blocks' losses and terms, and whether any rank was asked to stop.
 
     Args:
-        of_rank: what `Objective.of_rank` gives.
-        weight: [] of `sharpe`.
-        of_horizon: [H] weights of the horizons.
+        of_rank: what `Objective.of_rank` gives for K members.
+        weight: [K] of `sharpe`.
+        of_horizon: [K, H] weights of the horizons.
+        stop: [1] float, above 0 where this rank was asked to stop.
 
-    Returns a tensor [] whose gradients, added over ranks, are those of the block's loss; [1 + TERMS] loss and terms of
-    the block; and the flag.
+    Returns a tensor [K] whose gradients, added over ranks, are those of the blocks' losses; [K, 1 + TERMS] losses and
+    terms of the blocks; and the flag [1] of all ranks. No operator depends on a value.
     """
     loss, terms, entries, daily, alive = of_rank
-    head = torch.stack([entries, torch.tensor(float(stop), device=loss.device), loss.detach()])
-    results = world.all_gather(torch.cat([head, terms, daily.detach().flatten(), alive.flatten()]))
-    share = results[:, 0] / results[:, 0].sum().clamp(min=1e-6)
-    values = (share[:, None] * results[:, 2 : 3 + len(terms)]).sum(0)
-    days = results[:, 3 + len(terms) :].unflatten(1, (2, *daily.shape))
-    # [W, H, G] -> [H, W, G]: the days of all ranks side by side.
-    every = days[:, 0].transpose(0, 1).flatten(1).requires_grad_()
+    count = terms.shape[1]
+    head = torch.stack([entries, stop.expand(len(loss)), loss.detach()], 1)
+    results = world.all_gather(torch.cat([head, terms, daily.detach().flatten(1), alive.flatten(1)], 1))  # [W, K, ...]
+    share = results[..., 0] / results[..., 0].sum(0).clamp(min=1e-6)
+    values = (share[..., None] * results[..., 2 : 3 + count]).sum(0)
+    days = results[..., 3 + count :].unflatten(2, (2, *daily.shape[1:]))
+    # [W, K, 2, H, G] -> [2, K, H, W G]: the days of all ranks side by side.
+    every, living = days.permute(2, 1, 3, 0, 4).flatten(3).unbind()
+    every = every.detach().requires_grad_()
     with torch.enable_grad():
-        sharpe = (
-            -(sharpe_ratio(every, days[:, 1].transpose(0, 1).flatten(1))[:, 0] * of_horizon).sum() / of_horizon.sum()
-        )
-        (slope,) = torch.autograd.grad(sharpe, every)
-    mine = slope.unflatten(1, (world.size, -1))[:, world.rank]
+        sharpe = -(sharpe_ratio(every, living)[..., 0] * of_horizon).sum(-1) / of_horizon.sum(-1)
+        (slope,) = torch.autograd.grad(sharpe.sum(), every)
+    mine = slope.unflatten(2, (world.size, -1))[:, :, world.rank]
     on = weight != 0
-    values[0] += torch.where(on, weight * sharpe.detach(), 0.0)
-    values[1 + SHARPE] = torch.where(on, sharpe.detach(), torch.nan)
-    total = loss * share[world.rank] + torch.where(on, weight, 0.0) * (mine * daily).sum()
-    return total, values, bool(results[:, 1].any())
+    values[:, 0] += torch.where(on, weight * sharpe.detach(), 0.0)
+    values[:, 1 + SHARPE] = torch.where(on, sharpe.detach(), torch.nan)
+    total = loss * share[world.rank] + torch.where(on, weight, 0.0) * (mine * daily).sum((1, 2))
+    return total, values, results[:, 0, 1].amax(0, keepdim=True)

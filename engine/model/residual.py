@@ -94,6 +94,16 @@ def drawn_of(model: nn.Module, numbers: Tensor, days: int) -> dict[str, Tensor]:
     return found
 
 
+def settings_of(model: nn.Module) -> dict[str, Tensor]:
+    """The rates and deviations of what is drawn, buffers by name: models of other values share a step."""
+    return {
+        f"{name}.{setting}": value
+        for name, module in _random(model)
+        for setting, value in module.named_buffers()
+        if setting != "drawn"
+    }
+
+
 def _random(model: nn.Module) -> Iterator[tuple[str, CodeDropout | Noise]]:
     """The modules that draw, by name."""
     for name, module in model.named_modules():

@@ -1,9 +1,11 @@
 """The training objective: what a configuration asks of the rank objective, on the cross-sections of a block.
 
-S codes, D days, H horizons, Q quantile levels, K rotations, T terms
+K members, S codes, D days, H horizons, Q quantile levels, R rotations, T terms
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,10 @@ WINSORISED = 3.0  # standard deviations of a day's returns, beyond which a retur
 
 @dataclass(frozen=True)
 class Objective:
-    """The settings of the objective as tensors on the device: other values need no other compilation of the step."""
+    """The settings of the objective as tensors on the device: other values need no other compilation of the step.
+
+    For members, `stacked` gives those that tuning changes a leading axis K; arrays and results then have it too.
+    """
 
     weights: Tensor  # [T] float32, in the order of TERMS
     horizons: Tensor  # [H] float32
@@ -28,7 +33,7 @@ class Objective:
     tau: Tensor  # [] float32
     temperature: Tensor  # [] float32
     target: str  # what terms aim at, see objective.target
-    rotations: int  # K, 0 where `pairwise` is off
+    rotations: int  # R, 0 where `pairwise` is off
     unfused: tuple[str, ...]  # terms with a weight that plain torch computes, see kernels.rank_terms
 
     def __call__(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,9 +46,9 @@ class Objective:
             scores: [S, D, H] float.
             quantiles: [S, D, H, Q] float, at the levels of the configuration.
             returns: [S, D, H] float32, NaN where there is no target: such entries touch neither loss nor gradient.
-            rotations: [K] integers, see `draw_rotations`.
+            rotations: [R] integers, see `draw_rotations`.
         """
-        returns = returns.permute(2, 1, 0)
+        returns = returns.transpose(-1, -3)
         return self._of(scores, quantiles, returns, torch.isfinite(returns), self.weights, rotations)
 
     def of_rank(self, scores: Tensor, quantiles: Tensor, returns: Tensor, rotations: Tensor) -> tuple[Tensor, ...]:
@@ -52,14 +57,15 @@ class Objective:
         Loss [] and terms [T] without `sharpe`, what the cross-sections count for [], daily returns [H, D] of the
         portfolios and which of the cross-sections count [H, D].
         """
-        returns = returns.permute(2, 1, 0)
+        returns = returns.transpose(-1, -3)
         mask = torch.isfinite(returns)
         valid, names = mask.float(), mask.sum(-1)
-        z = standardise(torch.where(mask, scores.permute(2, 1, 0).float(), 0.0), valid)
+        z = standardise(torch.where(mask, scores.transpose(-1, -3).float(), 0.0), valid)
         daily = portfolio_returns(z, torch.where(mask, returns, 0.0))
         alive = (names >= 2).float()
-        entries = (names * alive * self.horizons[:, None]).sum()
-        loss, terms = self._of(scores, quantiles, returns, mask, self.weights * ~self._sharpe, rotations)
+        entries = (names * alive * self.horizons[..., None]).sum((-1, -2))
+        sharpe = torch.arange(len(TERMS), device=self.weights.device) == SHARPE
+        loss, terms = self._of(scores, quantiles, returns, mask, self.weights * ~sharpe, rotations)
         return loss, terms, entries, daily, alive
 
     def _of(
@@ -67,14 +73,23 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         targets = winsorised(returns, mask) if self.target == "winsorised" else returns
         return rank_objective(
-            scores.permute(2, 1, 0), targets, mask, weights, returns=returns, horizon_weights=self.horizons,
-            quantiles=quantiles.permute(2, 1, 0, 3), levels=self.levels, rotations=rotations, tau=self.tau,
+            scores.transpose(-1, -3), targets, mask, weights, returns=returns, horizon_weights=self.horizons,
+            quantiles=quantiles.transpose(-2, -4), levels=self.levels, rotations=rotations, tau=self.tau,
             temperature=self.temperature, ranked=self.target == "rank", unfused=self.unfused,
         )  # fmt: skip
 
     @property
-    def _sharpe(self) -> Tensor:
-        return torch.arange(len(TERMS), device=self.weights.device) == SHARPE
+    def structure(self) -> tuple[Any, ...]:
+        """What two objectives must share to be members of one step."""
+        return self.target, self.rotations, self.unfused, len(self.levels)
+
+
+def stacked(objectives: Sequence[Objective]) -> Objective:
+    """Objectives of one structure as one, with a leading axis K of members."""
+    names = ("weights", "horizons", "tau", "temperature")
+    return replace(
+        objectives[0], **{name: torch.stack([getattr(one, name) for one in objectives]) for name in names}
+    )
 
 
 def winsorised(returns: Tensor, mask: Tensor) -> Tensor:
@@ -111,7 +126,7 @@ def make_objective(config: Config, horizons: int, device: torch.device) -> Objec
 
 
 def draw_rotations(objective: Objective, codes: int, seed: int, step: int, device: torch.device) -> Tensor:
-    """Rotations of `codes` entries that `pairwise` compares at a step, int32 [K], a function of (seed, step)."""
+    """Rotations of `codes` entries that `pairwise` compares at a step, int32 [R], a function of (seed, step)."""
     if not objective.rotations:
         return torch.empty(0, dtype=torch.int32, device=device)
     drawn = permutation(mix(seed, step, 3), codes - 1)[: objective.rotations]
