@@ -161,10 +161,13 @@ class BatchedStep:
             loss, values = found[0], torch.cat([found[0].detach()[:, None], found[1]], 1)
             torch.maximum(self.stopped, self.stop, out=self.stopped)
         gradients = torch.autograd.grad(loss.sum() / self.accumulate, [leaves[name] for name in on], allow_unused=True)
-        views = layout.views(squeezed(self.optimizer.gradient))
+        total = self.optimizer.gradient if self.world.size == 1 else torch.zeros_like(self.optimizer.gradient)
+        views = layout.views(squeezed(total))
         given = [(views[name], one) for name, one in zip(on, gradients, strict=True) if one is not None]
         torch._foreach_add_(*map(list, zip(*given, strict=True)))
-        self.world.all_reduce(self.optimizer.gradient)
+        if self.world.size > 1:
+            self.world.all_reduce(total)
+            self.optimizer.gradient.add_(total)
         self.optimizer.step(row.sizes)
         self.sums.add_(torch.where(row.active[:, None], values, 0.0))
         self.table.position.add_(1)
