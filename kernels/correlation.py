@@ -5,8 +5,7 @@
     spearman        pearson of the average ranks
 
 They equal scipy.stats.rankdata, pearsonr and spearmanr: a correlation of fewer than two entries, or of constant ones,
-is NaN; so is one with a NaN among its valid entries, and pearson with an infinity. The engine does not call them yet:
-they are here for validation on a GPU, which needs exact ranks there.
+is NaN; so is one with a NaN among its valid entries, and pearson with an infinity.
 
 R cross-sections, N entries
 """

@@ -93,7 +93,7 @@ class Stages:
     gather: float = 0.0  # forming blocks
     blocked: float = 0.0  # the producer, waiting for a free slot
     copy: float = 0.0  # the producer, waiting for a slot's copy to the device
-    wait: float = 0.0  # the consumer, waiting for a block
+    wait: float = 0.0  # the consumer, waiting for a block; where it is a device, as its own stream counts
     use: float = 0.0  # the consumer, with a block
 
     @property

@@ -1,4 +1,6 @@
-"""Metrics: what scores are worth. The one place where they are computed, in float64, from whole cross-sections.
+"""Metrics: what scores are worth. The one place where they are defined, in float64, of whole cross-sections.
+
+Scores on a GPU have the same daily values computed there, by dense.py.
 
 Days with fewer than MIN_SAMPLES samples are skipped, and so are days on which scores or targets are constant, since no
 correlation exists there. A metric that no day defines is NaN, never 0, and a score that is not finite makes every
@@ -154,6 +156,11 @@ def metrics_of(
 ) -> Metrics:
     """`split_metrics` of samples made once: scores and code are [N] of the rows that `samples_of` was given."""
     daily = _daily(s, np.asarray(scores), np.asarray(code, np.int64), horizon, cost_bps, periods_per_year, late)
+    return metrics_of_daily(daily)
+
+
+def metrics_of_daily(daily: Daily | None) -> Metrics:
+    """Every metric of the daily values of one horizon, keyed as METRICS; None: there are none."""
     if daily is None:
         return dict.fromkeys(METRICS, math.nan) | {"days": 0, "samples": 0}
     return {name: metric.compute(daily) for name, metric in METRICS.items()}

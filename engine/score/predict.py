@@ -37,6 +37,7 @@ from loaders.split import Days
 from loaders.tiers.choose import Source
 
 PIECE = 1 << 12  # codes x scored days that a CPU's core computes at a time
+VALUES = 1 << 25  # codes x days read x features that a GPU computes at a time: 128 MB, and ten times that in the layers
 
 
 def score_part(
@@ -49,9 +50,24 @@ def score_part(
     metrics_only: PartRows | None = None,
     world: World = SINGLE,
 ) -> Float32:
+    """`score_on_device`, on the host."""
+    scores = score_on_device(model, source, part, config, online=online, metrics_only=metrics_only, world=world)
+    return scores.cpu().numpy()
+
+
+def score_on_device(
+    model: Ensemble,
+    source: Source,
+    part: Days,
+    config: Config,
+    *,
+    online: Float32 | None = None,
+    metrics_only: PartRows | None = None,
+    world: World = SINGLE,
+) -> Tensor:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
 
-    Each rank scores a shard of the part's days, and all of them get all scores.
+    Float32, on the model's device. Each rank scores a shard of the part's days, and all of them get all scores.
 
     Args:
         online: what `weighted_online_scores` gave for the part; None: it is computed here.
@@ -63,7 +79,7 @@ def score_part(
     network = _network_scores(model, source, part, config, metrics_only, world)
     if online is None:
         online = weighted_online_scores(config, source.panel, part, model.neutral)
-    return network if online is None else network + online
+    return network if online is None else network + torch.from_numpy(online).to(network.device)
 
 
 def weighted_online_scores(
@@ -84,17 +100,16 @@ def weighted_online_scores(
 @torch.no_grad()
 def _network_scores(
     model: Ensemble, source: Source, part: Days, config: Config, metrics_only: PartRows | None, world: World
-) -> Float32:
+) -> Tensor:
     was_training = model.training
     model.eval()
-    panel, context = source.panel, config.data.context
-    # Blocks of equal length: a last one of few days would be computed to its full length all the same.
-    days = -(-len(part) // -(-len(part) // config.data.scoring_days))
+    panel, context, device = source.panel, config.data.context, next(model.parameters()).device
+    days = _block_days(model, panel, part, config, device)
     some = metrics_only if model.codes_are_independent else None
     blocks = scoring_blocks(panel, part, days) if some is None else universe_blocks(panel, part, some, days)
     values, here = [], []
     loading = source.load(Request(part, world.shard(blocks), days, context))
-    with _in_pieces(model, days) as pieces, loading as loader:
+    with _in_pieces(model, days, context, len(panel.manifest.features), device) as pieces, loading as loader:
         for batch in loader:
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
@@ -104,20 +119,35 @@ def _network_scores(
             here.append(present[:, context - 1 :][:, inside].T.flatten())
     model.train(was_training)
     # Selected at the end: the device is waited for once, not block by block.
-    none = torch.empty(0, model.horizons, device=next(model.parameters()).device)
-    found: Float32 = world.all_gather_cat(torch.cat(values)[torch.cat(here)] if values else none).cpu().numpy()
+    none = torch.empty(0, model.horizons, device=device)
+    found = world.all_gather_cat(torch.cat(values)[torch.cat(here)] if values else none)
     return found if some is None else scatter(found, blocks, days, some)
 
 
-class _InPieces(nn.Module):
-    """A model whose codes do not see one another, on some of them at a time, each piece on one thread.
+def _block_days(model: Ensemble, panel: Panel, part: Days, config: Config, device: torch.device) -> int:
+    """Scored days of a block: fewer on a GPU where all codes of a day have to be there at once and are many."""
+    most = config.data.scoring_days
+    if device.type == "cuda" and not model.codes_are_independent:
+        rows = VALUES // (len(panel.offset) * len(panel.manifest.features))
+        most = min(most, max(rows - config.data.context + 1, 1))
+    # Blocks of equal length: a last one of few days would be computed to its full length all the same.
+    return -(-len(part) // -(-len(part) // most))
 
-    All codes of a block at once make arrays of hundreds of megabytes between the layers: far beyond any cache, and of
-    memory that the system hands out anew each time. Threads that share the operators of a small piece would wait for
-    one another at each, and many times as long as they compute where another process takes a core.
+
+class _InPieces(nn.Module):
+    """A model whose codes do not see one another, on some of them at a time.
+
+    All codes of a block at once make large arrays between the layers. Beside a GPU they are bounded by this. On a CPU
+    they would be far beyond any cache, and of memory that the system hands out anew each time; there each piece has one
+    thread. Threads that share the operators of a small piece would wait for one another at each, and many times as
+    long as they compute where another process takes a core.
+
+    Args:
+        codes: of a piece.
+        threads: one for each piece; None: one piece after another.
     """
 
-    def __init__(self, member: nn.Module, codes: int, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, member: nn.Module, codes: int, threads: ThreadPoolExecutor | None) -> None:
         super().__init__()
         self.member, self.codes, self.threads = member, codes, threads
 
@@ -127,20 +157,24 @@ class _InPieces(nn.Module):
             scores, quantiles = self.member(x, present)
             return scores, quantiles
 
-        pieces = self.threads.map(piece, x.split(self.codes), present.split(self.codes))
+        over = map if self.threads is None else self.threads.map
+        pieces = over(piece, x.split(self.codes), present.split(self.codes))
         scores, quantiles = zip(*pieces, strict=True)
         return torch.cat(scores), torch.cat(quantiles)
 
 
 @contextmanager
-def _in_pieces(model: Ensemble, days: int) -> Iterator[Ensemble]:
-    """The same model; on a CPU its members take codes in pieces, where they may."""
-    if not model.codes_are_independent or next(model.parameters()).device.type != "cpu":
+def _in_pieces(model: Ensemble, days: int, context: int, features: int, device: torch.device) -> Iterator[Ensemble]:
+    """The same model, whose members take codes in pieces, where they may; for blocks of so many days and features."""
+    if not model.codes_are_independent:
         yield model
-        return
-    codes = max(PIECE // days, 1)
-    with one_thread_each(torch.get_num_threads(), "score") as threads:
-        yield model.with_members([_InPieces(member, codes, threads) for member in model.members])
+    elif device.type == "cuda":
+        codes = max(VALUES // ((days + context - 1) * features), 1)
+        yield model.with_members([_InPieces(member, codes, None) for member in model.members])
+    else:
+        codes = max(PIECE // days, 1)
+        with one_thread_each(torch.get_num_threads(), "score") as threads:
+            yield model.with_members([_InPieces(member, codes, threads) for member in model.members])
 
 
 @dataclass(frozen=True)

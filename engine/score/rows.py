@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from engine.dates import reach_in_sample
 from engine.score.files import Scores
@@ -134,12 +136,12 @@ def universe_blocks(panel: Panel, part: Days, present: PartRows, days: int) -> l
     return [Block(start, codes) for start, codes in found if len(codes)]
 
 
-def scatter(scores: Float32, blocks: list[Block], days: int, present: PartRows) -> Float32:
+def scatter(scores: Tensor, blocks: list[Block], days: int, present: PartRows) -> Tensor:
     """Scores of the present rows of some blocks, put in their places among all present rows [N, H], NaN elsewhere."""
     scored = np.zeros(len(present.day), bool)
     for block in blocks:
         here = slice(*np.searchsorted(present.day, [block.day, block.day + days]))
         scored[here] = np.isin(present.code[here], block.codes)
-    every = np.full((len(scored), scores.shape[1]), np.nan, np.float32)
-    every[scored] = scores
+    every = scores.new_full((len(scored), scores.shape[1]), torch.nan)
+    every[torch.from_numpy(np.flatnonzero(scored)).to(scores.device)] = scores
     return every

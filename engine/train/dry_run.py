@@ -102,9 +102,9 @@ def _loss(run: Run) -> float:
 
 def _checks(run: Run, second: EpochResult, before: float, after: float) -> list[Item]:
     device = run.inputs.device
-    measured = throughput(run.state, device, run.memory)
+    measured = throughput(run.state, device, run.usage)
     wait = second.seconds["wait"] / second.seconds["train"]
-    use, peak = measured["device_utilization"], measured["peak_memory_bytes"]
+    use, peak = run.usage.last_utilization, measured["peak_memory_bytes"]
     assert peak is not None
     room = _memory(device)
     validated = span_text(spans_of(run.fold.split, run.fold.panel.calendar)["valid"])

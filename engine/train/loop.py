@@ -20,7 +20,7 @@ from engine.inputs import open_inputs
 from engine.model.ensemble import Ensemble, seeds_of
 from engine.score.metrics import Metrics
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
-from engine.score.predict import score_part
+from engine.score.predict import score_on_device
 from engine.score.rows import Float32
 from engine.score.tables import finite, to_json
 from engine.train.early_stopping import end_epoch, end_phase_if_due, trained_horizons
@@ -101,11 +101,11 @@ def _train_epoch(run: Run) -> Stages:
     epochs = sum(phase.epochs for phase in run.phases)
     with ExitStack() as stack:
         stack.enter_context(display.progress)
+        stack.enter_context(run.usage.of_training())
         loaders = [stack.enter_context(_load(run, blocks[state.position :])) for blocks in every]
-        begun = time.perf_counter()
+        begun, waits = time.perf_counter(), state.seconds["wait"]
         for batches in zip_longest(*loaders):
             run.inputs.verification.raise_if_failed()
-            waited = time.perf_counter()
             inputs = [
                 None if batch is None else _step_input(run, objective, batch, seed, len(blocks))
                 for batch, seed, blocks in zip(batches, seeds_of(config), every, strict=True)
@@ -122,7 +122,7 @@ def _train_epoch(run: Run) -> Stages:
             state.step += 1
             state.position += 1
             now = time.perf_counter()
-            state.seconds["wait"] += waited - begun
+            state.seconds["wait"] = waits + sum(loader.stages.wait for loader in loaders)
             state.seconds["train"] += now - begun
             if display.due():
                 mean_loss = _finite_loss(run)
@@ -138,7 +138,9 @@ def _train_epoch(run: Run) -> Stages:
                 what = f"{run.folder}: stopped by {cause} in epoch {state.epoch + 1}"
                 raise Stopped(f"{what}. Resume with --resume --out {run.folder}")
             begun = time.perf_counter()
-    return total(loader.stages for loader in loaders)
+    stages = total(loader.stages for loader in loaders)
+    state.seconds["wait"] = waits + stages.wait  # with what a device had not said yet
+    return stages
 
 
 def _load(run: Run, blocks: list[Block]) -> AbstractContextManager[Loader]:
@@ -237,7 +239,7 @@ def _part_metrics(
     run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None
 ) -> dict[str, Metrics]:
     """Metrics per horizon of a part that the ranks score together."""
-    scores = score_part(
+    scores = score_on_device(
         model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
         world=run.learner.world,
     )  # fmt: skip
@@ -273,7 +275,7 @@ def _write_summary(run: Run) -> None:
             "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),
         },
         "periods_per_year": fold.panel.manifest.periods_per_year,
-        "throughput": throughput(state, run.inputs.device, run.memory),
+        "throughput": throughput(state, run.inputs.device, run.usage),
     }
     if run.learner.world.first:
         write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())

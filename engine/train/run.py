@@ -26,10 +26,10 @@ from engine.score.risk import risk_directions
 from engine.score.rows import Float32
 from engine.train.fold import Fold
 from engine.train.learner import Learner, make_learner
-from engine.train.memory import PeakMemory, watch_memory
 from engine.train.objective import Objective, make_objective
 from engine.train.schedule import Phase, phases_of
 from engine.train.tracking import RunLog, device_name, open_log, write_metrics
+from engine.train.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
@@ -58,7 +58,7 @@ class Run:
     learner: Learner
     log: RunLog
     stop: list[int]  # signals received
-    memory: PeakMemory
+    usage: Usage
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -120,7 +120,7 @@ def open_run(
     for phase in phases_of(config):
         phase_objective(config, phase, len(horizons), device)  # refused now rather than hours later
     with ExitStack() as stack:
-        memory = stack.enter_context(watch_memory())
+        usage = stack.enter_context(watch_usage(device, console.print))
         learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world))
         if resume:
             folder = _existing(folder)
@@ -140,7 +140,7 @@ def open_run(
                 _make_folder(folder)
         stop = stack.enter_context(_signals())
         log = stack.enter_context(open_log(folder, console, state, resume, world.first))
-        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, memory)
+        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, usage)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume:
             run.save_last()

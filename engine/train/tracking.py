@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.checkpoint import State
 from engine.score.tables import to_json
-from engine.train.memory import PeakMemory
+from engine.train.usage import Usage
 from loaders.cache.atomic import write_atomically
 
 
@@ -91,12 +91,12 @@ def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
     writer.flush()
 
 
-def throughput(state: State, device: torch.device, memory: PeakMemory) -> dict[str, float | int | None]:
+def throughput(state: State, device: torch.device, usage: Usage) -> dict[str, float | int | None]:
     """Throughput as summary.json has it; a sample counts once, a row each time it is read.
 
     Peak memory is the device's on CUDA, else what the process allocated; `peak_mapped_bytes` are pages of mapped files.
     """
-    memory.read()
+    usage.read_memory()
     train, validation = max(state.seconds["train"], 1e-9), state.seconds["validation"]
     cuda = device.type == "cuda"
     return {
@@ -105,17 +105,10 @@ def throughput(state: State, device: torch.device, memory: PeakMemory) -> dict[s
         "epoch_s": train / max(state.epoch, 1),
         "data_wait_fraction": state.seconds["wait"] / train,
         "validation_fraction": validation / (train + validation),
-        "device_utilization": _utilization(device) if cuda else None,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else memory.anonymous,
-        "peak_mapped_bytes": memory.mapped,
+        "device_utilization": usage.utilization,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else usage.anonymous,
+        "peak_mapped_bytes": usage.mapped,
     }
-
-
-def _utilization(device: torch.device) -> float | None:
-    try:
-        return torch.cuda.utilization(device) / 100
-    except (ModuleNotFoundError, RuntimeError):  # NVML's Python package or library is absent: the contract says null
-        return None
 
 
 def device_name(device: torch.device) -> str:

@@ -26,6 +26,7 @@ from loaders.gather import fill_block
 from loaders.panel import Panel
 from loaders.plan import Block, count_samples, most_codes
 from loaders.tiers.cores import Cores, usable_cores
+from loaders.tiers.device_wait import DeviceWait
 from loaders.tiers.readahead import advise, read_ahead
 from loaders.tiers.slots import Pool, slot_bytes, slot_in
 
@@ -39,30 +40,47 @@ class PrefetchLoader:
     _ready: "queue.SimpleQueue[Ready | BaseException | None]"
     _free: "queue.SimpleQueue[Slot | None]"
     _poison: bool
+    _device: torch.device
     stages: Stages = field(default_factory=Stages)
+    device_wait: DeviceWait = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device_wait = DeviceWait(self.stages)
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises what the producer raised, with its traceback, in the place of the block that failed."""
         while True:
-            begun = time.perf_counter()
-            ready = self._ready.get()
+            ready = self._next_on_device() if self._device.type == "cuda" else self._next()
             given = time.perf_counter()
-            self.stages.wait += given - begun
             if ready is None:
                 return
             if isinstance(ready, BaseException):
                 raise ready
             batch, slot = ready
-            if slot.busy is not None:
-                stream = torch.cuda.current_stream(batch.x.device)
-                stream.wait_event(slot.busy)
-                for tensor in (batch.x, batch.presence, batch.y):
-                    tensor.record_stream(stream)  # their memory is not reused before the consumer's work has ended
             yield batch
             self.stages.use += time.perf_counter() - given
             if self._poison:
                 batch.poison()
             self._free.put(slot)
+
+    def _next(self) -> "Ready | BaseException | None":
+        begun = time.perf_counter()
+        ready = self._ready.get()
+        self.stages.wait += time.perf_counter() - begun
+        return ready
+
+    def _next_on_device(self) -> "Ready | BaseException | None":
+        """The same for a stream, which goes on when the block has been copied."""
+        self.device_wait.read()
+        stream = torch.cuda.current_stream(self._device)
+        with self.device_wait.on(stream):
+            ready = self._ready.get()
+            if isinstance(ready, tuple):
+                batch, slot = ready
+                stream.wait_event(slot.busy)
+                for tensor in (batch.x, batch.presence, batch.y):
+                    tensor.record_stream(stream)  # their memory is not reused before the consumer's work has ended
+        return ready
 
 
 @contextmanager
@@ -85,7 +103,7 @@ def prefetched(
     free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)
-    loader = PrefetchLoader(ready, free, request.poison)
+    loader = PrefetchLoader(ready, free, request.poison, device)
     stopped = threading.Event()
     cold, _ = read_ahead(panel)
 
@@ -121,6 +139,7 @@ def prefetched(
         for slot in slots:
             if slot.busy is not None:
                 slot.busy.synchronize()
+        loader.device_wait.read()
         pool.give(pieces)
 
 

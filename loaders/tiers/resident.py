@@ -26,6 +26,7 @@ from loaders.batch import Batch, Request, Slot, Stages
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
 from loaders.plan import Block, count_samples, most_codes
+from loaders.tiers.device_wait import DeviceWait
 from loaders.tiers.slots import slot_bytes, slot_in
 
 STAGING_BYTES = 64 << 20  # of each of the two page-locked buffers that rows pass through on their way to the device
@@ -85,6 +86,10 @@ class DeviceLoader:
     device: torch.device
     rows: Rows
     stages: Stages = field(default_factory=Stages)
+    device_wait: DeviceWait = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device_wait = DeviceWait(self.stages)
 
     def __iter__(self) -> Iterator[Batch]:
         request, cuda = self.request, self.device.type == "cuda"
@@ -112,11 +117,15 @@ class DeviceLoader:
                     raise failure
                 return
             batch, slot, formed = launched.popleft()
-            if formed is not None:
-                torch.cuda.current_stream(self.device).wait_event(formed)
             given = time.perf_counter()
             self.stages.gather += given - begun
-            self.stages.wait += given - begun
+            if formed is None:
+                self.stages.wait += given - begun
+            else:
+                self.device_wait.read()
+                consumer = torch.cuda.current_stream(self.device)
+                with self.device_wait.on(consumer):
+                    consumer.wait_event(formed)
             yield batch
             used = time.perf_counter() - given
             self.stages.use += used
@@ -148,8 +157,10 @@ class DeviceLoader:
 @contextmanager
 def gathered(panel: Panel, request: Request, device: torch.device, rows: Rows) -> Iterator[DeviceLoader]:
     """A loader that forms the request's blocks on the device, from `rows`."""
+    loader = DeviceLoader(panel, request, device, rows)
     try:
-        yield DeviceLoader(panel, request, device, rows)
+        yield loader
     finally:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # nothing reads rows or slots any more when they are released
+            loader.device_wait.read()

@@ -81,3 +81,37 @@ def test_for_metrics_only_codes_of_the_universe_are_scored(panel, settings, fewe
     expected, found = (part_metrics(samples, scores) for scores in (every, some))
     assert found["1"]["samples"] > 30
     assert found["1"] == pytest.approx(expected["1"], nan_ok=True, abs=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_gpu_takes_codes_in_pieces_of_bounded_memory(panel, monkeypatch, seeds):
+    """8 days behind a context of 20 are 27 days of 6 features, 162 values a code: 6 codes in 1,000 values."""
+    config = load_config(None, ["data.context=20", f"train.seeds={seeds}"])
+    model = build_ensemble(config, 6, 2).eval()
+    x, present = torch.randn(17, 27, 6), torch.ones(17, 27)
+    seen = []
+    for member in model.members:
+        member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(predict, "VALUES", 1_000)
+    with predict._in_pieces(model, 8, 20, 6, torch.device("cuda")) as pieces, torch.inference_mode():
+        found, _ = pieces(x, present, present)
+    assert seen == [6, 6, 5] * seeds
+    with torch.inference_mode():
+        torch.testing.assert_close(found, model(x, present, present)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "values", "days"),
+    [
+        (["model.market_tokens=2"], "cuda", 60 * 5 * 40, 20),  # at most 40 - 19 = 21 days: 4 blocks of 80
+        (["model.market_tokens=2"], "cuda", 100, 1),
+        (["model.market_tokens=2"], "cuda", 1 << 25, 27),
+        (["model.market_tokens=2"], "cpu", 100, 27),
+        ([], "cuda", 100, 27),
+    ],
+)
+def test_a_gpu_takes_fewer_days_where_codes_see_one_another(panel, monkeypatch, settings, device, values, days):
+    config = load_config(None, ["data.context=20", "data.scoring_days=32", *settings])
+    monkeypatch.setattr(predict, "VALUES", values)
+    model = build_ensemble(config, len(panel.manifest.features), 2)
+    assert predict._block_days(model, panel, PART, config, torch.device(device)) == days
