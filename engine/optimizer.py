@@ -75,6 +75,16 @@ class AdamW:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return AdamW(**{name: part if name == "parameter_of" else part[begin:end] for name, part in parts.items()})
 
+    def adopt(self, models: Sequence[nn.Module], averages: Sequence[nn.Module]) -> None:
+        """Take over freshly initialised models and their averages, if any: their parameters become views of the rows."""
+        for state in (self.gradient, self.mean, self.square, self.steps):
+            state.zero_()
+        self.trained.fill_(1.0)
+        for k, model in enumerate(models):
+            move_parameters(model, self.weights[k], self.gradient[k])
+        for k, model in enumerate(averages):
+            move_parameters(model, self.average[k], None)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the weights."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
@@ -107,19 +117,17 @@ class AdamW:
 
 def make_adamw(models: Sequence[nn.Module], averages: Sequence[nn.Module]) -> AdamW:
     """The state of models of one shape, whose parameters become views of it; likewise of their averages, if any."""
-    layout = layout_of(models[0])
-    device = next(models[0].parameters()).device
-    rows = torch.zeros(len(models), sum(layout.sizes), device=device)
-    per_parameter = torch.zeros(len(models), len(layout.shapes), device=device)
-    found = AdamW(
-        rows, *(torch.zeros_like(rows) for _ in range(3)), per_parameter, torch.ones_like(per_parameter),
-        torch.zeros_like(rows) if averages else rows[:, :0], layout.parameter_of(device),
-    )  # fmt: skip
-    for k, model in enumerate(models):
-        move_parameters(model, found.weights[k], found.gradient[k])
-    for k, model in enumerate(averages):
-        move_parameters(model, found.average[k], None)
+    found = empty_adamw(models[0], len(models), average=bool(averages))
+    found.adopt(models, averages)
     return found
+
+
+def empty_adamw(model: nn.Module, count: int, *, average: bool) -> AdamW:
+    """Room for so many models of the shape of one, and for their averages."""
+    layout, device = layout_of(model), next(model.parameters()).device
+    rows = [torch.zeros(count, sum(layout.sizes), device=device) for _ in range(5 if average else 4)]
+    steps, trained = (torch.zeros(count, len(layout.shapes), device=device) for _ in range(2))
+    return AdamW(*rows[:4], steps, trained, rows[4] if average else rows[0][:, :0], layout.parameter_of(device))
 
 
 @torch.no_grad()

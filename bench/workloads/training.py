@@ -19,10 +19,10 @@ from bench.workloads.arrays import Arrays
 from engine.config import Config
 from engine.config_file import load_config
 from engine.model.registry import build_model
-from engine.train.learner import make_learner
 from engine.train.objective import draw_rotations, make_objective
 from engine.train.schedule import phases_of
-from engine.train.step import StepInput, losses_of, train_step
+from engine.train.step.learner import make_learner
+from engine.train.step.threads import StepInput, losses_of, train_step
 from loaders.batch import Batch
 from loaders.cache.format import SCORED
 from loaders.plan import Block

@@ -1,12 +1,9 @@
 """The training loop: blocks in, a run folder out. It reads top to bottom; everything it decides is in `State`."""
 
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
-from engine.model.ensemble import Ensemble, seeds_of
+from engine.model.ensemble import Ensemble
 from engine.score.metrics import Metrics
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_on_device
@@ -25,15 +22,12 @@ from engine.score.rows import Float32
 from engine.score.tables import finite, to_json
 from engine.train.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.train.fold import make_fold
-from engine.train.objective import Objective, draw_rotations
-from engine.train.run import Run, RunFailed, Stopped, lost_ranks_explained, open_run, phase_objective
-from engine.train.schedule import ema_decay, learning_rate
-from engine.train.step import StepInput, losses_of, train_step
-from engine.train.tracking import device_name, git_revision, live, log_scalars, throughput, write_metrics
+from engine.train.run import Run, RunFailed, lost_ranks_explained, open_run
+from engine.train.step.epoch import epoch_of, mean_losses, train_epoch
+from engine.train.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from kernels.rank_terms import TERMS
-from loaders.batch import Batch, Loader, Request, Stages, total
+from loaders.batch import Stages
 from loaders.cache.atomic import write_atomically
-from loaders.plan import Block, count_samples
 from loaders.split import Days
 
 
@@ -79,108 +73,28 @@ def epochs(run: Run) -> Iterator[EpochResult]:
     have changed on disk.
     """
     while not run.state.finished:
-        before, step = dict(run.state.seconds), run.state.step
-        stages = _train_epoch(run)
-        line = _validate(run, stages)
-        seconds = {name: value - before[name] for name, value in run.state.seconds.items()}
-        yield EpochResult(line, run.state.step - step, seconds)
+        (result,) = next_epochs([run])
+        if isinstance(result, RunFailed):
+            raise result
+        yield result
 
 
-def _train_epoch(run: Run) -> Stages:
-    """Train on the blocks of the current epoch that are left; gives what the loader's stages spent."""
-    config, state, phase, learner = run.config, run.state, run.phase, run.learner
-    every = [plan.epoch(state.epoch) for plan in run.plans]
-    every = [blocks[: phase.blocks or len(blocks)] for blocks in every]
-    rounds = max(len(blocks) for blocks in every)
-    objective = phase_objective(config, phase, len(state.horizons), run.inputs.device)
-    losses = losses_of(learner, phase, objective)
-    state.off = list(phase.off)
-    learner.weights.model.train()
-    saved = time.perf_counter()
-    display = live(run.log.console)
-    epochs = sum(phase.epochs for phase in run.phases)
-    with ExitStack() as stack:
-        stack.enter_context(display.progress)
-        stack.enter_context(run.usage.of_training())
-        loaders = [stack.enter_context(_load(run, blocks[state.position :])) for blocks in every]
-        begun, waits = time.perf_counter(), state.seconds["wait"]
-        for batches in zip_longest(*loaders):
-            run.inputs.verification.raise_if_failed()
-            inputs = [
-                None if batch is None else _step_input(run, objective, batch, seed, len(blocks))
-                for batch, seed, blocks in zip(batches, seeds_of(config), every, strict=True)
-            ]
-            values, stopped = train_step(
-                learner, losses, objective, inputs, config.train.seed, state.step, bool(run.stop)
-            )
-            learner.weights.loss_sums.add_(values)
-            state.lr = max(one.lr for one in inputs if one is not None)
-            for batch in batches:
-                if batch is not None:
-                    state.samples += _samples(run, batch)
-                    state.rows += batch.presence.numel() * learner.world.size
-            state.step += 1
-            state.position += 1
-            now = time.perf_counter()
-            state.seconds["wait"] = waits + sum(loader.stages.wait for loader in loaders)
-            state.seconds["train"] += now - begun
-            if display.due():
-                mean_loss = _finite_loss(run)
-                speed, wait = state.samples / state.seconds["train"], state.seconds["wait"] / state.seconds["train"]
-                display.show(state.epoch, epochs, state.position, rounds, speed, wait, mean_loss)
-            # Between two steps of the optimizers there are gradients, which a checkpoint does not hold.
-            between = state.step % learner.accumulate == 0 or state.position == rounds
-            if between and (stopped or now - saved > config.train.checkpoint_seconds):
-                run.save_last()
-                saved = time.perf_counter()
-            if between and stopped:
-                cause = signal.Signals(run.stop[0]).name if run.stop else "a signal to another rank"
-                what = f"{run.folder}: stopped by {cause} in epoch {state.epoch + 1}"
-                raise Stopped(f"{what}. Resume with --resume --out {run.folder}")
-            begun = time.perf_counter()
-    stages = total(loader.stages for loader in loaders)
-    state.seconds["wait"] = waits + stages.wait  # with what a device had not said yet
-    return stages
+def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:
+    """Train and validate the next epoch of runs; several are slots of one batch. A run that failed gives its reason.
 
-
-def _load(run: Run, blocks: list[Block]) -> AbstractContextManager[Loader]:
-    """A member's blocks; of every block this rank's days."""
-    mine = run.learner.world.days(run.config.data.block_days)
-    shares: Sequence[Block] = blocks
-    if run.learner.world.size > 1:
-        shares = [Block(block.day + mine.start, block.codes) for block in blocks]
-    return run.inputs.source.load(Request(run.fold.split.train, shares, len(mine), run.config.data.context))
-
-
-def _step_input(run: Run, objective: Objective, batch: Batch, seed: int, blocks: int) -> StepInput:
-    """What a member does with its next block, of so many in the epoch."""
-    state, phase, train = run.state, run.phase, run.config.train
-    progress = (state.phase_epoch + state.position / blocks) / phase.epochs
-    codes = run.learner.backend.pad_codes or len(batch.y)
-    return StepInput(
-        batch,
-        draw_rotations(objective, codes, seed, state.step, run.inputs.device),
-        learning_rate(phase.learning_rate, train.warmup, progress),
-        ema_decay(train.ema, train.swa, progress, phase.epochs * blocks // train.accumulate),
-        state.position + 1 == blocks,
-    )
-
-
-def _samples(run: Run, batch: Batch) -> int:
-    """Samples of a block, on all ranks."""
-    if run.learner.world.size == 1:
-        return batch.samples
-    day = batch.block.day - run.learner.world.days(run.config.data.block_days).start
-    plan = run.plans[0]
-    return count_samples(run.fold.panel, plan.part, Block(day, batch.block.codes), plan.days)
-
-
-def _finite_loss(run: Run) -> float:
-    mean = float(run.learner.weights.loss_sums[0]) / run.state.position
-    if not math.isfinite(mean):
-        what = f"{run.folder}: the loss is {mean} in epoch {run.state.epoch + 1}, step {run.state.step}"
-        raise RunFailed(f"{what}. Lower train.learning_rate, or check the cache's features with `cache inspect`")
-    return mean
+    Raises what `epochs` raises, but for RunFailed.
+    """
+    before = [(dict(run.state.seconds), run.state.step) for run in runs]
+    results: list[EpochResult | RunFailed] = []
+    for run, (seconds, step), stages in zip(runs, before, train_epoch(runs), strict=True):
+        try:
+            line = _validate(run, stages)
+        except RunFailed as failure:
+            results.append(failure)
+        else:
+            spent = {name: value - seconds[name] for name, value in run.state.seconds.items()}
+            results.append(EpochResult(line, run.state.step - step, spent))
+    return results
 
 
 def _validate(run: Run, stages: Stages) -> dict[str, Any]:
@@ -189,7 +103,7 @@ def _validate(run: Run, stages: Stages) -> dict[str, Any]:
     Raises RunFailed for a loss or a validation metric that is not finite.
     """
     state, phase, weights = run.state, run.phase, run.learner.weights
-    _finite_loss(run)
+    means = dict(zip(["loss", *TERMS], mean_losses(run, epoch_of(run).every), strict=True))
     begun = time.perf_counter()
     valid = _part_metrics(run, weights.scoring, run.fold.split.valid, run.fold.valid, run.valid_online)
     horizons = trained_horizons(state.horizons, phase)
@@ -198,7 +112,6 @@ def _validate(run: Run, stages: Stages) -> dict[str, Any]:
         what = f"{run.folder}: validation RankIC is {figure} after epoch {state.epoch + 1}"
         raise RunFailed(f"{what}. Scores are constant, or no validation day has 20 samples")
     terms = phase.objective.weights()
-    means = dict(zip(["loss", *TERMS], (weights.loss_sums / state.position).tolist(), strict=True))
     best = end_epoch(state, figure)
     line = {
         "epoch": state.epoch,

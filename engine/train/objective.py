@@ -87,9 +87,7 @@ class Objective:
 def stacked(objectives: Sequence[Objective]) -> Objective:
     """Objectives of one structure as one, with a leading axis K of members."""
     names = ("weights", "horizons", "tau", "temperature")
-    return replace(
-        objectives[0], **{name: torch.stack([getattr(one, name) for one in objectives]) for name in names}
-    )
+    return replace(objectives[0], **{name: torch.stack([getattr(one, name) for one in objectives]) for name in names})
 
 
 def winsorised(returns: Tensor, mask: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from engine.score.predict import weighted_online_scores
 from engine.score.risk import risk_directions
 from engine.score.rows import Float32
 from engine.train.fold import Fold
-from engine.train.learner import Learner, make_learner
 from engine.train.objective import Objective, make_objective
 from engine.train.schedule import Phase, phases_of
+from engine.train.step.learner import Learner, Slots, make_batch, make_learner, wants_batch
 from engine.train.tracking import RunLog, device_name, open_log, write_metrics
 from engine.train.usage import Usage, watch_usage
 from loaders.batch import AHEAD
@@ -104,8 +104,13 @@ def open_run(
     resume: bool,
     console: Console,
     world: World = SINGLE,
+    slots: Slots | None = None,
 ) -> Iterator[Run]:
-    """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`."""
+    """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`.
+
+    Args:
+        slots: of a batch that other runs are trained in too; None: the run has its own, where its device wants one.
+    """
     panel, device = inputs.panel, inputs.device
     config = resolve(config, panel)
     data, train = config.data, config.train
@@ -121,7 +126,9 @@ def open_run(
         phase_objective(config, phase, len(horizons), device)  # refused now rather than hours later
     with ExitStack() as stack:
         usage = stack.enter_context(watch_usage(device, console.print))
-        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world))
+        if slots is None and wants_batch(config, device, world):
+            slots = Slots(make_batch(config, inputs.source, device, world, train.seeds), 0)
+        learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world, slots))
         if resume:
             folder = _existing(folder)
             state = _restored(folder, config, panel, learner)
@@ -215,7 +222,7 @@ def _heading(run: Run) -> str:
     model = learner.weights.model
     params = f"{sum(p.numel() for p in model.parameters()):,} parameters"
     if len(model.members) > 1:
-        side = "side by side, a thread each" if learner.backend.threads else "one after the other"
+        side = "in one batch" if learner.threads is None else "side by side, a thread each"
         params += f" in {len(model.members)} models trained {side}"
     numbers, most = len(state.features) - len(run.config.model.categories), run.config.model.online_features
     bounded = f"\nonline regression: the {most} of {numbers} features of the largest mean IC (model.online_features)"
@@ -225,7 +232,7 @@ def _heading(run: Run) -> str:
         f"context {run.config.data.context} days{begun}\n"
         + "\n".join([" | ".join(dates), *run.notes])
         + f"\nloader: {run.inputs.source}, {AHEAD} blocks ahead\n"
-        f"step: {'compiled' if learner.backend.compiled else 'not compiled (train.compile)'}"
+        f"step: {learner.how}"
         f"{bounded if run.config.model.online_weight and numbers > most else ''}"
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from loaders.tiers.prefetch import prefetched
 from loaders.tiers.readahead import read_ahead
 from loaders.tiers.slots import Pool
 
+if TYPE_CHECKING:
+    from loaders.tiers.resident import Rows
+
 Tier = Literal["auto", "resident", "mapped", "ring", "host", "dali"]
 SHARE = 0.5  # of the device's free memory that a resident panel may take
 
@@ -47,6 +50,7 @@ class Source:
     tier: str
     reason: str  # why this tier, and what the others said
     load: Callable[[Request], AbstractContextManager[Loader]]
+    rows: "Rows | None" = None  # where the device itself reads rows, and so can gather blocks
 
     def __str__(self) -> str:
         return f"{self.tier} ({self.reason})"
@@ -137,7 +141,7 @@ def _on_device(
         raise InputError("data.tier", f"resident is not possible: {room}", "Raise data.device_share, or use auto")
     if tier == "resident" or (tier == "auto" and fits):
         rows = resident_rows(panel, device)
-        return Source(panel, "resident", room, partial(gathered, panel, device=device, rows=rows)), ""
+        return Source(panel, "resident", room, partial(gathered, panel, device=device, rows=rows), rows), ""
     above = "" if tier == "mapped" else f"resident: {room}; "
     try:
         lock = stack.enter_context(locked(panel, driver or open_driver(device)))
@@ -145,8 +149,9 @@ def _on_device(
         if tier == "mapped":
             raise InputError("data.tier", f"mapped is not possible: {refusal}", "Use auto or ring") from refusal
         return None, f"{above}mapped: {refusal}"
-    load = partial(gathered, panel, device=device, rows=locked_rows(panel, lock.address, device))
-    return Source(panel, "mapped", f"{above}{lock.strategy}: {lock.reason}", load), ""
+    rows = locked_rows(panel, lock.address, device)
+    load = partial(gathered, panel, device=device, rows=rows)
+    return Source(panel, "mapped", f"{above}{lock.strategy}: {lock.reason}", load, rows), ""
 
 
 def _dali() -> Callable[..., AbstractContextManager[Loader]]:

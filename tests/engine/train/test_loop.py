@@ -25,10 +25,10 @@ from engine.model.ensemble import Ensemble
 from engine.score.metrics import METRICS
 from engine.score.predict import load_run, predict_run, score_part, weighted_online_scores
 from engine.score.risk import moments_of, risk_directions
-from engine.train.learner import make_learner
 from engine.train.loop import train
 from engine.train.run import RunFailed, resumed_config
 from engine.train.schedule import learning_rate
+from engine.train.step.learner import make_learner
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
@@ -263,12 +263,12 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.train.loop.phase_objective
+    real = engine.train.step.epoch.phase_objective
 
     def poisoned(*arguments):
         return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.train.loop, "phase_objective", poisoned)
+    monkeypatch.setattr(engine.train.step.epoch, "phase_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SMALL, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()

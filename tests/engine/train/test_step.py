@@ -10,10 +10,10 @@ import torch
 from engine.config_file import load_config
 from engine.model.registry import build_model
 from engine.optimizer import layout_of
-from engine.train.learner import make_learner
 from engine.train.objective import make_objective
 from engine.train.schedule import ema_decay, learning_rate, phases_of
-from engine.train.step import StepInput, losses_of, train_step
+from engine.train.step.learner import make_learner
+from engine.train.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.plan import Block
 from loaders.random_bits import mix
@@ -54,16 +54,18 @@ def trained(config, blocks, lr=1e-4, phase=0):
     with make_learner(config, F, H, CPU) as learner:
         phase = phases_of(config)[phase]
         objective = make_objective(config, H, CPU)
-        losses = losses_of(learner, phase, objective)
-        weights = learner.weights
-        weights.model.train()
+        learner.enter_phase(phase)
+        weights, train = learner.weights, config.train
         results = []
         for step, given in enumerate(blocks):
-            last = step + 1 == len(blocks)
-            inputs = [None if one is None else StepInput(one, NONE, lr, config.train.ema, last) for one in given]
-            values, stopped = train_step(learner, losses, objective, inputs, config.train.seed, step)
-            assert not stopped
-            results.append(values)
+            due = step + 1 == len(blocks) or (step + 1) % train.accumulate == 0
+            rates = [lr, train.weight_decay, train.clip, train.ema, float(due)]
+            inputs = [
+                None if one is None else StepInput(one, NONE, rates, mix(train.seed + k, step, 4))
+                for k, one in enumerate(given)
+            ]
+            values = train_step(learner, learner.threads, objective, inputs, train.accumulate)
+            results.append(values.sum(0) / sum(one is not None for one in given))
         found = [of_member(weights, k) for k in range(config.train.seeds)]
         average = None if weights.average is None else copy.deepcopy(weights.average.members[0].state_dict())
     return found, torch.stack(results), average
@@ -154,7 +156,7 @@ def test_parts_of_a_block_on_threads_of_their_own_make_the_step_of_the_whole(thr
         torch.set_num_threads(count)
         try:
             with make_learner(configured(*settings), F, H, CPU) as learner:
-                assert len(learner.backend.replicas[0]) == (1 if count == 1 else threads // seeds)
+                assert learner.threads.parts == (1 if count == 1 else threads // seeds)
             found.append(trained(configured(*settings), blocks))
         finally:
             torch.set_num_threads(cores)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from engine.optimizer import StepSizes
-from loaders.panel import Int
 from loaders.plan import Block
 
 ROWS = 64  # that a table grows by
@@ -25,10 +24,10 @@ RATES = 5  # fields of StepSizes
 class ModelSteps:
     """What one model does in an epoch, from its first step on."""
 
-    blocks: Sequence[Block]  # [B]
+    blocks: list[Block]  # [B]
     rates: list[list[float]]  # [B][RATES], in the order of StepSizes
     keys: list[int]  # [B], 64 bits, of the stream that dropout and noise draw from
-    rotations: list[Int]  # [B] of [R]
+    rotations: list[Tensor]  # [B] of int32 [R]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Table:
             host.rates[:n, k] = torch.tensor(model.rates)
             host.keys[:n, k] = torch.from_numpy(np.array(model.keys, np.uint64).view(np.int64))
             if self.rotations.shape[2]:
-                host.rotations[:n, k] = torch.from_numpy(np.stack(model.rotations)).to(torch.int32)
+                host.rotations[:n, k] = torch.stack(model.rotations)
             host.active[:n, k] = True
         for name in ("codes", "day", "rates", "keys", "rotations", "active"):
             getattr(self, name).copy_(getattr(host, name))
