@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from kernels.limits import LONGEST
+from kernels.limits import LONGEST, TILE
 
 # Functions import torch and triton: a process that compiles imports this module before it unsets TRITON_INTERPRET.
 
-SIZES = (512, 1024, 2048, 4096, LONGEST)  # N of the programs that sort
+SIZES = (64, 512, 1024, 2048, 4096, LONGEST)  # N of the cross-sections
 WIDTH = 160  # characters, wider than the table
 
 
@@ -86,13 +86,14 @@ class Program:
         match self.constants:
             case {"BLOCK": n}:
                 return f"N={n}"
-            case {"HALF": half, "CHUNK": values}:
-                return f"{values} values of {'float16' if half else 'float32'}"
-            case {"DAYS": days, "WIDTH": horizons}:
-                return f"{days} days, H={horizons}"
-            case {"RANKED": ranked}:
-                return f"any N ({LONGEST}), {'ranked' if ranked else 'not ranked'}"
-        return f"any N ({LONGEST})"
+            case {"HALF": half, "CHUNK": values, "TABLE": table}:
+                return f"{values} values of {'float16' if half else 'float32'}{', of a table' if table else ''}"
+            case {"DAYS": days, "WIDTH": horizons, "TABLE": table}:
+                return f"{days} days, H={horizons}{', of a table' if table else ''}"
+        tile = self.constants["TILE"]
+        entries = f"any N ({LONGEST})" if tile == TILE else f"N up to {tile}"
+        ranked = self.constants.get("RANKED")
+        return entries if ranked is None else f"{entries}, {'ranked' if ranked else 'not ranked'}"
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,14 @@ def _launch_all(n: int) -> None:
             )  # fmt: skip
     address = torch.zeros(3, 2, dtype=torch.int64)
     presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)
+    table, step = torch.zeros(4, 1, 2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
     for half in (True, False):
-        for day, features in ((40, 5), (20, 1)):  # a block that begins on day 1 is a variant
+        for features in (5, 1):
             x = torch.empty(2, 128, features)
-            block_gather.gather_block(
-                address, address[0], address[1], half, address[2], day, 20, (0, 9), 2, x, presence, y
+            rows_of = address, address[0], address[1], half
+            block_gather.gather_block(*rows_of, address[2], 40, 20, (0, 9), 2, x, presence, y)
+            block_gather.gather_step(
+                *rows_of, table, table[..., 0].long(), step, 20, (0, 9), 2, x[None], presence[None], y[None]
             )
 
 

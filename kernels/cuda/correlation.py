@@ -79,5 +79,5 @@ def pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Correlations [R], float64; any N."""
     rows, size = a.shape
     correlation = torch.empty(rows, dtype=torch.float64, device=a.device)
-    _correlate[(rows,)](a, b, mask, correlation, size, **tile_options())
+    _correlate[(rows,)](a, b, mask, correlation, size, **tile_options(size))
     return correlation

@@ -278,6 +278,6 @@ def rank_objective(
     _terms[(rows,)](
         scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations,
         values, statistics, z_sorted, order, ranks, sums, soft, ended, loss, terms, gradient, gradient_q, size,
-        horizons, sections, len(levels), rotations.shape[1], RANKED=ranked, **tile_options(),
+        horizons, sections, len(levels), rotations.shape[1], RANKED=ranked, **tile_options(size),
     )  # fmt: skip
     return loss, terms, gradient, gradient_q
