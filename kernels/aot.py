@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from kernels.limits import LONGEST
+from kernels.limits import LONGEST, TILE
 
 # Functions import torch and triton: a process that compiles imports this module before it unsets TRITON_INTERPRET.
 
-SIZES = (512, 1024, 2048, 4096, LONGEST)  # N of the programs that sort
+SIZES = (64, 512, 1024, 2048, 4096, LONGEST)  # N of the cross-sections
 WIDTH = 160  # characters, wider than the table
 
 
@@ -86,13 +86,14 @@ class Program:
         match self.constants:
             case {"BLOCK": n}:
                 return f"N={n}"
-            case {"HALF": half, "CHUNK": values}:
-                return f"{values} values of {'float16' if half else 'float32'}"
-            case {"DAYS": days, "WIDTH": horizons}:
-                return f"{days} days, H={horizons}"
-            case {"RANKED": ranked}:
-                return f"any N ({LONGEST}), {'ranked' if ranked else 'not ranked'}"
-        return f"any N ({LONGEST})"
+            case {"HALF": half, "CHUNK": values, "TABLE": table}:
+                return f"{values} values of {'float16' if half else 'float32'}{', of a table' if table else ''}"
+            case {"DAYS": days, "WIDTH": horizons, "TABLE": table}:
+                return f"{days} days, H={horizons}{', of a table' if table else ''}"
+        tile = self.constants["TILE"]
+        entries = f"any N ({LONGEST})" if tile == TILE else f"N up to {tile}"
+        ranked = self.constants.get("RANKED")
+        return entries if ranked is None else f"{entries}, {'ranked' if ranked else 'not ranked'}"
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,13 @@ def programs(sizes: Iterable[int] = SIZES) -> list[Program]:
         names = [name for name in kernel.arg_names if name not in constants]
         values = dict(zip(names, arguments, strict=True))
         types = {name: mangle_type(values[name]) if name in values else "constexpr" for name in kernel.arg_names}
-        general: tuple[dict[str, int], ...] = ({}, dict.fromkeys(names, 16))
+        fixed = getattr(kernel, "kwargs", vars(kernel))["do_not_specialize"] or ()  # kwargs: of the interpreter's
+        specialised = [name for name in names if name not in fixed]
+        general: tuple[dict[str, int], ...] = ({}, dict.fromkeys(specialised, 16))
         program = Program(kernel.fn.__module__, kernel.fn.__name__, types, constants, keywords["num_warps"], general)
         key = f"{program.name} {keywords}"
         known = found.setdefault(key, program)
-        ones = {name: 1 for name, value in values.items() if isinstance(value, int) and value == 1}
+        ones = {name: 1 for name in specialised if isinstance(values[name], int) and values[name] == 1}
         if ones and ones not in known.variants:
             found[key] = replace(known, variants=(*known.variants, ones))
     return sorted(found.values(), key=lambda program: program.name)
@@ -184,11 +187,14 @@ def _launch_all(n: int) -> None:
             )  # fmt: skip
     address = torch.zeros(3, 2, dtype=torch.int64)
     presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)
+    table, step = torch.zeros(4, 1, 2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
     for half in (True, False):
-        for day, features in ((40, 5), (20, 1)):  # a block that begins on day 1 is a variant
+        for features in (5, 1):
             x = torch.empty(2, 128, features)
-            block_gather.gather_block(
-                address, address[0], address[1], half, address[2], day, 20, (0, 9), 2, x, presence, y
+            rows_of = address, address[0], address[1], half
+            block_gather.gather_block(*rows_of, address[2], 40, 20, (0, 9), 2, x, presence, y)
+            block_gather.gather_step(
+                *rows_of, table, table[..., 0].long(), step, 20, (0, 9), 2, x[None], presence[None], y[None]
             )
 
 
@@ -213,7 +219,7 @@ def measure(chosen: Iterable[Program], cards: Iterable[Card] = CARDS) -> list[Fi
     tasks = [(program, card) for program in chosen for card in cards]
     # The slowest first, so that no core is left alone with one at the end.
     order = sorted(range(len(tasks)), key=lambda i: tasks[i][0].constants.get("BLOCK", 0), reverse=True)
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _compile_here) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), without_interpreter) as pool:
         running = {i: pool.submit(_measure, *tasks[i]) for i in order}
         console = Console(stderr=True)
         for done in track(as_completed(running.values()), "compiling", len(running), console=console, transient=True):
@@ -221,33 +227,39 @@ def measure(chosen: Iterable[Program], cards: Iterable[Card] = CARDS) -> list[Fi
         return [running[i].result() for i in range(len(tasks))]
 
 
-def _compile_here() -> None:
+def without_interpreter() -> None:
     """Prepare a process: kernels defined while this variable is set cannot be compiled."""
     os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _measure(program: Program, card: Card) -> Figures:
-    kernel = getattr(import_module(program.module), program.function)
-    found = [_compile(kernel, program, card, known) for known in program.variants]
+    found = [_needs(compile_variant(program, card, known)) for known in program.variants]
     registers, shared, spilled = (max(figures) for figures in zip(*found, strict=True))
     active = occupancy(registers, shared, program.warps, card)
     target = f"sm_{card.target}"
     return Figures(program.name, target, program.shape, registers, shared, spilled, program.warps, active)
 
 
-def _compile(kernel: Any, program: Program, card: Card, known: dict[str, int]) -> tuple[int, int, int]:
-    """Registers of a thread, bytes of shared memory of a program, bytes that a thread spills."""
+def compile_variant(program: Program, card: Card, known: dict[str, int]) -> Any:
+    """Triton's compiled kernel; only in a process that imported Triton without TRITON_INTERPRET."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    kernel = getattr(import_module(program.module), program.function)
     constants = program.constants | {name: 1 for name, value in known.items() if value == 1}
     signature = {name: "constexpr" if name in constants else kind for name, kind in program.types.items()}
     multiples = {
         (place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if known.get(name) == 16
     }
     source = ASTSource(kernel, signature, constants, multiples)
-    made = triton.compile(source, target=GPUTarget("cuda", card.target, 32), options={"num_warps": program.warps})
+    return triton.compile(source, target=GPUTarget("cuda", card.target, 32), options={"num_warps": program.warps})
+
+
+def _needs(made: Any) -> tuple[int, int, int]:
+    """Registers of a thread, bytes of shared memory of a program, bytes that a thread spills."""
+    import triton
+
     with NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(made.asm["cubin"])
         binary.flush()

@@ -24,8 +24,8 @@ loss of its own; one call evaluates all of them, and gives each exactly what a c
 Standard deviations have a floor of 1e-6, so constant scores have a correlation of 0 and finite gradients. A NaN or an
 infinite valid score makes the loss NaN, and the gradient of its own cross-section; with `sharpe`, every gradient of its
 horizon. The same holds for a return in `sharpe`, and for a NaN target in the terms that read it, except that `pairwise`
-skips the pairs of a NaN. An infinite target has the highest or the lowest rank. Beyond LONGEST entries on CUDA,
-where autograd differentiates, a term without a weight also passes its NaN to the gradient.
+skips the pairs of a NaN. An infinite target has the highest or the lowest rank. docs/kernels.md has the table. Beyond
+LONGEST entries on CUDA, where autograd differentiates, a term without a weight also passes its NaN to the gradient.
 
 K members, H horizons, G cross-sections (days), N entries (codes), Q quantile levels, R rotations, T terms
 """

@@ -96,7 +96,9 @@ class CrossSections:
 
 
 def _rank_ic(x: CrossSections) -> Tensor:
-    return 1 - x.mean(standardise(x.soft_ranks, x.valid) * standardise(x.ranks, x.valid))
+    # Soft ranks of constant scores are equal: as distances from their mean, a sum in any order leaves nothing of them.
+    middle = (x.valid.sum(-1, keepdim=True) + 1) / 2
+    return 1 - x.mean(standardise(x.soft_ranks - middle, x.valid) * standardise(x.ranks, x.valid))
 
 
 def _ic(x: CrossSections) -> Tensor:
@@ -199,6 +201,7 @@ def rank_terms(
     if unknown:
         raise ValueError(f"unknown terms {sorted(unknown)}, known are {list(TERMS)}")
     kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    mask = mask & (mask.sum(-1, keepdim=True) >= 2)  # fewer count nothing, not even where they are NaN
     scores, targets, returns = (torch.where(mask, array.to(kind), 0.0) for array in (scores, targets, returns))
     if quantiles is not None:
         quantiles = torch.where(mask[..., None], quantiles.to(kind), 0.0)

@@ -59,6 +59,8 @@ def _rows(  # type: ignore[no-untyped-def]
         p, q = scratch[7, :n], scratch[8, :n]
         dz[:], ds[:] = 0, 0
         mean, inverse = terms.standardise(score, z)
+        if not np.isfinite(mean):
+            score = z  # all NaN: so is every term that reads the scores
 
         if needs_soft or (needs_targets and ranked):
             sort(target, words, spare, counts)
@@ -163,7 +165,7 @@ def _sharpe(daily, entries, weight, slope):  # type: ignore[no-untyped-def]
         std = np.sqrt(max(variance, LEAST_VARIANCE))
         steeper = mean / std**3 if variance > LEAST_VARIANCE else 0.0
         term -= weight[h] * mean / std
-        slope[h] = weight[h] / count * alive * (steeper * (daily[h] - mean) - 1 / std)
+        slope[h] = np.where(alive, weight[h] / count * (steeper * (daily[h] - mean) - 1 / std), 0.0)
     return term
 
 

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.cuda.selects import larger, largest, smaller, smallest
 from kernels.cuda.sorting import average_ranks as rank_words
 from kernels.cuda.sorting import sort
 from kernels.limits import sort_options, tile_options
@@ -44,12 +45,12 @@ def _correlate(  # type: ignore[no-untyped-def]
         counts += valid.to(tl.float64)
         sum_a += x.to(tl.float64)
         sum_b += y.to(tl.float64)
-        low_a, high_a = tl.minimum(low_a, tl.where(valid, x, low_a)), tl.maximum(high_a, tl.where(valid, x, high_a))
-        low_b, high_b = tl.minimum(low_b, tl.where(valid, y, low_b)), tl.maximum(high_b, tl.where(valid, y, high_b))
+        low_a, high_a = smaller(low_a, tl.where(valid, x, low_a)), larger(high_a, tl.where(valid, x, high_a))
+        low_b, high_b = smaller(low_b, tl.where(valid, y, low_b)), larger(high_b, tl.where(valid, y, high_b))
     n = tl.sum(counts)
-    mean_a, mean_b = tl.sum(sum_a) / tl.maximum(n, 1.0), tl.sum(sum_b) / tl.maximum(n, 1.0)
+    mean_a, mean_b = tl.sum(sum_a) / larger(n, 1.0), tl.sum(sum_b) / larger(n, 1.0)
     # Constant values are recognised by their range: rounding may leave them a variance above zero.
-    varied = (tl.max(high_a) > tl.min(low_a)) & (tl.max(high_b) > tl.min(low_b))
+    varied = (largest(high_a) > smallest(low_a)) & (largest(high_b) > smallest(low_b))
     aa, bb, ab = none, none, none
     for start in range(0, size, TILE):
         i = start + tl.arange(0, TILE)
@@ -78,5 +79,5 @@ def pearson(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Correlations [R], float64; any N."""
     rows, size = a.shape
     correlation = torch.empty(rows, dtype=torch.float64, device=a.device)
-    _correlate[(rows,)](a, b, mask, correlation, size, **tile_options())
+    _correlate[(rows,)](a, b, mask, correlation, size, **tile_options(size))
     return correlation

@@ -4,7 +4,7 @@
 statistics that other rows need. `_terms`, with one program for each row, then knows the weight of its row and the slope
 of `sharpe`, and stores terms and gradient. The program of a member that ends last adds up its loss, always in the same
 order. Other members are nothing to a program: it moves its addresses to its own member, and counts rows from there.
-Weights are loaded from memory, and the loops of a term without a weight are skipped.
+Weights are loaded from memory, and a term without a weight is skipped: 0 times its NaN would be a NaN.
 
 Labels are what ic, huber, quantile and listnet read: the ranks of the targets, or the targets.
 
@@ -30,6 +30,7 @@ from kernels.cuda.reductions import (
     total_weight,
     weighted_sum,
 )
+from kernels.cuda.selects import larger, largest, smaller
 from kernels.cuda.soft_rank import means, moments, recurrences, recurrences_backward, unpack
 from kernels.cuda.sorting import average_ranks, sort
 from kernels.cuda.terms import pairwise, quantile, sign
@@ -44,7 +45,8 @@ _EPSILON = tl.constexpr(EPSILON)
 _LOG2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
+# Counts are not specialised: one program serves all, so members and terms beside others change no bit of a result.
+@triton.jit(do_not_specialize=["member_rows"])
 def _prepare(  # type: ignore[no-untyped-def]
     scores, targets, returns, mask, statistics, words, z_sorted, order, ranks, ended, size, member_rows,
     BLOCK: tl.constexpr, TILE: tl.constexpr,
@@ -75,13 +77,13 @@ def _prepare(  # type: ignore[no-untyped-def]
         tl.store(here + ENTRIES, tl.where(n >= 2, n, 0).to(tl.float32))
         tl.store(here + MEAN, mean)
         tl.store(here + INVERSE, inverse)
-        tl.store(here + DAILY, tl.sum(z_return) / tl.maximum(gross, _EPSILON))
+        tl.store(here + DAILY, tl.sum(z_return) / larger(gross, _EPSILON))
         tl.store(here + GROSS, gross)
         tl.store(here + RETURN, tl.sum(returned) / count)
         tl.store(here + SIGN, tl.sum(signs) / count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["horizons", "sections", "levels_count", "shifts"])
 def _terms(  # type: ignore[no-untyped-def]
     scores, targets, returns, mask, quantiles, weights, horizon_weights, tau_at, temperature_at, levels, rotations,
     values, statistics, z_sorted, order, ranks, sums, soft, ended, loss, terms, gradient, gradient_q, size, horizons,
@@ -110,8 +112,8 @@ def _terms(  # type: ignore[no-untyped-def]
     _, label_mean, label_inverse = moments(labels, mask + row, size, TILE)
     _, _, ranks_inverse = moments(ranks + row, mask + row, size, TILE)
 
-    w_rank_ic, w_spearman = tl.load(weights + RANK_IC) * share, tl.load(weights + SPEARMAN) * share
-    soft_n = n if tl.abs(w_rank_ic) + tl.abs(w_spearman) > 0 else 0  # entries that have soft ranks
+    w_rank_ic, w_spearman = tl.load(weights + RANK_IC), tl.load(weights + SPEARMAN)
+    soft_n = n if (w_rank_ic != 0) | (w_spearman != 0) else 0  # entries that have soft ranks
     scale = 1.0 / tl.load(tau_at + member)
     if soft_n > 0:
         recurrences(z_sorted + row, n, scale, sums + row, soft + row, TILE)
@@ -124,8 +126,8 @@ def _terms(  # type: ignore[no-untyped-def]
         k = start + tl.arange(0, TILE)
         index = tl.load(order + row + k, mask=k < n, other=0)
         z_target = (tl.load(labels + index, mask=k < n, other=0.0) - label_mean) * label_inverse
-        tops = tl.maximum(tops, tl.where(k < n, z_target, float("-inf")))
-    top = tl.max(tops)
+        tops = larger(tops, tl.where(k < n, z_target, float("-inf")))
+    top = largest(tops)
     none = tl.zeros([TILE], tl.float32)
     soft_dot_soft, soft_dot_ranks, apart, z_dot_target = none, none, none, none
     hubers, p_sum, q_sum, crosses = none, none, none, none
@@ -144,7 +146,7 @@ def _terms(  # type: ignore[no-untyped-def]
         z_dot_target += z * z_target
         score = z / inverse
         error = tl.where(inside, score + mean - z_target, 0.0)
-        within = tl.minimum(tl.maximum(error, -1.0), 1.0)
+        within = smaller(larger(error, -1.0), 1.0)
         hubers += within * (error - 0.5 * within)
         # After the n entries the difference may be anything, and its exponential overflow.
         below = tl.where(inside, score - high, 0.0)
@@ -153,40 +155,40 @@ def _terms(  # type: ignore[no-untyped-def]
         q_sum += q
         crosses += q * below
     # The largest entry adds 1 to these two; there is none where n is 0.
-    given, aimed = tl.maximum(tl.sum(p_sum), 1.0), tl.maximum(tl.sum(q_sum), 1.0)
+    given, aimed = larger(tl.sum(p_sum), 1.0), larger(tl.sum(q_sum), 1.0)
     soft_inverse = 1.0 / tl.sqrt_rn(tl.sum(soft_dot_soft) / count + _FLOOR)
     correlation = tl.sum(soft_dot_ranks) / count * soft_inverse * ranks_inverse
-    widest = 3.0 / tl.maximum(count * count - 1.0, 1.0)
+    widest = 3.0 / larger(count * count - 1.0, 1.0)
     tl.store(values + r * _FUSED + RANK_IC, 1.0 - correlation)
     tl.store(values + r * _FUSED + IC, 1.0 - tl.sum(z_dot_target) / count)
     tl.store(values + r * _FUSED + SPEARMAN, tl.sum(apart) / count * widest)
     tl.store(values + r * _FUSED + HUBER, tl.sum(hubers) / count)
     tl.store(values + r * _FUSED + LISTNET, tl.log(given) - tl.sum(crosses) / aimed)
     pinball = float("nan")
-    w_quantile = tl.load(weights + QUANTILE) * share
-    if (w_quantile != 0) & (levels_count > 0):
+    needs_quantile = (tl.load(weights + QUANTILE) != 0) & (n > 0)
+    if needs_quantile & (levels_count > 0):
         at = row * levels_count
         part = 1.0 / (count * levels_count)
         pinball = part * quantile(
             labels, mask + row, quantiles + at, levels, levels_count, size, label_mean, label_inverse,
-            w_quantile * part, gradient_q + at, TILE,
+            tl.load(weights + QUANTILE) * share * part, gradient_q + at, TILE,
         )  # fmt: skip
     tl.store(values + r * _FUSED + QUANTILE, pinball)
     pairs, pair_scale = float("nan"), 0.0
-    w_pairwise = tl.load(weights + PAIRWISE) * share
-    if (w_pairwise != 0) & (shifts > 0):
+    needs_pairs = (tl.load(weights + PAIRWISE) != 0) & (n > 0) & (shifts > 0)
+    if needs_pairs:
         pairs, decided = pairwise(
             scores + row, targets + row, mask + row, rotations, shifts, size, inverse, gradient + row, TILE
         )
-        pair_scale = 1.0 / (tl.maximum(decided, 1.0) * _LOG2)
+        pair_scale = 1.0 / (larger(decided, 1.0) * _LOG2)
         pairs *= pair_scale
-        pair_scale *= w_pairwise
+        pair_scale *= tl.load(weights + PAIRWISE) * share
     tl.store(values + r * _FUSED + PAIRWISE, pairs)
 
     # The gradient by the soft ranks is a linear combination of soft ranks and ranks; it replaces the soft ranks.
     if soft_n > 0:
-        by_rank_ic = -w_rank_ic * soft_inverse / count
-        by_distance = w_spearman * 2.0 * widest / count
+        by_rank_ic = -w_rank_ic * share * soft_inverse / count
+        by_distance = w_spearman * share * 2.0 * widest / count
         of_soft = by_distance - by_rank_ic * correlation * soft_inverse
         of_ranks = by_rank_ic * ranks_inverse - by_distance
         for start in range(0, n, TILE):
@@ -197,24 +199,25 @@ def _terms(  # type: ignore[no-untyped-def]
             tl.store(soft + row + k, g, mask=k < n)
         tl.debug_barrier()
         recurrences_backward(z_sorted + row, n, scale, soft + row, sums + row, TILE)
-    by_ic = tl.load(weights + IC) * share / count
+    w_ic = tl.load(weights + IC)
+    by_ic = w_ic * share / count
     for start in range(0, n, TILE):
         k = start + tl.arange(0, TILE)
         index = tl.load(order + row + k, mask=k < n, other=0)
-        z_target = (tl.load(labels + index, mask=k < n, other=0.0) - label_mean) * label_inverse
-        dz = tl.load(sums + row + k, mask=k < soft_n, other=0.0) - by_ic * z_target
-        if pair_scale != 0:
+        dz = tl.load(sums + row + k, mask=k < soft_n, other=0.0)
+        if w_ic != 0:
+            dz -= by_ic * (tl.load(labels + index, mask=k < n, other=0.0) - label_mean) * label_inverse
+        if needs_pairs:
             dz += pair_scale * tl.load(gradient + row + index, mask=k < n, other=0.0)
         tl.store(sums + row + k, dz, mask=k < n)
     tl.debug_barrier()
     dz_mean, dz_along = means(z_sorted + row, sums + row, n, TILE)
-    by_huber, w_listnet = tl.load(weights + HUBER) * share / count, tl.load(weights + LISTNET) * share
-    w_sharpe = tl.load(weights + SHARPE)
+    w_huber, w_listnet, w_sharpe = tl.load(weights + HUBER), tl.load(weights + LISTNET), tl.load(weights + SHARPE)
     slope = 0.0
     if w_sharpe != 0:
         slope = sharpe_slope(statistics, r, sections, horizon_weights, all_horizons, w_sharpe, TILE)
     gross = tl.load(here + GROSS)
-    by_return = slope * inverse / tl.maximum(gross, _EPSILON)
+    by_return = slope * inverse / larger(gross, _EPSILON)
     pull = tl.where(gross > _EPSILON, tl.load(here + DAILY), 0.0)
     mean_return, mean_sign = tl.load(here + RETURN), tl.load(here + SIGN)
     for start in range(0, size, TILE):
@@ -225,10 +228,11 @@ def _terms(  # type: ignore[no-untyped-def]
         ds = (tl.load(sums + row + k, mask=inside, other=0.0) - dz_mean - z * dz_along) * inverse
         z_target = (tl.load(labels + index, mask=inside, other=0.0) - label_mean) * label_inverse
         score = z / inverse
-        ds += by_huber * tl.minimum(tl.maximum(score + mean - z_target, -1.0), 1.0)
+        if w_huber != 0:
+            ds += w_huber * share / count * smaller(larger(score + mean - z_target, -1.0), 1.0)
         if w_listnet != 0:
             p = tl.exp(tl.where(inside, score - high, 0.0)) / given
-            ds += w_listnet * (p - tl.exp(tl.where(inside, z_target - top, 0.0) / temperature) / aimed)
+            ds += w_listnet * share * (p - tl.exp(tl.where(inside, z_target - top, 0.0) / temperature) / aimed)
         if by_return != 0:
             # The daily return does not depend on the scale of z, so its gradient has no component along z to remove.
             realised = tl.load(returns + row + index, mask=inside, other=0.0)
@@ -239,7 +243,7 @@ def _terms(  # type: ignore[no-untyped-def]
 
     for start in range(0, size * levels_count, TILE):
         k = start + tl.arange(0, TILE)
-        unknown = size * levels_count if w_quantile == 0 else 0
+        unknown = 0 if needs_quantile else size * levels_count
         tl.store(gradient_q + row * levels_count + k, 0.0, mask=k < unknown)
 
     tl.debug_barrier()
@@ -274,6 +278,6 @@ def rank_objective(
     _terms[(rows,)](
         scores, targets, returns, mask, quantiles, weights, horizon_weights, tau, temperature, levels, rotations,
         values, statistics, z_sorted, order, ranks, sums, soft, ended, loss, terms, gradient, gradient_q, size,
-        horizons, sections, len(levels), rotations.shape[1], RANKED=ranked, **tile_options(),
+        horizons, sections, len(levels), rotations.shape[1], RANKED=ranked, **tile_options(size),
     )  # fmt: skip
     return loss, terms, gradient, gradient_q

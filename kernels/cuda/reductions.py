@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels import rank_terms, ranks
+from kernels.cuda.selects import larger
 
 _SHARPE, _FUSED = tl.constexpr(rank_terms.SHARPE), tl.constexpr(rank_terms.FUSED)
 _EPSILON, _LEAST_VARIANCE = tl.constexpr(ranks.EPSILON), tl.constexpr(rank_terms.LEAST_VARIANCE)
@@ -23,7 +24,7 @@ def total_weight(statistics, horizon_weights, sections, rows, TILE: tl.constexpr
         r = start + tl.arange(0, TILE)
         entries = tl.load(statistics + r * STATISTICS + ENTRIES, mask=r < rows, other=0.0)
         totals += entries * tl.load(horizon_weights + r // sections, mask=r < rows, other=0.0)
-    return tl.maximum(tl.sum(totals), _EPSILON)
+    return larger(tl.sum(totals), _EPSILON)
 
 
 @triton.jit
@@ -36,7 +37,7 @@ def daily_moments(statistics, h, sections, TILE: tl.constexpr):  # type: ignore[
         alive = tl.load(at + ENTRIES, mask=g < sections, other=0.0) > 0
         count += tl.sum(alive.to(tl.float32))
         total += tl.sum(tl.load(at + DAILY, mask=alive, other=0.0))
-    mean = total / tl.maximum(count, 1.0)
+    mean = total / larger(count, 1.0)
     square = 0.0
     for start in range(0, sections, TILE):
         g = start + tl.arange(0, TILE)
@@ -44,7 +45,7 @@ def daily_moments(statistics, h, sections, TILE: tl.constexpr):  # type: ignore[
         alive = tl.load(at + ENTRIES, mask=g < sections, other=0.0) > 0
         centred = tl.where(alive, tl.load(at + DAILY, mask=alive, other=0.0) - mean, 0.0)
         square += tl.sum(centred * centred)
-    return count, mean, square / tl.maximum(count, 1.0)
+    return count, mean, square / larger(count, 1.0)
 
 
 @triton.jit
@@ -54,10 +55,10 @@ def sharpe_slope(  # type: ignore[no-untyped-def]
     """Slope of the weighted term `sharpe` by the daily return of row r."""
     h = r // sections
     alive, mean, variance = daily_moments(statistics, h, sections, TILE)
-    std = tl.sqrt_rn(tl.maximum(variance, _LEAST_VARIANCE))
+    std = tl.sqrt_rn(larger(variance, _LEAST_VARIANCE))
     steeper = mean * (tl.load(statistics + r * STATISTICS + DAILY) - mean) / (std * std * std)
     slope = tl.where(variance > _LEAST_VARIANCE, steeper, 0.0) - 1.0 / std
-    slope *= weight * tl.load(horizon_weights + h) / all_horizons / tl.maximum(alive, 1.0)
+    slope *= weight * tl.load(horizon_weights + h) / all_horizons / larger(alive, 1.0)
     return tl.where(alive >= 2, slope, 0.0)
 
 
@@ -77,7 +78,7 @@ def weighted_sum(  # type: ignore[no-untyped-def]
             if t == _SHARPE:
                 for h in range(horizons):
                     alive, mean, variance = daily_moments(statistics, h, sections, TILE)
-                    ratio = mean / tl.sqrt_rn(tl.maximum(variance, _LEAST_VARIANCE))
+                    ratio = mean / tl.sqrt_rn(larger(variance, _LEAST_VARIANCE))
                     term -= tl.where(alive >= 2, ratio, 0.0) * tl.load(horizon_weights + h) / all_horizons
             else:
                 sums = tl.zeros([TILE], tl.float32)
@@ -86,7 +87,7 @@ def weighted_sum(  # type: ignore[no-untyped-def]
                     entries = tl.load(statistics + k * STATISTICS + ENTRIES, mask=k < rows, other=0.0)
                     share = entries * tl.load(horizon_weights + k // sections, mask=k < rows, other=0.0)
                     # Other programs wrote these: bypass the L1 cache, which may hold older values.
-                    value = tl.load(values + k * _FUSED + t, mask=share > 0, other=0.0, cache_modifier=".cg")
+                    value = tl.load(values + k * _FUSED + t, mask=entries > 0, other=0.0, cache_modifier=".cg")
                     sums += share * value
                 term = tl.sum(sums) / all_weights
             total += weight * term

@@ -206,6 +206,6 @@ def backward(
     rows, size = upstream.shape
     gradient, scratch, dz = (torch.empty_like(upstream) for _ in range(3))
     _backward[(rows,)](
-        upstream, mask, tau, order, z_sorted, sums, inverse, gradient, scratch, dz, size, **tile_options()
+        upstream, mask, tau, order, z_sorted, sums, inverse, gradient, scratch, dz, size, **tile_options(size)
     )
     return gradient

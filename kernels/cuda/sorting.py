@@ -1,8 +1,8 @@
 """Order and ranks inside one program: device functions for the operators of this folder.
 
 The bits of a float32 order as its values do once the lower bits of negative values are inverted. Such a key and the
-value's index make a word of 64 bits, so one sort of words gives both the values and their order. Entries that are not
-valid sort after all others.
+value's index make a word of 64 bits, so one sort of words gives both the values and their order. Every NaN has one key,
+since hardware makes bits of its own for it: after infinity. Entries that are not valid sort after all others.
 
 Only the sort holds the whole cross-section in registers. It stores the words, and later loops load them tile by tile.
 A barrier separates what one thread stores from what another one loads.
@@ -13,7 +13,10 @@ N entries, n valid ones, BLOCK the power of two that holds N, TILE entries of a 
 import triton
 import triton.language as tl
 
-_LAST = tl.constexpr(0x7FFFFFFF)
+from kernels.cuda.selects import larger, smaller
+
+_LAST = tl.constexpr(0x7FFFFFFF)  # the key of what is not valid
+_NAN = tl.constexpr(0x7FFFFFFE)  # also the bits of a NaN
 
 
 @triton.jit
@@ -38,22 +41,13 @@ def index_in(word):  # type: ignore[no-untyped-def]
 def sort(values_at, mask_at, words_at, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Store the ascending words of a row of float32; -0 counts as 0. Ends with a barrier."""
     i = tl.arange(0, BLOCK)
-    values = tl.load(values_at + i, mask=i < size, other=0.0)
+    values = tl.load(values_at + i, mask=i < size, other=0.0) + 0.0
     valid = tl.load(mask_at + i, mask=i < size, other=0) != 0
-    key = tl.where(valid, _flip((values + 0.0).to(tl.int32, bitcast=True)), _LAST)
+    key = tl.where(values == values, _flip(values.to(tl.int32, bitcast=True)), _NAN)
+    key = tl.where(valid, key, _LAST)
     words = tl.sort((key.to(tl.int64) << 32) | i.to(tl.int64))
     tl.store(words_at + i, words, mask=i < size)
     tl.debug_barrier()
-
-
-@triton.jit
-def _larger(a, b):  # type: ignore[no-untyped-def]
-    return tl.maximum(a, b)
-
-
-@triton.jit
-def _smaller(a, b):  # type: ignore[no-untyped-def]
-    return tl.minimum(a, b)
 
 
 @triton.jit
@@ -66,16 +60,15 @@ def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no
     """Store ranks 1..n at the indices of the words; tied values share the mean of their ranks. Ends with a barrier.
 
     The first loop stores where each run of ties begins; the second goes backwards and adds where it ends. A NaN, which
-    sorts to one of the ends, makes all ranks NaN.
+    sorts to the end, makes all ranks NaN.
     """
-    lowest = value_in(tl.load(words_at, mask=n > 0, other=0))
     highest = value_in(tl.load(words_at + n - 1, mask=n > 0, other=0))
-    unranked = tl.where((lowest == lowest) & (highest == highest), 0.0, float("nan"))
+    unranked = tl.where(highest == highest, 0.0, float("nan"))
     carry = 0
     for start in range(0, n, TILE):
         i = start + tl.arange(0, TILE)
         begins = (i == 0) | (_key(words_at, i, n) != _key(words_at, i - 1, n))
-        first = tl.maximum(tl.associative_scan(tl.where(begins, i, 0), 0, _larger), carry)
+        first = tl.maximum(tl.associative_scan(tl.where(begins, i, 0), 0, larger), carry)
         carry = tl.max(first)
         index = index_in(tl.load(words_at + i, mask=i < n, other=0))
         tl.store(ranks_at + index, first.to(tl.float32), mask=i < n)
@@ -84,7 +77,7 @@ def average_ranks(words_at, n, ranks_at, TILE: tl.constexpr):  # type: ignore[no
     for back in range(0, n, TILE):
         i = (n - 1) // TILE * TILE - back + tl.arange(0, TILE)
         ends = (i >= n - 1) | (_key(words_at, i, n) != _key(words_at, i + 1, n))
-        last = tl.minimum(tl.associative_scan(tl.where(ends, i, n), 0, _smaller, reverse=True), carry)
+        last = tl.minimum(tl.associative_scan(tl.where(ends, i, n), 0, smaller, reverse=True), carry)
         carry = tl.min(last)
         index = index_in(tl.load(words_at + i, mask=i < n, other=0))
         first = tl.load(ranks_at + index, mask=i < n, other=0.0)

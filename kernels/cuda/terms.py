@@ -6,6 +6,8 @@ N entries, Q quantile levels, R rotations, TILE entries of a tile
 import triton
 import triton.language as tl
 
+from kernels.cuda.selects import larger
+
 
 @triton.jit
 def sign(x):  # type: ignore[no-untyped-def]
@@ -43,7 +45,7 @@ def pairwise(  # type: ignore[no-untyped-def]
                 e = tl.exp(-tl.abs(x))
                 gradient -= order * tl.where(x > 0, e, 1.0) / (1.0 + e)
                 if side == 0:
-                    loss = tl.maximum(-x, 0.0) + tl.log(1.0 + e)
+                    loss = larger(-x, 0.0) + tl.log(1.0 + e)
                     total += tl.where(order != 0, loss, 0.0)
                     count += tl.abs(order)
         tl.store(gradient_at + i, gradient, mask=inside)
@@ -64,7 +66,7 @@ def quantile(  # type: ignore[no-untyped-def]
         for k in range(count):
             level = tl.load(levels + k)
             error = tl.where(valid, z_target - tl.load(quantiles_at + i * count + k, mask=valid, other=0.0), 0.0)
-            total += tl.maximum(level * error, (level - 1.0) * error)
+            total += larger(level * error, (level - 1.0) * error)
             slope = tl.where(error > 0, -level, tl.where(error < 0, 1.0 - level, 0.5 - level))
             tl.store(gradient_at + i * count + k, tl.where(valid, weight * slope, 0.0), mask=i < size)
     return tl.sum(total)

@@ -25,7 +25,7 @@ from kernels.cuda import rank_objective as cuda_objective
 from kernels.cuda import soft_rank as cuda_soft_rank
 from kernels.rank_objective import rank_objective
 from kernels.rank_terms import TERMS, rank_terms, weigh
-from kernels.ranks import average_ranks, soft_ranks, standardise
+from kernels.ranks import soft_ranks, standardise
 from kernels.soft_rank import soft_rank
 
 CUDA = torch.cuda.is_available()
@@ -213,10 +213,10 @@ def _public_objective(block, upstream):
 def _plain_objective(block, upstream, dtype=torch.float32):
     scores, quantiles = (array.to(dtype, copy=True).requires_grad_() for array in (block.scores, block.quantiles))
     targets, returns = block.targets.to(dtype), block.returns.to(dtype)
-    aims = average_ranks(targets, block.mask.to(dtype)) if block.ranked else targets
     values = rank_terms(
-        scores, aims, returns, block.mask, TERMS, quantiles=quantiles, levels=block.levels.to(dtype),
+        scores, targets, returns, block.mask, TERMS, quantiles=quantiles, levels=block.levels.to(dtype),
         tau=block.tau.to(dtype), temperature=block.temperature.to(dtype), rotations=block.rotations,
+        ranked=block.ranked,
     )  # fmt: skip
     loss, terms = weigh(values, block.mask, block.weights.to(dtype), block.horizon_weights.to(dtype))
     return _gradients(loss, terms, scores, quantiles, upstream)
