@@ -76,7 +76,7 @@ class AdamW:
         return AdamW(**{name: part if name == "parameter_of" else part[begin:end] for name, part in parts.items()})
 
     def adopt(self, models: Sequence[nn.Module], averages: Sequence[nn.Module]) -> None:
-        """Take over freshly initialised models and their averages, if any: their parameters become views of the rows."""
+        """Take over fresh models, and their averages if any: their parameters become views of the rows."""
         for state in (self.gradient, self.mean, self.square, self.steps):
             state.zero_()
         self.trained.fill_(1.0)
@@ -125,9 +125,12 @@ def make_adamw(models: Sequence[nn.Module], averages: Sequence[nn.Module]) -> Ad
 def empty_adamw(model: nn.Module, count: int, *, average: bool) -> AdamW:
     """Room for so many models of the shape of one, and for their averages."""
     layout, device = layout_of(model), next(model.parameters()).device
-    rows = [torch.zeros(count, sum(layout.sizes), device=device) for _ in range(5 if average else 4)]
+    weights, gradient, mean, square, spare = (
+        torch.zeros(count, sum(layout.sizes), device=device) for _ in range(5)
+    )  # fmt: skip
     steps, trained = (torch.zeros(count, len(layout.shapes), device=device) for _ in range(2))
-    return AdamW(*rows[:4], steps, trained, rows[4] if average else rows[0][:, :0], layout.parameter_of(device))
+    mean_weights = spare if average else spare[:, :0]
+    return AdamW(weights, gradient, mean, square, steps, trained, mean_weights, layout.parameter_of(device))
 
 
 @torch.no_grad()

@@ -39,20 +39,35 @@ def weighted_pieces(x: Tensor, weight: Tensor, matrix: Tensor, edges: Tensor, lo
     return functional.linear((weight[..., None] * pieces(x, edges, low, high)).flatten(-2), matrix)
 
 
+def _rows(values: Tensor) -> Tensor:
+    return values.reshape(-1, values.shape[-1]).contiguous()
+
+
 class _Weighted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, matrix: Tensor, *bounds: Tensor) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, matrix: Tensor, *bounds: Tensor) -> Tensor:
         from kernels.cpu.pieces import product
 
-        rows, weights = (values.reshape(-1, values.shape[-1]).contiguous() for values in (x, weight))
-        ctx.save_for_backward(rows, weights, matrix, *bounds)
-        return product(rows, weights, matrix, bounds).view(*x.shape[:-1], len(matrix))
+        return product(_rows(x), _rows(weight), matrix, bounds).view(*x.shape[:-1], len(matrix))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        of_members = [
+            [given if dim is None else given.select(dim, k) for given, dim in zip(inputs, in_dims, strict=True)]
+            for k in range(info.batch_size)
+        ]
+        return torch.stack([_Weighted.apply(*of_member) for of_member in of_members]), 0
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         from kernels.cpu.pieces import gradients
 
-        rows, weights, matrix, *bounds = ctx.saved_tensors
+        x, weight, matrix, *bounds = ctx.saved_tensors
+        rows, weights = _rows(x), _rows(weight)
         of_rows = upstream.reshape(-1, upstream.shape[-1])
         by_weight, by_matrix = gradients(of_rows, rows, weights, matrix, tuple(bounds))
         return None, by_weight.view(*upstream.shape[:-1], -1), by_matrix, None, None, None

@@ -9,7 +9,7 @@ S codes, D scored days, L context, T = D + L - 1 days read, F features, H horizo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -18,16 +18,24 @@ from torch import Tensor, nn
 from bench.workloads.arrays import Arrays
 from engine.config import Config
 from engine.config_file import load_config
+from engine.distributed import SINGLE
 from engine.model.registry import build_model
+from engine.optimizer import empty_adamw
 from engine.train.objective import draw_rotations, make_objective
 from engine.train.schedule import phases_of
-from engine.train.step.learner import make_learner
-from engine.train.step.threads import StepInput, losses_of, train_step
+from engine.train.step.batched import make_batched
+from engine.train.step.learner import Slots, make_learner
+from engine.train.step.table import ModelSteps
+from engine.train.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.cache.format import SCORED
 from loaders.plan import Block
+from loaders.random_bits import mix
+from loaders.split import Days
 
 HORIZONS = 2
+CPU = torch.device("cpu")
+EPOCH = 1000  # steps of a table
 RATE = 1e-3  # the learning rate of every contender
 
 
@@ -89,19 +97,49 @@ def fresh_arrays(work: Training, seed: int = 0) -> Iterator[Arrays]:
 @contextmanager
 def our_step(work: Training) -> Iterator[Step]:
     """The engine's step as its training loop calls it, compiled where the loop compiles it; not warmed up."""
-    config, seed, steps = work.config, work.config.train.seed, count()
+    config, phase = work.config, phases_of(work.config)[0]
+    train = config.train
+    rates = [RATE, train.weight_decay, train.clip, 0.0, 1.0]
+    objective = make_objective(config, HORIZONS, work.device)
     whole = Block(0, np.arange(work.codes))
-    with make_learner(config, work.features, HORIZONS, work.device) as learner:
-        objective = make_objective(config, HORIZONS, work.device)
-        losses = losses_of(learner, phases_of(config)[0], objective)
-        learner.weights.model.train()
+    keys = (mix(train.seed, number, 4) for number in count())
 
-        def step(block: Arrays) -> Tensor:
-            number = next(steps)
-            rotations = draw_rotations(objective, work.codes, seed, number, work.device)
-            batch = Batch(*block, whole, work.samples)
-            inputs = StepInput(batch, rotations, RATE, ema_decay=0.0, last=True)
-            values, _ = train_step(learner, losses, objective, [inputs], seed, number)
-            return values[0]
+    def steps(number: int) -> ModelSteps:
+        rotations = [draw_rotations(objective, work.codes, train.seed, i, CPU) for i in range(number)]
+        return ModelSteps([whole] * number, [rates] * number, list(islice(keys, number)), rotations)
 
-        yield step
+    slots = None
+    if work.device.type == "cuda" or train.compile == "on":
+        span = work.days + work.context - 1
+        batch = make_batched(
+            work.model(), empty_adamw(work.model(), 1, average=False),
+            (work.codes, span, work.features, work.days, HORIZONS), None, SINGLE, bfloat16=work.device.type == "cuda",
+            compiled=train.compile == "on", accumulate=1,
+        )  # fmt: skip
+        slots = Slots(batch, 0)
+    with make_learner(config, work.features, HORIZONS, work.device, slots=slots) as learner:
+        learner.enter_phase(phase)
+        left = 0
+
+        def batched(block: Arrays) -> Tensor:
+            nonlocal left
+            assert slots is not None
+            if not left:
+                left = EPOCH
+                slots.batch.begin(
+                    list(learner.weights.model.members), [objective], [steps(EPOCH)], [Days(0, work.days)]
+                )
+            left -= 1
+            learner.weights.loss_sums.zero_()
+            slots.batch.blocks.put(0, Batch(*block, whole, work.samples))
+            assert slots.batch.replay is not None
+            slots.batch.replay()
+            return learner.weights.loss_sums[0, 0]
+
+        def threaded(block: Arrays) -> Tensor:
+            assert learner.threads is not None
+            one = steps(1)
+            given = StepInput(Batch(*block, whole, work.samples), one.rotations[0], rates, one.keys[0])
+            return train_step(learner, learner.threads, objective, [given], 1)[0, 0]
+
+        yield threaded if slots is None else batched

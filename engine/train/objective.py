@@ -86,8 +86,9 @@ class Objective:
 
 def stacked(objectives: Sequence[Objective]) -> Objective:
     """Objectives of one structure as one, with a leading axis K of members."""
-    names = ("weights", "horizons", "tau", "temperature")
-    return replace(objectives[0], **{name: torch.stack([getattr(one, name) for one in objectives]) for name in names})
+    each = [(one.weights, one.horizons, one.tau, one.temperature) for one in objectives]
+    weights, horizons, tau, temperature = (torch.stack(values) for values in zip(*each, strict=True))
+    return replace(objectives[0], weights=weights, horizons=horizons, tau=tau, temperature=temperature)
 
 
 def winsorised(returns: Tensor, mask: Tensor) -> Tensor:

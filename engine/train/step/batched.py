@@ -96,7 +96,8 @@ class BatchedStep:
             rows, (count, codes) = rows_for(steps), self.blocks.presence.shape[:2]
             self.table = new_table(rows, count, codes, objective.rotations, self.sums.device)
             self.objective, self.settings, self.key, self.replay = objective, settings, key, None
-        assert self.objective is not None and self.settings is not None
+        assert self.objective is not None
+        assert self.settings is not None
         for name in ("weights", "horizons", "tau", "temperature"):
             getattr(self.objective, name).copy_(getattr(objective, name))
         for name, values in settings.items():
@@ -117,8 +118,11 @@ class BatchedStep:
         assert objective is not None
         of_blocks = objective if self.world.size == 1 else objective.of_rank
 
-        def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor) -> object:
-            return functional_call(model, (parameters, buffers), (x, present))
+        def forward(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            found: tuple[Tensor, Tensor] = functional_call(model, (parameters, buffers), (x, present))
+            return found
 
         def losses(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, y: Tensor,
@@ -128,7 +132,7 @@ class BatchedStep:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
                 if len(x) == 1:
                     one = forward(parameters, {name: values[0] for name, values in buffers.items()}, x[0], present[0])
-                    scores, quantiles = (values[None] for values in one)  # type: ignore[attr-defined]
+                    scores, quantiles = (values[None] for values in one)
                 else:
                     scores, quantiles = vmap(forward, randomness="different")(parameters, buffers, x, present)
             return of_blocks(scores, quantiles, y, rotations)
@@ -137,7 +141,9 @@ class BatchedStep:
 
     def body(self, losses: Losses) -> None:
         """One step of all models. No operator waits for the device or depends on a value."""
-        assert self.table is not None and self.settings is not None and self.objective is not None
+        assert self.table is not None
+        assert self.objective is not None
+        assert self.settings is not None
         blocks, row = self.blocks, self.table.row()
         if self.gather is not None:
             self.gather(self.table, blocks)

@@ -184,7 +184,8 @@ def _batched(epochs: list[EpochOfRun], stack: ExitStack) -> tuple[list[list[Load
     coming: dict[int, Iterator[Batch]] = {}
     for epoch in epochs:
         mine = epoch.run.learner.slots
-        assert mine is not None and mine.batch is batch
+        assert mine is not None
+        assert mine.batch is batch
         loaders.append([])
         for k, model in enumerate(epoch.models):
             row = mine.begin + k

@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from engine.config_file import load_config
+from engine.distributed import SINGLE
 from engine.model.registry import build_model
-from engine.optimizer import layout_of
+from engine.optimizer import empty_adamw, layout_of
 from engine.train.objective import make_objective
 from engine.train.schedule import ema_decay, learning_rate, phases_of
-from engine.train.step.learner import make_learner
+from engine.train.step.batched import make_batched
+from engine.train.step.learner import Slots, make_learner
+from engine.train.step.table import ModelSteps
 from engine.train.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.plan import Block
 from loaders.random_bits import mix
+from loaders.split import Days
 
 S, D, F, H, L = 40, 6, 5, 2, 8
 SETTINGS = ["data.context=8", "data.block_days=6", "data.block_codes=48", "model.spans=[3]", "train.clip=0.5"]
@@ -45,30 +49,62 @@ class Trained:
     gradients: dict[str, torch.Tensor]
 
 
-def trained(config, blocks, lr=1e-4, phase=0):
-    """Members after a step on each block, what `train_step` gave for each, and the average's weights.
+def trained(config, blocks, lr=1e-4, phase=0, batched=False):
+    """Members after a step on each block, the mean over members of what each step gave, and the average's weights.
 
-    A list in the place of a block holds one for each member, None where it has none.
+    A list in the place of a block holds one for each member, None where it has none. The members are trained on
+    threads, or as slots of a batch.
     """
-    blocks = [given if isinstance(given, list) else [given] * config.train.seeds for given in blocks]
-    with make_learner(config, F, H, CPU) as learner:
-        phase = phases_of(config)[phase]
-        objective = make_objective(config, H, CPU)
+    seeds, train = config.train.seeds, config.train
+    blocks = [given if isinstance(given, list) else [given] * seeds for given in blocks]
+    phase, objective = phases_of(config)[phase], make_objective(config, H, CPU)
+    models = [steps_of(config, k, blocks, lr) for k in range(seeds)]
+    batched = batched or train.compile == "on"
+    slots = Slots(batch_of(config, seeds), 0) if batched else None
+    results = []
+    with make_learner(config, F, H, CPU, slots=slots) as learner:
         learner.enter_phase(phase)
-        weights, train = learner.weights, config.train
-        results = []
-        for step, given in enumerate(blocks):
-            due = step + 1 == len(blocks) or (step + 1) % train.accumulate == 0
-            rates = [lr, train.weight_decay, train.clip, train.ema, float(due)]
-            inputs = [
-                None if one is None else StepInput(one, NONE, rates, mix(train.seed + k, step, 4))
-                for k, one in enumerate(given)
-            ]
-            values = train_step(learner, learner.threads, objective, inputs, train.accumulate)
-            results.append(values.sum(0) / sum(one is not None for one in given))
-        found = [of_member(weights, k) for k in range(config.train.seeds)]
+        weights = learner.weights
+        if batched:
+            batch = slots.batch
+            batch.begin(list(weights.model.members), [objective] * seeds, models, [Days(0, D)] * seeds)
+            for given in blocks:
+                weights.loss_sums.zero_()
+                for k, one in enumerate(given):
+                    batch.blocks.put(k, one)
+                batch.replay()
+                results.append(weights.loss_sums.float().sum(0) / sum(one is not None for one in given))
+        else:
+            for i, given in enumerate(blocks):
+                inputs = [
+                    None if one is None else StepInput(one, NONE, model.rates[i], model.keys[i])
+                    for one, model in zip(given, models, strict=True)
+                ]
+                values = train_step(learner, learner.threads, objective, inputs, train.accumulate)
+                results.append(values.sum(0) / sum(one is not None for one in given))
+        found = [of_member(weights, k) for k in range(seeds)]
         average = None if weights.average is None else copy.deepcopy(weights.average.members[0].state_dict())
     return found, torch.stack(results), average
+
+
+def steps_of(config, k, blocks, lr):
+    """What member k does with its blocks, of rounds that hold one for each member."""
+    train = config.train
+    mine = [given[k] for given in blocks if given[k] is not None]
+    due = [i + 1 == len(blocks) or (i + 1) % train.accumulate == 0 for i in range(len(mine))]
+    rates = [[lr, train.weight_decay, train.clip, train.ema, float(now)] for now in due]
+    keys = [mix(train.seed + k, i, 4) for i in range(len(mine))]
+    return ModelSteps([one.block for one in mine], rates, keys, [NONE] * len(mine))
+
+
+def batch_of(config, count, world=SINGLE):
+    model = build_model(config.model, F, H, L, seed=0)
+    optimizer = empty_adamw(model, count, average=config.train.ema > 0)
+    shape = (config.data.block_codes, D + L - 1, F, D, H)
+    compiled = config.train.compile == "on"
+    return make_batched(
+        model, optimizer, shape, None, world, bfloat16=False, compiled=compiled, accumulate=config.train.accumulate
+    )
 
 
 def of_member(weights, k):
@@ -173,8 +209,8 @@ def test_replicas_are_frozen_and_bypassed_like_their_members():
     try:
         with make_learner(config, F, H, CPU) as learner:
             phase = replace(phases_of(config)[0], frozen=("static",), off=("normalisation",))
-            losses_of(learner, phase, make_objective(config, H, CPU))
-            for replica in learner.backend.replicas[0]:
+            learner.enter_phase(phase)
+            for replica in learner.threads.replicas[0]:
                 assert replica.off == {"normalisation"}
                 assert {p.requires_grad for p in replica.static.parameters()} == {False}
                 assert {p.requires_grad for p in replica.heads.parameters()} == {True}
