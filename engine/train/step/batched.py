@@ -114,14 +114,14 @@ class BatchedStep:
 
     def _losses(self) -> Losses:
         """Forward and objective of all models, compiled where that was asked for."""
-        objective, model, bfloat16 = self.objective, self.model, self.bfloat16
+        objective, bfloat16 = self.objective, self.bfloat16
         assert objective is not None
         of_blocks = objective if self.world.size == 1 else objective.of_rank
 
         def forward(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
         ) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = functional_call(model, (parameters, buffers), (x, present))
+            found: tuple[Tensor, Tensor] = functional_call(self.model, (parameters, buffers), (x, present))
             return found
 
         def losses(

@@ -18,6 +18,7 @@ from rich.console import Console
 
 import engine.train.fold
 import engine.train.loop
+import engine.train.step.epoch
 from engine.checkpoint import LAST, load_checkpoint, save_last
 from engine.config_file import load_config
 from engine.inputs import make_split
@@ -155,20 +156,19 @@ def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
 KILLED = """
 import os, sys
 from pathlib import Path
-import engine.train.loop as loop
 from engine.cli import main
+from engine.train.step.epoch import EpochOfRun
 number, at, config, run, *more = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
-real, steps = loop.train_step, 0
+real, steps = EpochOfRun.count, 0
 
-def train_step(*arguments):
+def count(*arguments):
     global steps
     steps += 1
-    found = real(*arguments)
+    real(*arguments)
     if steps == at:
         os.kill(os.getpid(), number)
-    return found
 
-loop.train_step = train_step
+EpochOfRun.count = count
 always = ["--set", "train.checkpoint_seconds=0"]
 sys.argv = ["atft-engine", "train", "--config", config, "--out", run, *always, *more]
 main()
@@ -404,14 +404,14 @@ def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
 
 
 def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch):
-    seen, real = [], engine.train.loop.train_step
+    seen, real = [], engine.train.step.epoch.train_step
 
     def train_step(learner, *arguments):
         found = real(learner, *arguments)
         seen.append(learner.weights.model.first.heads.weight.detach().clone())
         return found
 
-    monkeypatch.setattr(engine.train.loop, "train_step", train_step)
+    monkeypatch.setattr(engine.train.step.epoch, "train_step", train_step)
     config = load_config(None, [*SMALL, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     state, last = load_checkpoint(run / "checkpoints" / LAST)
