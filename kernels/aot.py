@@ -88,6 +88,8 @@ class Program:
                 return f"N={n}"
             case {"HALF": half, "CHUNK": values, "TABLE": table}:
                 return f"{values} values of {'float16' if half else 'float32'}{', of a table' if table else ''}"
+            case {"VALUES": values}:
+                return f"{values} values"
             case {"DAYS": days, "WIDTH": horizons, "TABLE": table}:
                 return f"{days} days, H={horizons}{', of a table' if table else ''}"
         tile = self.constants["TILE"]
@@ -166,7 +168,7 @@ def _launch_all(n: int) -> None:
     import torch
 
     from kernels import block_gather
-    from kernels.cuda import correlation, rank_objective, soft_rank
+    from kernels.cuda import correlation, rank_objective, soft_rank, uniforms
     from kernels.rank_terms import FUSED
 
     rows, mask, order = torch.empty(2, n), torch.ones(2, n, dtype=torch.bool), torch.zeros(2, n, dtype=torch.int32)
@@ -185,6 +187,7 @@ def _launch_all(n: int) -> None:
                 torch.empty(members, horizons), widths, widths, torch.empty(levels),
                 torch.zeros(members, rotations, dtype=torch.int32), ranked,
             )  # fmt: skip
+    uniforms.uniforms(torch.zeros(2, dtype=torch.int64), 1000)
     address = torch.zeros(3, 2, dtype=torch.int64)
     presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)
     table, step = torch.zeros(4, 1, 2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
