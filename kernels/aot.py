@@ -66,6 +66,7 @@ class Program:
         warps: of 32 threads.
         variants: what launches may know of integers and addresses, which Triton compiles into the program: that a value
             is 1, or a multiple of 16.
+        most_registers: of a thread, where the launch bounds them.
     """
 
     module: str
@@ -74,6 +75,7 @@ class Program:
     constants: dict[str, int]
     warps: int
     variants: tuple[dict[str, int], ...]
+    most_registers: int | None
 
     @property
     def name(self) -> str:
@@ -88,6 +90,8 @@ class Program:
                 return f"N={n}"
             case {"HALF": half, "CHUNK": values, "TABLE": table}:
                 return f"{values} values of {'float16' if half else 'float32'}{', of a table' if table else ''}"
+            case {"VALUES": values}:
+                return f"{values} values"
             case {"DAYS": days, "WIDTH": horizons, "TABLE": table}:
                 return f"{days} days, H={horizons}{', of a table' if table else ''}"
         tile = self.constants["TILE"]
@@ -127,14 +131,22 @@ def programs(sizes: Iterable[int] = SIZES) -> list[Program]:
         for n in sizes:
             _launch_all(n)
     for kernel, arguments, keywords in launches:
-        constants = {name: value for name, value in keywords.items() if name != "num_warps"}
+        constants = {name: value for name, value in keywords.items() if name in kernel.arg_names}
         names = [name for name in kernel.arg_names if name not in constants]
         values = dict(zip(names, arguments, strict=True))
         types = {name: mangle_type(values[name]) if name in values else "constexpr" for name in kernel.arg_names}
         fixed = getattr(kernel, "kwargs", vars(kernel))["do_not_specialize"] or ()  # kwargs: of the interpreter's
         specialised = [name for name in names if name not in fixed]
         general: tuple[dict[str, int], ...] = ({}, dict.fromkeys(specialised, 16))
-        program = Program(kernel.fn.__module__, kernel.fn.__name__, types, constants, keywords["num_warps"], general)
+        program = Program(
+            kernel.fn.__module__,
+            kernel.fn.__name__,
+            types,
+            constants,
+            keywords["num_warps"],
+            general,
+            keywords.get("maxnreg"),
+        )
         key = f"{program.name} {keywords}"
         known = found.setdefault(key, program)
         ones = {name: 1 for name in specialised if isinstance(values[name], int) and values[name] == 1}
@@ -166,7 +178,7 @@ def _launch_all(n: int) -> None:
     import torch
 
     from kernels import block_gather
-    from kernels.cuda import correlation, rank_objective, soft_rank
+    from kernels.cuda import correlation, rank_objective, soft_rank, uniforms
     from kernels.rank_terms import FUSED
 
     rows, mask, order = torch.empty(2, n), torch.ones(2, n, dtype=torch.bool), torch.zeros(2, n, dtype=torch.int32)
@@ -185,6 +197,7 @@ def _launch_all(n: int) -> None:
                 torch.empty(members, horizons), widths, widths, torch.empty(levels),
                 torch.zeros(members, rotations, dtype=torch.int32), ranked,
             )  # fmt: skip
+    uniforms.uniforms(torch.zeros(2, dtype=torch.int64), 1000)
     address = torch.zeros(3, 2, dtype=torch.int64)
     presence, y = torch.empty(2, 128, dtype=torch.uint8), torch.empty(2, 109, 2)
     table, step = torch.zeros(4, 1, 2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
@@ -253,7 +266,8 @@ def compile_variant(program: Program, card: Card, known: dict[str, int]) -> Any:
         (place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if known.get(name) == 16
     }
     source = ASTSource(kernel, signature, constants, multiples)
-    return triton.compile(source, target=GPUTarget("cuda", card.target, 32), options={"num_warps": program.warps})
+    options = {"num_warps": program.warps, "maxnreg": program.most_registers}
+    return triton.compile(source, target=GPUTarget("cuda", card.target, 32), options=options)
 
 
 def _needs(made: Any) -> tuple[int, int, int]:

@@ -66,8 +66,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _gradient(ctx: Any, upstream: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     by_scores, by_quantiles = ctx.saved_tensors
-    of_members = upstream[:, None, None, None]
-    return by_scores * of_members, None, None, None, by_quantiles * of_members[..., None], *(None,) * 7
+    of_scores, of_quantiles = upstream.view(-1, 1, 1, 1), upstream.view(-1, 1, 1, 1, 1)
+    return by_scores * of_scores, None, None, None, by_quantiles * of_quantiles, *(None,) * 7
 
 
 torch.library.register_autograd("atft::rank_objective", _gradient, setup_context=_save)
@@ -133,13 +133,15 @@ def rank_objective(
     def floats(value: float | Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float32, device=device)
 
+    members = shape[0]
+
     def of_members(name: str, setting: Tensor, *of_one: int) -> Tensor:
-        if setting.shape not in (of_one, (len(scores), *of_one)):
+        if setting.shape == of_one:
+            return setting.expand(members, *of_one).contiguous()
+        if setting.shape != (members, *of_one):
             axes = ", ".join(map(str, of_one))
-            raise ValueError(
-                f"{name} {tuple(setting.shape)}: give [{axes}], or one such for each of {len(scores)} members"
-            )
-        return setting.expand(len(scores), *of_one).contiguous()
+            raise ValueError(f"{name} {tuple(setting.shape)}: give [{axes}], or one such for each of {members} members")
+        return setting.contiguous()
 
     if weights.shape[-1:] != (len(TERMS),):
         raise ValueError(f"weights {tuple(weights.shape)}: give one per term, in the order {', '.join(TERMS)}")
@@ -154,7 +156,7 @@ def rank_objective(
     def in_torch(names: Iterable[str], weights: Tensor) -> tuple[Tensor, Tensor]:
         names = list(names)
         results = []
-        for k in range(len(scores)):
+        for k in range(members):
             values = rank_terms(
                 scores[k].float(), targets[k], returns[k], mask[k], names,
                 quantiles=None if quantiles is None else quantiles[k], levels=levels, tau=tau[k],
@@ -178,7 +180,7 @@ def rank_objective(
         tau,
         temperature,
         torch.empty(0, device=device) if levels is None else floats(levels),
-        torch.empty(len(scores), 0, dtype=torch.int32, device=device) if rotations is None else rotations,
+        torch.empty(members, 0, dtype=torch.int32, device=device) if rotations is None else rotations,
         ranked,
     )
     if len(TERMS) > FUSED:

@@ -183,6 +183,20 @@ def _weighted_sum(weights, share, values, totals):  # type: ignore[no-untyped-de
     return loss
 
 
+@compiled
+def _losses(weights, horizon_weights, share, values, daily, entries, slope, totals, loss):  # type: ignore[no-untyped-def]
+    """Fill losses [K], terms [K, TERMS], and the slope [K, H, G] of every loss by the daily returns.
+
+    share, daily, entries: [K, H, G], values: [K, H * G, TERMS].
+    """
+    for k in range(len(loss)):
+        if weights[k, SHARPE] != 0:
+            of_horizon = horizon_weights[k] / horizon_weights[k].sum()
+            totals[k, SHARPE] = _sharpe(daily[k], entries[k], of_horizon, slope[k])
+            slope[k] *= weights[k, SHARPE]
+        loss[k] = _weighted_sum(weights[k], share[k].ravel(), values[k], totals[k])
+
+
 def rank_objective(
     scores: Tensor, targets: Tensor, returns: Tensor, mask: Tensor, quantiles: Tensor, weights: Tensor,
     horizon_weights: Tensor, tau: Tensor, temperature: Tensor, levels: Tensor, rotations: Tensor, ranked: bool,
@@ -194,13 +208,14 @@ def rank_objective(
     """
     members, horizons, days, size = scores.shape
     rows, w, of_horizon = members * horizons * days, weights.numpy(), horizon_weights.numpy()
+    used = (w != 0).any(axis=0).tolist()  # which terms some member has
     for term, given in ((QUANTILE, len(levels)), (PAIRWISE, rotations.shape[1])):
-        if w[:, term].any() and not given:
+        if used[term] and not given:
             needs = {QUANTILE: "quantiles at levels", PAIRWISE: "rotations"}[term]
             raise ValueError(f"{list(TERMS)[term]} has a weight: give {needs}")
     entries, share, daily, slope = np.zeros((4, members, horizons, days))
     values, totals = np.zeros((rows, FUSED)), np.zeros((members, FUSED), np.float32)
-    by_daily = np.empty((rows, size if w[:, SHARPE].any() else 0), np.float32)
+    by_daily = np.empty((rows, size if used[SHARPE] else 0), np.float32)
     gradient, gradient_q = np.empty(scores.shape, np.float32), np.empty(quantiles.shape, np.float32)
     inputs = [array.numpy() for array in (scores, targets, returns, mask, quantiles)]
     _shares(inputs[3], of_horizon, entries, share)
@@ -209,14 +224,10 @@ def rank_objective(
     settings = (horizons * days, w, *widths, levels.numpy(), rotations.numpy(), ranked)
     of_rows = [array.reshape(rows, *array.shape[3:]) for array in (share, daily, slope, gradient, gradient_q)]
     for_rows(_rows, rows, *sections, *settings, of_rows[0], values, of_rows[1], by_daily, *of_rows[3:])
-    loss = np.zeros(members, np.float32)
-    for k in range(members):
-        if w[k, SHARPE] != 0:
-            totals[k, SHARPE] = _sharpe(daily[k], entries[k], of_horizon[k] / of_horizon[k].sum(), slope[k])
-            slope[k] *= w[k, SHARPE]
-        of_member = slice(k * horizons * days, (k + 1) * horizons * days)
-        loss[k] = _weighted_sum(w[k], of_rows[0][of_member], values[of_member], totals[k])
-    if w[:, SHARPE].any():
+    loss = np.empty(members, np.float32)
+    by_member = values.reshape(members, horizons * days, FUSED)
+    _losses(w, of_horizon, share, by_member, daily, entries, slope, totals, loss)
+    if used[SHARPE]:
         grain = 1 + GRAIN // max(size, 1)
         for_rows(_add_rows, rows, sections[3], of_rows[2], by_daily, of_rows[3], grain=grain)
     return torch.from_numpy(loss), torch.from_numpy(totals), torch.from_numpy(gradient), torch.from_numpy(gradient_q)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from kernels import aot
-from kernels.limits import LONGEST, SHORTEST
+from kernels.limits import LONGEST, SHORTEST_TILE
 
 FOLDER = Path(aot.__file__).parent
 FIGURES = [
@@ -30,9 +30,9 @@ FIGURES = [
 @pytest.fixture(scope="module")
 def compiled():
     """Figures of the general variants, and of a program that has to spill, for H100."""
-    chosen = [replace(program, variants=program.variants[:1]) for program in aot.programs((SHORTEST, LONGEST))]
-    walk = next(program for program in chosen if program.function == "_correlate")
-    *found, _, spilling = aot.measure([*chosen, replace(walk, warps=1)])
+    chosen = [replace(program, variants=program.variants[:1]) for program in aot.programs((SHORTEST_TILE, LONGEST))]
+    walk = next(p for p in chosen if p.function == "_correlate" and p.constants["TILE"] == 1024)
+    *found, _, spilling = aot.measure([*chosen, replace(walk, warps=1, most_registers=255)])
     return chosen, found, spilling
 
 
@@ -71,18 +71,23 @@ def test_what_spills_is_seen(compiled):
 
 
 def test_names_and_shapes_stay_as_others_read_them():
-    sizes = [f"N={n}" for n in (512, 1024, 2048, 4096, 8192)]
+    sizes = [f"N={n}" for n in (128, 512, 1024, 2048, 4096, 8192)]
+    tiles = ("N up to 64", "N up to 512", "any N (8192)")
     assert [(program.name, program.shape) for program in aot.programs()] == [
-        ("block_gather._gather_features", "2048 values of float16"),
-        ("block_gather._gather_features", "2048 values of float32"),
+        *(
+            ("block_gather._gather_features", f"2048 values of {kind}{of}")
+            for kind in ("float16", "float32")
+            for of in ("", ", of a table")
+        ),
         ("block_gather._gather_labels", "128 days, H=2"),
-        ("correlation._correlate", "any N (8192)"),
+        ("block_gather._gather_labels", "128 days, H=2, of a table"),
+        *(("correlation._correlate", shape) for shape in tiles),
         *(("correlation._ranks", shape) for shape in sizes),
         *(("rank_objective._prepare", shape) for shape in sizes),
-        ("rank_objective._terms", "any N (8192), ranked"),
-        ("rank_objective._terms", "any N (8192), not ranked"),
-        ("soft_rank._backward", "any N (8192)"),
+        *(("rank_objective._terms", f"{shape}, {kind}") for shape in tiles for kind in ("ranked", "not ranked")),
+        *(("soft_rank._backward", shape) for shape in tiles),
         *(("soft_rank._forward", shape) for shape in sizes),
+        ("uniforms._uniforms", "1024 values"),
     ]
 
 
@@ -91,7 +96,7 @@ def test_types_and_variants_are_those_of_launches():
     types = {"scores": "*fp32", "mask": "*u1", "rotations": "*i32", "loss": "*fp32", "size": "i32", "TILE": "constexpr"}
     assert {name: program.types[name] for name in types} == types
     assert program.constants == {"RANKED": True, "TILE": 1024}
-    assert program.warps == 8
+    assert (program.warps, program.most_registers) == (8, 128)
     general, multiples = program.variants
     assert general == {}
     counts = ("horizons", "sections", "levels_count", "shifts")  # which launches do not specialise on
@@ -108,7 +113,7 @@ def test_every_kernel_that_is_launched_is_compiled():
         module = ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts)
         launched |= {(module, call.value.id) for call in calls if getattr(call.value, "id", None) in functions}
     assert launched == {(program.module, program.function) for program in aot.programs((512,))}
-    assert len(launched) == 8
+    assert len(launched) == 9
 
 
 def test_occupancy_by_what_runs_out_first():

@@ -204,6 +204,19 @@ def test_empty_single_and_constant_cross_sections_stay_finite(term):
     assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
+@pytest.mark.parametrize("names", [20, 56, 61, 67, 111])
+def test_float32_holds_the_gradient_of_rank_ic_at_constant_scores(names):
+    """Equal soft ranks have no deviation but its floor, 1e-6: less than the rounding of their mean, a rank."""
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        scores, targets, returns, mask, _ = cross_sections(names=names, missing=0.0, dtype=dtype)
+        scores = torch.full_like(scores, 0.5).requires_grad_()
+        value = rank_terms(scores, targets, returns, mask, ("rank_ic",), tau=0.2)["rank_ic"]
+        gradients.append(torch.autograd.grad(value.sum(), scores)[0].double())
+    within = 1e-5 * float(gradients[1].abs().max())
+    torch.testing.assert_close(*gradients, rtol=0, atol=within)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_float64_stays_float64_and_other_types_become_float32(dtype):
     arrays = cross_sections(dtype=dtype)
