@@ -43,10 +43,13 @@ class Rows:
     memory: tuple[Tensor, ...] = ()  # holds the rows, where they are the device's own
     upload: "Future[None] | None" = None  # that fills this memory
 
-    def wait(self) -> None:
-        """Until all rows are there. Raises what the upload raised."""
-        if self.upload is not None:
-            self.upload.result()
+    def wait(self) -> float:
+        """Until all rows are there; gives the seconds that took. Raises what the upload raised."""
+        if self.upload is None:
+            return 0.0
+        begun = time.perf_counter()
+        self.upload.result()
+        return time.perf_counter() - begun
 
 
 def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
@@ -112,9 +115,7 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         request, cuda = self.request, self.device.type == "cuda"
-        begun = time.perf_counter()
-        self.rows.wait()
-        self.stages.wait += time.perf_counter() - begun
+        self.stages.wait += self.rows.wait()
         shape = (self.panel, most_codes(request.blocks), request.days, request.context)
         pieces = [
             torch.empty(slot_bytes(*shape), dtype=torch.uint8, device=self.device)
