@@ -25,17 +25,17 @@ def random_bits(key: int, n: int) -> npt.NDArray[np.uint64]:
     return _finalise(np.uint64(key & _MASK) + counter)
 
 
-def uniforms(key: int, n: int) -> npt.NDArray[np.float32]:
-    """Uniform numbers in [0, 1), float32 [n]: the upper 24 bits of the first `n` values of a stream, over 2^24."""
-    return (random_bits(key, n) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-
-
 def mix(*parts: int) -> int:
     """A key (64 bits) from integers, such as seed, epoch and the first day of a range; order matters."""
     key = 0
     for part in parts:
         key = int(random_bits(key ^ (part & _MASK), 1)[0])
     return key
+
+
+def signed(key: int) -> int:
+    """A key as an int64 of the same bits, as tensors hold it."""
+    return key - (1 << 64) if key >> 63 else key
 
 
 def permutation(key: int, n: int) -> npt.NDArray[np.int64]:

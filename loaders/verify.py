@@ -1,18 +1,25 @@
 """Verify the rows of an open panel against their checksums while it is in use.
 
 Opening a cache reads none of its rows, so a flipped bit would be trained on. Reading everything first would make a
-large cache wait for minutes; a thread that hashes beside the training (a second of one core per GB) finds it in time to
-stop the run. Pages are hashed where they are mapped, nothing is copied.
+large cache wait for minutes; hashing beside the training (a second of one core per GB) finds it in time to stop the
+run. Pages are hashed where they are mapped, nothing is copied.
+
+A training on a CPU wants all cores, so of a few cores one thread hashes. A machine with many, as GPUs have, lends four.
 """
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from loaders.cache.format import checksum_of, chunk_name, read_manifest
+from loaders.cache.format import Mapped, checksum_of, chunk_name, read_manifest
 from loaders.errors import InputError
 from loaders.panel import Panel
+from loaders.tiers.cores import usable_cores
+
+MOST_THREADS = 4
+CORES_EACH = 4  # of the machine, for one that hashes
 
 
 @dataclass
@@ -36,25 +43,17 @@ class Verification:
 
 @contextmanager
 def verifying(panel: Panel) -> Iterator[Verification]:
-    """Begin to compare; the thread has ended when the `with` ends.
+    """Begin to compare; all threads have ended when the `with` ends.
 
     What it raises is an InputError naming the first chunk (its number and byte range) that differs.
     """
     verification = Verification()
+    threads = max(min(usable_cores().threads // CORES_EACH, MOST_THREADS), 1)
 
     def compare() -> None:
         try:
             for file in panel.files:
-                manifest = read_manifest(file.path.parent)
-                size = manifest.chunk_bytes
-                with memoryview(file.mapping) as rows:
-                    for i, expected in enumerate(manifest.checksums):
-                        if verification.stop.is_set():
-                            return
-                        with rows[i * size : (i + 1) * size] as chunk:
-                            if checksum_of(chunk) != expected:
-                                what = f"checksum differs in {chunk_name(i, size)}"
-                                raise InputError(str(file.path), what, "Restore or rebuild the cache, then resume")
+                _compare(file, threads, verification.stop)
         except BaseException as error:  # re-raised by whoever asks
             verification.error = error
         finally:
@@ -67,3 +66,23 @@ def verifying(panel: Panel) -> Iterator[Verification]:
     finally:
         verification.stop.set()
         thread.join()
+
+
+def _compare(file: Mapped, threads: int, stop: threading.Event) -> None:
+    """Compare a file's chunks, until `stop` is set. Raises InputError for the first that differs."""
+    manifest = read_manifest(file.path.parent)
+    size = manifest.chunk_bytes
+    # The pool ends before the view does, which its threads still read.
+    with memoryview(file.mapping) as rows, ThreadPoolExecutor(threads, "verify") as pool:
+
+        def differs(number: int) -> bool:
+            if stop.is_set():
+                return False
+            with rows[number * size : (number + 1) * size] as chunk:
+                return checksum_of(chunk) != manifest.checksums[number]
+
+        for number, different in enumerate(pool.map(differs, range(len(manifest.checksums)))):
+            if different:
+                stop.set()
+                what = f"checksum differs in {chunk_name(number, size)}"
+                raise InputError(str(file.path), what, "Restore or rebuild the cache, then resume")

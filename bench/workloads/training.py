@@ -30,7 +30,7 @@ from engine.train.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.cache.format import SCORED
 from loaders.plan import Block
-from loaders.random_bits import mix
+from loaders.random_bits import mix, signed
 from loaders.split import Days
 
 HORIZONS = 2
@@ -102,7 +102,7 @@ def our_step(work: Training) -> Iterator[Step]:
     rates = [RATE, train.weight_decay, train.clip, 0.0, 1.0]
     objective = make_objective(config, HORIZONS, work.device)
     whole = Block(0, np.arange(work.codes))
-    keys = (mix(train.seed, number, 4) for number in count())
+    keys = (signed(mix(train.seed, number, 4)) for number in count())
 
     def steps(number: int) -> ModelSteps:
         rotations = [draw_rotations(objective, work.codes, train.seed, i, CPU) for i in range(number)]

@@ -16,7 +16,8 @@ Width: a day costs O(N F^2) for its samples and O(F^3) for its slopes, per horiz
 regression can be held to the features whose daily ICs have the largest mean, either sign, over the returns that are
 known on the first day of the part.
 
-Everything runs in one thread: the products of a day are too small to be shared.
+On a CPU everything runs in one thread: the products of a day are too small to be shared. On a GPU the host reads the
+rows and all else is computed there, products in float64. Slopes of many days are solved at once.
 
 N rows, F features, H horizons
 """
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from engine.model.neutral import Neutral, centred_and_scale
 from engine.score.cross_section import ranks_within_day
-from engine.score.rows import present_rows
+from engine.score.rows import CPU, present_rows
 from engine.threads import one_thread_each
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
@@ -40,99 +41,114 @@ from loaders.split import Days
 
 HALF_LIFE = 250.0  # days
 ROWS = 1 << 20  # whose targets are ranked at a time
+SOLVED_BYTES = 64 << 20  # of matrices that are solved at a time
 EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: what is expected of a RankIC
 
 Float32 = npt.NDArray[np.float32]
 
 
-def online_slopes(panel: Panel, part: Days, without: list[int], most: int | None = None) -> Float32:
+def online_slopes(
+    panel: Panel, part: Days, without: list[int], most: int | None = None, device: torch.device = CPU
+) -> Float32:
     """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED, fitted to all days of the panel before.
 
     Args:
         without: features that are left out, such as ids.
         most: features that are used, the slopes of others are 0; those of the largest mean IC. None: all.
+        device: that computes them.
     """
     with one_thread_each(1, "online") as threads:
-        return threads.submit(_slopes, panel, part, without, most).result()
+        return threads.submit(_slopes, panel, part, without, most, device).result()
 
 
-def _slopes(panel: Panel, part: Days, without: list[int], most: int | None) -> Float32:
+def _slopes(panel: Panel, part: Days, without: list[int], most: int | None, device: torch.device) -> Float32:
     horizons, features = panel.manifest.horizons, len(panel.manifest.features)
     known_after = panel.manifest.known_after
     used = np.arange(features)
     if most is not None and features - len(without) > most:
         until = [max(part.start + 1 - h - known_after, 0) for h in horizons]
-        size = _ic_size(panel, until)
+        size = _ic_size(panel, until, device)
         size[without] = -1
         used = np.sort(np.argsort(-size, stable=True)[:most])
-    unused = np.isin(used, without)
+    places, unused = (torch.from_numpy(index).to(device) for index in (used, np.flatnonzero(np.isin(used, without))))
     columns = 2 * len(used)
-    squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64)
-    products = torch.zeros(len(horizons), columns, dtype=torch.float64)
-    prior, fade = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64), 0.5 ** (1 / HALF_LIFE)
+    squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64, device=device)
+    products = torch.zeros(len(horizons), columns, dtype=torch.float64, device=device)
+    prior = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64, device=device)
+    fade, precision = 0.5 ** (1 / HALF_LIFE), torch.float32 if device.type == "cpu" else torch.float64
     # Of each horizon's last days whose returns are not known yet, the oldest first.
-    none = torch.zeros(columns, columns), torch.zeros(columns)
+    none = torch.zeros_like(prior, dtype=precision), torch.zeros_like(products[0], dtype=precision)
     waiting = [deque([none] * (h + known_after), h + known_after) for h in horizons]
-    slopes = torch.zeros(len(part), 2 * features, len(horizons))
-    places = torch.from_numpy(np.concatenate([used, features + used]))
-    for t, (x, ranks) in enumerate(_universe_by_day(panel, part.stop)):
-        x = x[:, used] if len(used) < features else x
+    at_once = max(SOLVED_BYTES // (squares.numel() * squares.itemsize), 1)
+    unsolved: list[tuple[Tensor, Tensor]] = []
+    solved = []
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, part.stop, device)):
+        x = x[:, places] if len(used) < features else x
         x[:, unused] = 0
-        x = _columns(x, torch.ones(len(x)))
+        x = _columns(x, torch.ones(len(x), device=device)).to(precision)
         for i, days in enumerate(waiting):
             square, product = days[0]
             squares[i].mul_(fade).add_(square)
             products[i].mul_(fade).add_(product)
-            if t >= part.start:
-                solved = torch.linalg.solve(squares[i] + prior, products[i]) / EXPECTED
-                slopes[t - part.start, places, i] = solved.float()
-            known = torch.isfinite(ranks[:, i])
-            of_known = x[known]
-            days.append((of_known.T @ of_known, of_known.T @ ranks[known, i]))
+            of_known = torch.where(torch.isfinite(ranks[:, i, None]), x, 0.0)
+            days.append((of_known.T @ x, of_known.T @ ranks[:, i].nan_to_num().to(precision)))
+        if t >= part.start:
+            unsolved.append((squares + prior, products.clone()))
+        if len(unsolved) == at_once or (unsolved and t == part.stop - 1):
+            left, right = (torch.stack(each) for each in zip(*unsolved, strict=True))
+            solved.append((torch.linalg.solve(left, right) / EXPECTED).float().cpu())
+            unsolved.clear()
+    slopes = torch.zeros(len(part), 2 * features, len(horizons))
+    slopes[:, np.concatenate([used, features + used])] = torch.cat(solved).mT
     return slopes.numpy()
 
 
-def _ic_size(panel: Panel, known: list[int]) -> npt.NDArray[np.float64]:
+def _ic_size(panel: Panel, known: list[int], device: torch.device) -> npt.NDArray[np.float64]:
     """|Mean daily correlation| of each feature [F] with ranked returns, summed over horizons.
 
     Args:
         known: days from the first on whose returns are known, of each horizon.
     """
-    totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64)
-    for t, (x, ranks) in enumerate(_universe_by_day(panel, max(known))):
-        centred, scale = centred_and_scale(x[None], torch.full((1, 1, len(x)), 1 / max(len(x), 1)))
+    totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64, device=device)
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, max(known), device)):
+        centred, scale = centred_and_scale(x[None], torch.full((1, 1, len(x)), 1 / max(len(x), 1), device=device))
         z = (centred * scale)[0]
         for i, of_horizon in enumerate(known):
             if t < of_horizon:
                 of_day = ranks[:, i]
                 totals[i] += z.T @ of_day.nan_to_num() / torch.isfinite(of_day).sum().clamp(min=1)
-    return (totals.abs() / torch.tensor(known).clamp(min=1)[:, None]).sum(0).numpy()
+    return (totals.abs().cpu() / torch.tensor(known).clamp(min=1)[:, None]).sum(0).numpy()
 
 
 def online_scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
     """Scores [N, H] by slopes of the part's days, in the order of `present_rows`.
 
     Args:
-        neutral: removes their exposure to risk factors; None: nothing does.
+        neutral: removes their exposure to risk factors, on its device; None: nothing does.
     """
     with one_thread_each(1, "online") as threads:
         return threads.submit(_scores, panel, part, slopes, neutral).result()
 
 
+def device_of(neutral: Neutral | None) -> torch.device:
+    """The device of the risk factors, which computes what is neutralised by them; None: the CPU."""
+    return CPU if neutral is None else neutral.directions.device
+
+
 def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) -> Float32:
     rows, day, _ = present_rows(panel, part)
     borders = np.searchsorted(day, np.arange(part.start, part.stop + 1))
-    found = []
-    for i, (x, scored) in enumerate(_by_day(panel, rows, borders)):
-        scores = _columns(x, scored) @ torch.from_numpy(slopes[i])
+    device = device_of(neutral)
+    of_days, found = torch.from_numpy(slopes).to(device), []
+    for i, (x, scored) in enumerate(_by_day(panel, rows, borders, device)):
+        scores = _columns(x, scored) @ of_days[i]
         if neutral is not None:
-            of_day = (array[:, None].to(neutral.directions.device) for array in (scores, x, scored))
-            scores = neutral(*of_day)[:, 0].cpu()
+            scores = neutral(scores[:, None], x[:, None], scored[:, None])[:, 0]
         found.append(scores)
-    return torch.cat(found).numpy()
+    return torch.cat(found).cpu().numpy()
 
 
-def _universe_by_day(panel: Panel, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _universe_by_day(panel: Panel, stop: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [N, F] of the universe's rows on each of the first `stop` days, and ranks [N, H] of their targets."""
     step = max(ROWS // len(panel.offset), 1)
     for start in range(0, stop, step):
@@ -140,16 +156,16 @@ def _universe_by_day(panel: Panel, stop: int) -> Iterator[tuple[Tensor, Tensor]]
         rows, day, _ = present_rows(panel, Days(start, int(days[-1])))
         universe = panel.presence[rows] == SCORED
         rows, day = rows[universe], day[universe]
-        ranks, borders = _ranks(panel.targets[rows], day), np.searchsorted(day, days)
-        for i, (x, _) in enumerate(_by_day(panel, rows, borders)):
+        ranks, borders = _ranks(panel.targets[rows], day).to(device), np.searchsorted(day, days)
+        for i, (x, _) in enumerate(_by_day(panel, rows, borders, device)):
             yield x, ranks[borders[i] : borders[i + 1]]
 
 
-def _by_day(panel: Panel, rows: Int, borders: Int) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_day(panel: Panel, rows: Int, borders: Int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [N, F] of each day's rows, and which of them are of the universe [N] (float 0/1)."""
     for day, features in enumerate(features_by_day(panel, rows, borders)):
         scored = panel.presence[rows[borders[day] : borders[day + 1]]] == SCORED
-        yield torch.from_numpy(features.astype(np.float32)), torch.from_numpy(scored).float()
+        yield torch.from_numpy(features).to(device).float(), torch.from_numpy(scored).to(device).float()
 
 
 def _columns(x: Tensor, scored: Tensor) -> Tensor:

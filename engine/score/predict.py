@@ -25,7 +25,7 @@ from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
-from engine.score.online import online_scores, online_slopes
+from engine.score.online import device_of, online_scores, online_slopes
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
 from engine.threads import one_thread_each
 from loaders.batch import Request
@@ -93,7 +93,8 @@ def weighted_online_scores(
     if not config.model.online_weight:
         return None
     if slopes is None:
-        slopes = online_slopes(panel, part, categorical_features(config, panel), config.model.online_features)
+        ids = categorical_features(config, panel)
+        slopes = online_slopes(panel, part, ids, config.model.online_features, device_of(neutral))
     return config.model.online_weight * online_scores(panel, part, slopes, neutral)
 
 

@@ -14,12 +14,14 @@ N rows, F features, H horizons
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from engine.score.cross_section import MIN_SAMPLES, ranks_within_day
-from engine.score.rows import present_rows
+from engine.score.rows import CPU, present_rows
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
 from loaders.panel import Panel
@@ -40,8 +42,12 @@ class Moments:
     noise: float  # the largest w' C w / w' G w that chance makes where returns have nothing in common
 
 
-def moments_of(panel: Panel, part: Days) -> Moments:
-    """Moments of a part of a panel, each day's features standardised over its rows of the universe."""
+def moments_of(panel: Panel, part: Days, device: torch.device = CPU) -> Moments:
+    """Moments of a part of a panel, each day's features standardised over its rows of the universe.
+
+    Args:
+        device: that computes the products of each day. The host reads the rows.
+    """
     chosen = np.unique(np.linspace(part.start, part.stop - 1, MOST_DAYS).astype(np.int64)).tolist()
     of_days = [present_rows(panel, Days(day, day + 1)) for day in chosen]
     rows, day = (np.concatenate(columns) for columns in zip(*((d.rows, d.day) for d in of_days), strict=True))
@@ -54,27 +60,41 @@ def moments_of(panel: Panel, part: Days) -> Moments:
         ranks[known, i] = ranks_within_day(column[known], day[known]) * np.sqrt(12)  # of variance 1
     starts = np.flatnonzero(np.diff(day, prepend=-1))
     width = panel.features.shape[1]
-    together, daily, noise = np.zeros((width, width)), [], []
+    of_rows = ranks if device.type == "cpu" else torch.from_numpy(ranks).to(device)
+    together: Any = 0.0
+    daily, noise = [], []
     borders = np.append(starts, len(day))
     each = features_by_day(panel, rows, borders)
     for start, stop, features in zip(starts, borders[1:], each, strict=True):
         known = np.isfinite(targets[start:stop]).sum(0)
         if known.min() < MIN_SAMPLES:
             continue
-        x = features.astype(np.float64)
-        x -= x.mean(0)
-        scale = x.std(0)
-        x /= np.where(scale > 1e-6, scale, np.inf)
-        together += x.T @ x / len(x)
-        daily.append(x.T @ ranks[start:stop] / known)  # [F, H]
-        noise.append((1 / known).sum())
+        x = features.astype(np.float64) if device.type == "cpu" else torch.from_numpy(features).to(device).double()
+        square, product = _products(x, of_rows[start:stop])
+        together += square
+        daily.append(product)
+        noise.append(1 / known)
     days = len(daily)
     if days < 2:
         return Moments(np.zeros((width, width)), np.eye(width), np.inf)
-    centred = np.stack(daily) - np.mean(daily, 0)
+    payoffs = torch.stack([torch.as_tensor(product) for product in daily]).cpu().numpy() * np.stack(noise)[:, None]
+    centred = payoffs - payoffs.mean(0)
     of_returns = np.einsum("dfh,dgh->fg", centred, centred) / days
     # The largest of F eigenvalues that are all one lies so far above it when estimated (Marchenko and Pastur 1967).
-    return Moments(of_returns, together / days, float(np.mean(noise)) * (1 + np.sqrt(width / days)) ** 2)
+    most = float(np.stack(noise).sum(1).mean()) * (1 + np.sqrt(width / days)) ** 2
+    return Moments(of_returns, torch.as_tensor(together).cpu().numpy() / days, most)
+
+
+def _products(x: Any, ranks: Any) -> tuple[Any, Any]:
+    """Of a day's features x [N, F] and ranked returns [N, H]: correlations [F, F] of features, and x'r [F, H].
+
+    Both are arrays, or tensors of one device, float64.
+    """
+    x = x - x.mean(0)
+    scale = (x * x).mean(0) ** 0.5
+    constant = scale <= 1e-6
+    x *= ~constant / (scale + constant)
+    return x.T @ x / len(x), x.T @ ranks
 
 
 def risk_directions(moments: Moments, most: int, without: list[int]) -> npt.NDArray[np.float32]:

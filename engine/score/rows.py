@@ -23,6 +23,8 @@ from loaders.split import Days
 
 Float32 = npt.NDArray[np.float32]
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class RowScores:

@@ -57,7 +57,7 @@ def dry_run(config: Config, console: Console) -> list[Item]:
         TemporaryDirectory(prefix="atft-dry-run-") as folder,
     ):
         console = console if world.first else Console(quiet=True)
-        fold = make_fold(config, inputs.panel)
+        fold = make_fold(config, inputs.panel, inputs.device)
         with open_run(_short(config), inputs, fold, Path(folder) / "run", False, console, world) as run:
             before = _loss(run)
             _, last = epochs(run)

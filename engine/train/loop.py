@@ -47,7 +47,7 @@ def train(config: Config, folder: Path | None, resume: bool, console: Console) -
         open_inputs(config, device) as inputs,
     ):
         console = console if world.first else Console(quiet=True)
-        fold = make_fold(config, inputs.panel)
+        fold = make_fold(config, inputs.panel, inputs.device)
         with open_run(config, inputs, fold, folder, resume, console, world) as run:
             for _ in epochs(run):
                 pass

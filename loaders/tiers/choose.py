@@ -140,7 +140,7 @@ def _on_device(
     if tier == "resident" and not fits:
         raise InputError("data.tier", f"resident is not possible: {room}", "Raise data.device_share, or use auto")
     if tier == "resident" or (tier == "auto" and fits):
-        rows = resident_rows(panel, device)
+        rows = stack.enter_context(resident_rows(panel, device))
         return Source(panel, "resident", room, partial(gathered, panel, device=device, rows=rows), rows), ""
     above = "" if tier == "mapped" else f"resident: {room}; "
     try:

@@ -13,6 +13,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,15 @@ class Rows:
     first: Tensor  # int64 [C]
     days: Tensor  # int64 [C]
     memory: tuple[Tensor, ...] = ()  # holds the rows, where they are the device's own
+    upload: "Future[None] | None" = None  # that fills this memory
+
+    def wait(self) -> float:
+        """Until all rows are there; gives the seconds that took. Raises what the upload raised."""
+        if self.upload is None:
+            return 0.0
+        begun = time.perf_counter()
+        self.upload.result()
+        return time.perf_counter() - begun
 
 
 def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
@@ -48,16 +58,24 @@ def locked_rows(panel: Panel, address: Int, device: torch.device) -> Rows:
     return Rows(address_, first, days)
 
 
-def resident_rows(panel: Panel, device: torch.device) -> Rows:
-    """Upload all rows, once, through page-locked buffers; costs their bytes of device memory."""
-    memory, moves = [], []
-    for columns in panel.batches:
-        for array in (columns.features, columns.targets, columns.presence):
-            tensor = torch.empty(array.nbytes, dtype=torch.uint8, device=device)
-            _upload(array.ctypes.data, tensor)
-            memory.append(tensor)
-            moves.append((array.ctypes.data, array.nbytes, tensor.data_ptr()))
-    return replace(locked_rows(panel, panel.moved(moves), device), memory=tuple(memory))
+@contextmanager
+def resident_rows(panel: Panel, device: torch.device) -> Iterator[Rows]:
+    """Upload all rows, once, through page-locked buffers; costs their bytes of device memory.
+
+    A thread does so beside what else has to be done before the first block is asked for. It ends with the `with`.
+    """
+    arrays = [array for c in panel.batches for array in (c.features, c.targets, c.presence)]
+    memory = tuple(torch.empty(array.nbytes, dtype=torch.uint8, device=device) for array in arrays)
+    sources = [array.ctypes.data for array in arrays]
+    moves = [(source, len(tensor), tensor.data_ptr()) for source, tensor in zip(sources, memory, strict=True)]
+    rows = locked_rows(panel, panel.moved(moves), device)
+    with ThreadPoolExecutor(1, "upload") as thread:
+        yield replace(rows, memory=memory, upload=thread.submit(_upload_all, sources, memory))
+
+
+def _upload_all(sources: list[int], targets: tuple[Tensor, ...]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        _upload(source, target)
 
 
 def _upload(source: int, target: Tensor) -> None:
@@ -66,15 +84,19 @@ def _upload(source: int, target: Tensor) -> None:
     cuda = target.device.type == "cuda"
     buffers = [torch.empty(min(STAGING_BYTES, len(target)), dtype=torch.uint8, pin_memory=cuda) for _ in range(2)]
     copied: list[Any] = [None, None]
-    for i, at in enumerate(range(0, len(target), STAGING_BYTES)):
-        n, turn = min(STAGING_BYTES, len(target) - at), i % 2
-        if copied[turn] is not None:
-            copied[turn].synchronize()
-        ctypes.memmove(buffers[turn].data_ptr(), source + at, n)
-        target[at : at + n].copy_(buffers[turn][:n], non_blocking=cuda)
-        copied[turn] = torch.cuda.current_stream(target.device).record_event() if cuda else None
-    if cuda:
-        torch.cuda.synchronize(target.device)
+    stream = torch.cuda.Stream(target.device) if cuda else None
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream(target.device))  # the target's memory may still be in use there
+    with nullcontext() if stream is None else torch.cuda.stream(stream):
+        for i, at in enumerate(range(0, len(target), STAGING_BYTES)):
+            n, turn = min(STAGING_BYTES, len(target) - at), i % 2
+            if copied[turn] is not None:
+                copied[turn].synchronize()
+            ctypes.memmove(buffers[turn].data_ptr(), source + at, n)
+            target[at : at + n].copy_(buffers[turn][:n], non_blocking=cuda)
+            copied[turn] = None if stream is None else stream.record_event()
+    if stream is not None:
+        stream.synchronize()
 
 
 @dataclass
@@ -93,6 +115,7 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         request, cuda = self.request, self.device.type == "cuda"
+        self.stages.wait += self.rows.wait()
         shape = (self.panel, most_codes(request.blocks), request.days, request.context)
         pieces = [
             torch.empty(slot_bytes(*shape), dtype=torch.uint8, device=self.device)

@@ -110,7 +110,7 @@ def test_the_log_says_which_bound_applied(panel, tmp_path, most, said):
     text = io.StringIO()
     console = Console(width=200, file=text)
     with open_inputs(config, "cpu") as inputs:
-        fold = make_fold(config, inputs.panel)
+        fold = make_fold(config, inputs.panel, inputs.device)
         with open_run(config, inputs, fold, tmp_path / "run", False, console) as run:
             assert np.isfinite(run.valid_online).all()
     line = f"online regression: the {MOST} of {FEATURES} features of the largest mean IC (model.online_features)"

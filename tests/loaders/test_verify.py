@@ -13,6 +13,7 @@ from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.plan import Plan
 from loaders.split import Days
+from loaders.tiers.cores import Cores
 from loaders.tiers.prefetch import prefetched
 from loaders.verify import verifying
 from tests.loaders.tiers.test_prefetch import CPU
@@ -27,6 +28,18 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True, params=[1, 3])
+def _threads(request, monkeypatch):
+    """So many hash, whatever the machine."""
+    monkeypatch.setattr(verify, "MOST_THREADS", request.param)
+    monkeypatch.setattr(verify, "CORES_EACH", 1)
+    monkeypatch.setattr(verify, "usable_cores", lambda: Cores((), 8, "told"))
+
+
+def hashing():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("verify")]
+
+
 def flip(folder, position):
     with (folder / "panel.arrow").open("r+b") as file:
         file.seek(position)
@@ -39,7 +52,7 @@ def test_a_whole_cache_passes(cache):
     with verifying(open_panel(cache)) as verification:
         verification.wait()
         verification.raise_if_failed()
-    assert "verify" not in {thread.name for thread in threading.enumerate()}
+    assert not hashing()
 
 
 @pytest.mark.parametrize("position", [5000, 20_000, -300])
@@ -52,6 +65,14 @@ def test_a_flipped_bit_is_named(cache, position):
         pytest.raises(InputError, match=f"chunk {chunk} .bytes {chunk * 4096}[.]"),
     ):
         verification.wait()
+
+
+def test_the_first_of_several_is_named(cache):
+    for position in (9 * 4096, 4 * 4096, 6 * 4096):
+        flip(cache, position)
+    with verifying(open_panel(cache)) as verification, pytest.raises(InputError, match="chunk 4 "):
+        verification.wait()
+    assert not hashing()
 
 
 def test_an_altered_index_of_rows_does_not_open(cache):
@@ -70,7 +91,7 @@ def test_leaving_early_ends_the_thread(cache, monkeypatch):
         pass
     assert verification.done.is_set()
     assert verification.error is None
-    assert "verify" not in {thread.name for thread in threading.enumerate()}
+    assert not hashing()
 
 
 @pytest.mark.parametrize("change", ["truncate", "write"])

@@ -20,7 +20,7 @@ from engine.train.step.threads import StepInput, train_step
 from engine.train.tracking import Live, live
 from loaders.batch import Batch, Loader, Request, Stages, total
 from loaders.plan import Block, count_samples
-from loaders.random_bits import mix
+from loaders.random_bits import mix, signed
 from loaders.split import Days
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ class EpochOfRun:
             codes = len(block.codes) if run.learner.slots is None else run.config.data.block_codes
             found.blocks.append(Block(block.day + days.start, block.codes))  # this rank's days
             found.rates.append(rates)
-            found.keys.append(mix(seed, step, 4))
+            found.keys.append(signed(mix(seed, step, 4)))
             found.rotations.append(draw_rotations(self.objective, codes, seed, step, CPU))
         return found
 

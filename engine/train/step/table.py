@@ -26,7 +26,7 @@ class ModelSteps:
 
     blocks: list[Block]  # [B]
     rates: list[list[float]]  # [B][RATES], in the order of StepSizes
-    keys: list[int]  # [B], 64 bits, of the stream that dropout and noise draw from
+    keys: list[int]  # [B], int64, of the stream that dropout and noise draw from
     rotations: list[Tensor]  # [B] of int32 [R]
 
 
@@ -75,7 +75,7 @@ class Table:
                 host.codes[b, k, : len(block.codes)] = torch.from_numpy(np.ascontiguousarray(block.codes))
             host.day[:n, k] = torch.tensor([block.day for block in model.blocks])
             host.rates[:n, k] = torch.tensor(model.rates)
-            host.keys[:n, k] = torch.from_numpy(np.array(model.keys, np.uint64).view(np.int64))
+            host.keys[:n, k] = torch.tensor(model.keys)
             if self.rotations.shape[2]:
                 host.rotations[:n, k] = torch.stack(model.rotations)
             host.active[:n, k] = True

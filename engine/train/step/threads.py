@@ -13,8 +13,8 @@ from engine.model.residual import drawn_of, numbers_per_code
 from engine.optimizer import StepSizes
 from engine.train.objective import Objective
 from engine.train.step.learner import Learner, Threads
+from kernels.uniforms import uniforms
 from loaders.batch import Batch
-from loaders.random_bits import uniforms
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _drawn(member: nn.Module, batch: Batch, key: int) -> dict[str, Tensor]:
     """What a member's dropout and noise draw for a block, by the name of the buffer; see engine.model.residual."""
     codes, days = batch.presence.shape
     each = numbers_per_code(member, days)
-    return drawn_of(member, torch.from_numpy(uniforms(key, codes * each)).view(codes, each), days)
+    return drawn_of(member, uniforms(torch.tensor([key]), codes * each).view(codes, each), days)
 
 
 def _set_drawn(member: nn.Module, drawn: dict[str, Tensor]) -> None:

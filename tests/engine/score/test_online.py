@@ -8,6 +8,7 @@ from scipy import stats
 from engine.baseline import run_baseline
 from engine.config_file import load_config
 from engine.model.ensemble import Ensemble, build_ensemble
+from engine.score import online
 from engine.score.metrics import daily_rank_ic
 from engine.score.online import online_scores, online_slopes
 from engine.score.predict import score_part, weighted_online_scores
@@ -66,6 +67,18 @@ def test_slopes_are_those_of_weighted_least_squares(cache, without):
             expected = expected_slopes(panel, day, i, without)
             np.testing.assert_allclose(found[day - PART.start, :, i], expected, atol=1e-4)
             assert np.abs(expected).max() > 0.5
+
+
+@pytest.mark.parametrize("days", [1, 7, 30])
+def test_days_solved_together_have_the_slopes_of_each(cache, monkeypatch, days):
+    """Matrices of 2 horizons x 10 x 10 columns, 8 bytes each."""
+    expected = online_slopes(open_panel(cache), PART, [])
+    seen, solve = [], torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: (seen.append(len(a)), solve(a, b))[1])
+    monkeypatch.setattr(online, "SOLVED_BYTES", days * 1600)
+    np.testing.assert_allclose(online_slopes(open_panel(cache), PART, []), expected, rtol=0, atol=1e-6)
+    assert max(seen) == days
+    assert sum(seen) == len(PART)
 
 
 def days_of(panel):

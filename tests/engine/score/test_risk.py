@@ -8,7 +8,7 @@ import torch
 from scipy import linalg
 
 from engine.model.neutral import Neutral
-from engine.score.risk import SHRINKAGE, Moments, moments_of, risk_directions
+from engine.score.risk import SHRINKAGE, Moments, _products, moments_of, risk_directions
 from loaders.panel import Panel, open_panel
 from loaders.split import Days
 from tests.panels import rewritten, write_panel
@@ -63,6 +63,23 @@ def test_days_after_the_part_are_not_read(market, tmp_path):
     found = moments_of(rewritten(panel, tmp_path / "late", targets=targets), PART)
     np.testing.assert_array_equal(found.returns, expected.returns)
     np.testing.assert_array_equal(found.features, expected.features)
+
+
+def test_a_day_of_tensors_has_the_products_of_arrays():
+    """Against NumPy's correlations; a constant feature has none."""
+    rng = np.random.default_rng(5)
+    x, ranks = rng.standard_normal((40, 6)) * 3 + 2, rng.standard_normal((40, 2))
+    x[:, 4] = 7
+    square, product = _products(x, ranks)
+    by_tensors = _products(*map(torch.from_numpy, (x, ranks)))
+    varied = [0, 1, 2, 3, 5]
+    np.testing.assert_allclose(square[np.ix_(varied, varied)], np.corrcoef(x[:, varied].T), atol=1e-12)
+    z = (x - x.mean(0))[:, varied] / x.std(0)[varied]
+    np.testing.assert_allclose(product[varied], z.T @ ranks, atol=1e-12)
+    assert not square[4].any()
+    assert not product[4].any()
+    for array, tensor in zip((square, product), by_tensors, strict=True):
+        np.testing.assert_allclose(tensor, array, atol=1e-12)
 
 
 def test_a_part_of_small_days_has_no_directions(tmp_path):

@@ -18,7 +18,7 @@ from engine.train.step.table import ModelSteps
 from engine.train.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.plan import Block
-from loaders.random_bits import mix
+from loaders.random_bits import mix, signed
 from loaders.split import Days
 
 S, D, F, H, L = 40, 6, 5, 2, 8
@@ -92,7 +92,7 @@ def steps_of(config, k, blocks, lr):
     mine = [given[k] for given in blocks if given[k] is not None]
     due = [i + 1 == len(mine) or (i + 1) % train.accumulate == 0 for i in range(len(mine))]
     rates = [[lr, train.weight_decay, train.clip, train.ema, float(now)] for now in due]
-    keys = [mix(train.seed + k, i, 4) for i in range(len(mine))]
+    keys = [signed(mix(train.seed + k, i, 4)) for i in range(len(mine))]
     return ModelSteps([one.block for one in mine], rates, keys, [NONE] * len(mine))
 
 

@@ -449,9 +449,9 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
 def test_scores_are_neutralised_to_the_risk_factors_of_the_training_part(cache, tmp_path, monkeypatch):
     moments = []
 
-    def any_risk(panel, part):
+    def any_risk(panel, part, device):
         assert part == make_split(config, panel).train
-        moments.append(replace(moments_of(panel, part), noise=0.0))
+        moments.append(replace(moments_of(panel, part, device), noise=0.0))
         return moments[0]
 
     monkeypatch.setattr(engine.train.fold, "moments_of", any_risk)
