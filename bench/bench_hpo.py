@@ -27,7 +27,8 @@ import engine.train.step.epoch
 from bench.workloads.fitting import Market, write_market
 from engine.config_file import load
 from hpo.config import StudyConfig
-from hpo.study import Work, run_study
+from hpo.study import run_study
+from hpo.work import Work
 
 QUIET = Console(quiet=True)
 SEPARATE = 2  # commands that are timed

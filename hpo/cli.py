@@ -21,6 +21,9 @@ def hpo_command(
     out: Annotated[Path | None, typer.Option(help="The study's folder (default: hpo/<name>).")] = None,
     storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a journal file).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    batch: Annotated[
+        str, typer.Option(help="Trials that a process trains at a time, as one batch (default: auto).")
+    ] = "auto",
     evaluate_best: Annotated[
         bool, typer.Option("--evaluate-best", help="Then evaluate the best trial on test.")
     ] = False,
@@ -34,14 +37,16 @@ def hpo_command(
 
     try:
         from hpo.results import best_trial, summary
-        from hpo.study import Work, run_study, trial_folders
+        from hpo.study import batch_size, run_study, trial_folders
+        from hpo.work import Work
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
         raise InputError("hpo", "optuna is not installed", "pip install 'atft-engine[hpo]'") from error
 
     folder = Path("hpo") / study if out is None else out
-    work = Work(load(StudyConfig, config, settings or [], arrow), trials, folder, study, storage)
+    read = load(StudyConfig, config, settings or [], arrow)
+    work = Work(read, trials, folder, study, storage, batch_size(batch, read, trials))
     result = run_study(work, workers, console)
     console.line()  # a live table ends without a newline where the console is no terminal
     console.print(summary(result))

@@ -1,6 +1,6 @@
 """`atft-engine hpo`: a study of many trials on one open panel, from the first to its results.
 
-The loop is ask, train, tell (`_run_trials`); samplers, pruners and storages are Optuna's.
+The loop is ask, train, tell (`hpo.drive`); samplers, pruners and storages are Optuna's.
 """
 
 import multiprocessing
@@ -10,47 +10,34 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import optuna
 import torch
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.live import Live
 
 from engine.config_file import config_hash
 from engine.dates import dates_of
-from engine.inputs import Inputs, open_inputs, resolve
-from engine.train.fold import Fold
+from engine.inputs import open_inputs, resolve, resolve_device
 from engine.train.run import RunFailed, Stopped
-from hpo.algorithms import PRUNERS, SAMPLERS, STEP_IS_FOLD
+from hpo.algorithms import PRUNERS
 from hpo.config import StudyConfig
-from hpo.dispatch import claim, fail, hold, run_folder
+from hpo.dispatch import run_folder
+from hpo.drive import run_trials
 from hpo.progress import status
 from hpo.results import write_results
-from hpo.space import check_space, configured, parameters_of, suggest
-from hpo.storage import DAYS, EPOCHS, SECONDS, SETTINGS, count_finished, open_storage
-from hpo.trial import Epoch, TrialFailed, run_trial, study_folds, tuning_days
+from hpo.space import check_space, parameters_of
+from hpo.storage import DAYS, count_finished, open_storage
+from hpo.trial import study_folds, tuning_days
+from hpo.work import Work
 from loaders.errors import InputError
 from loaders.panel import open_panel
 
+BATCH = 20  # trials of a batch on a GPU
 IDENTITY = "identity"  # attribute of the study: cache, configuration, space and days
-WAIT_S = 0.5  # between two attempts to claim a trial
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the workers of a study share."""
-
-    config: StudyConfig
-    trials: int  # finished ones that are wanted
-    folder: Path
-    name: str
-    storage: str | None  # URL, None: a journal in the folder
 
 
 def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
@@ -69,11 +56,22 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     live = Live(console=console, get_renderable=lambda: status(study, work.trials, started), refresh_per_second=1)
     if workers == 1:
         with open_inputs(work.config, work.config.train.device) as inputs, live:
-            _run_trials(work, study, inputs)
+            run_trials(work, study, inputs, study_folds(work.config, inputs.panel, inputs.device))
     else:
         _run_workers(work, study, workers, live)
     write_results(study, work.config, tuned_until, work.folder)
     return study
+
+
+def batch_size(asked: str, config: StudyConfig, trials: int) -> int:
+    """Trials that a process trains at a time; "auto": BATCH on a GPU, where a step of many models takes little more
+    than a step of one, and one on a CPU, whose threads are faster. Raises InputError for what is no number.
+    """
+    if asked == "auto":
+        return min(BATCH, trials) if resolve_device(config.train.device).type == "cuda" else 1
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError("--batch", f"{asked!r} is no number of trials", "Give 1 or more, or auto")
+    return min(int(asked), trials)
 
 
 def trial_folders(work: Work, trial: FrozenTrial) -> list[Path]:
@@ -115,64 +113,6 @@ def _open_study(work: Work) -> optuna.Study:
     return study
 
 
-def _run_trials(work: Work, study: optuna.Study, inputs: Inputs) -> None:
-    """Run trials, one after the other, until enough are finished.
-
-    Raises InputError where the cache's rows have changed on disk.
-    """
-    hpo, folds = work.config.hpo, study_folds(work.config, inputs.panel)
-    while count_finished(study) < work.trials:
-        inputs.verification.raise_if_failed()  # here: what fails one trial would fail all
-        trial = claim(study, work.trials, work.folder, partial(SAMPLERS[hpo.sampler], hpo.seed))
-        if trial is None:
-            time.sleep(WAIT_S)
-            continue
-        # Suppressed where another worker took this one for dead.
-        with suppress(UpdateFinishedTrialError), hold(study, trial, work.folder) as folder:
-            _run_one(work.config, study, trial, inputs, folds, folder)
-    inputs.verification.wait()
-
-
-def _run_one(
-    config: StudyConfig,
-    study: optuna.Study,
-    trial: optuna.Trial,
-    inputs: Inputs,
-    folds: list[tuple[StudyConfig, Fold]],
-    folder: Path,
-) -> None:
-    """Train a trial, and tell the study how it ended."""
-    settings = suggest(trial, config.hpo.space, len(inputs.panel.manifest.horizons))
-    trial.set_user_attr(SETTINGS, settings)
-    before, started = trial.user_attrs.get(SECONDS, 0.0), time.monotonic()
-
-    def count_seconds() -> None:
-        trial.set_user_attr(SECONDS, before + time.monotonic() - started)
-
-    def report(epoch: Epoch) -> bool:
-        trial.set_user_attr(EPOCHS, epoch.number)
-        count_seconds()
-        by_fold = config.hpo.pruner in STEP_IS_FOLD
-        if len(config.hpo.metrics) > 1 or (by_fold and not epoch.ends_fold):
-            return False
-        value, step = (epoch.metrics, epoch.fold) if by_fold else (epoch.means, epoch.number)
-        trial.report(value[0], step)
-        return trial.should_prune()
-
-    try:
-        try:
-            configs = [(configured(of_fold, settings), fold) for of_fold, fold in folds]
-            metrics = run_trial(configs, inputs, folder, report)
-        finally:
-            count_seconds()
-    except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-    except (TrialFailed, InputError) as error:
-        fail(study, trial, str(error))
-    else:
-        study.tell(trial, metrics, skip_if_finished=True)
-
-
 def _run_workers(work: Work, study: optuna.Study, workers: int, live: Live) -> None:
     """Run several workers, each a process with its share of the cores, and show the study's status meanwhile.
 
@@ -211,7 +151,7 @@ def _worker(work: Work, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         with open_inputs(work.config, work.config.train.device) as inputs:
-            _run_trials(work, _open_study(work), inputs)
+            run_trials(work, _open_study(work), inputs, study_folds(work.config, inputs.panel, inputs.device))
     except (InputError, RunFailed, Stopped) as error:
         sys.exit(str(error))  # a line on stderr, and exit code 1
 

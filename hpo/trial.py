@@ -5,11 +5,12 @@ The trial's run folder is an ordinary one, so a trial whose worker died resumes 
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna import TrialPruned
 from rich.console import Console
 
@@ -17,32 +18,37 @@ from engine.config import SplitConfig
 from engine.dates import dates_of, span_of
 from engine.inputs import Inputs
 from engine.train.fold import Fold, make_fold
-from engine.train.loop import epochs
+from engine.train.loop import EpochResult
 from engine.train.run import Run, RunFailed, open_run
+from engine.train.step.learner import Slots
 from hpo.config import StudyConfig
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.split import Split, gap_days, tuning_folds
 
 QUIET = Console(quiet=True)
+CPU = torch.device("cpu")
+
+# Gives a run that is ready for its next epoch, and is sent what came of it.
+Training = Generator[Run, EpochResult | RunFailed, list[float]]
 
 
 class TrialFailed(Exception):
     """A trial without a result; the message says why."""
 
 
-def study_folds(config: StudyConfig, panel: Panel) -> list[tuple[StudyConfig, Fold]]:
+def study_folds(config: StudyConfig, panel: Panel, device: torch.device = CPU) -> list[tuple[StudyConfig, Fold]]:
     """The configuration and split of every fold; one where the split is as it is.
 
     Raises InputError where a fold has no day to train on.
     """
-    base = make_fold(config, panel)
+    base = make_fold(config, panel, device)
     if not config.hpo.folds:
         return [(config, base)]
     gap = gap_days(config.data.context, panel.manifest.horizons, panel.manifest.known_after)
     splits = tuning_folds(base.split, config.hpo.folds, gap, config.split.rolling)
     configs = [config.model_copy(update={"split": _by_dates(config.split, split, panel)}) for split in splits]
-    return [(of_fold, make_fold(of_fold, panel)) for of_fold in configs]
+    return [(of_fold, make_fold(of_fold, panel, device)) for of_fold in configs]
 
 
 def tuning_days(folds: list[tuple[StudyConfig, Fold]]) -> dict[str, Any]:
@@ -71,17 +77,24 @@ class Epoch:
 
 
 def run_trial(
-    folds: Sequence[tuple[StudyConfig, Fold]], inputs: Inputs, folder: Path, report: Callable[[Epoch], bool]
-) -> list[float]:
+    folds: Sequence[tuple[StudyConfig, Fold]],
+    inputs: Inputs,
+    folder: Path,
+    report: Callable[[Epoch], bool],
+    slots: Slots | None,
+    stop: list[int],
+) -> Training:
     """Train on every fold; returns the metrics of the best checkpoints, means over folds.
+
+    A generator: whoever drives it trains the epoch of the run that it gives, alone or beside those of other trials.
 
     Args:
         folds: what `study_folds` gives, with the trial's settings in the configurations.
         folder: for the run folders; runs that exist are resumed.
         report: called after every epoch, also those before a run was resumed; returns whether to prune the trial.
+        slots, stop: as for `open_run`.
 
-    Raises TrialPruned, TrialFailed for a training that cannot go on or a metric that is missing, and Stopped after a
-    signal.
+    Raises TrialPruned, and TrialFailed for a training that cannot go on or a metric that is missing.
     """
     finished: list[list[float]] = []
     before = 0  # epochs of the folds that are finished
@@ -91,9 +104,15 @@ def run_trial(
         if not resume:
             shutil.rmtree(run_folder, ignore_errors=True)  # the start of a run whose worker was killed before it stood
         try:
-            with open_run(config, inputs, fold, run_folder, resume, QUIET) as run:
+            with open_run(config, inputs, fold, run_folder, resume, QUIET, slots=slots, stop=stop) as run:
                 metrics: list[float] = []
-                for epoch in _epoch_numbers(run):
+                epoch = 0
+                while epoch < run.state.epoch or not run.state.finished:
+                    if epoch == run.state.epoch:  # the epochs before are those of a run that was resumed
+                        result = yield run
+                        if isinstance(result, RunFailed):
+                            raise result
+                    epoch += 1
                     metrics = _metrics(run, config, epoch)
                     ends_fold = run.state.finished and epoch == run.state.epoch
                     prune = report(Epoch(before + epoch, number, ends_fold, metrics, _mean([*finished, metrics])))
@@ -105,13 +124,6 @@ def run_trial(
         except (RunFailed, InputError) as error:
             raise TrialFailed(str(error)) from error
     return _mean(finished)
-
-
-def _epoch_numbers(run: Run) -> Iterator[int]:
-    """The number, from 1, of each epoch that a resumed run has had, then of each that it trains."""
-    yield from range(1, run.state.epoch + 1)
-    for _ in epochs(run):
-        yield run.state.epoch
 
 
 def _mean(rows: list[list[float]]) -> list[float]:

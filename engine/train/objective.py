@@ -80,15 +80,22 @@ class Objective:
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """What two objectives must share to be members of one step."""
+        """What a step that was compiled or captured for one objective needs of another."""
         return self.target, self.rotations, self.unfused, len(self.levels)
 
 
 def stacked(objectives: Sequence[Objective]) -> Objective:
-    """Objectives of one structure as one, with a leading axis K of members."""
+    """Objectives of one target and number of quantiles as one, with a leading axis K of members.
+
+    It has the rotations and the terms in plain torch that any of them has; a member's weights are 0 for the others.
+    """
     each = [(one.weights, one.horizons, one.tau, one.temperature) for one in objectives]
     weights, horizons, tau, temperature = (torch.stack(values) for values in zip(*each, strict=True))
-    return replace(objectives[0], weights=weights, horizons=horizons, tau=tau, temperature=temperature)
+    return replace(
+        objectives[0], weights=weights, horizons=horizons, tau=tau, temperature=temperature,
+        rotations=max(one.rotations for one in objectives),
+        unfused=tuple(term for term in TERMS if any(term in one.unfused for one in objectives)),
+    )  # fmt: skip
 
 
 def winsorised(returns: Tensor, mask: Tensor) -> Tensor:

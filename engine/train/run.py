@@ -105,11 +105,13 @@ def open_run(
     console: Console,
     world: World = SINGLE,
     slots: Slots | None = None,
+    stop: list[int] | None = None,
 ) -> Iterator[Run]:
     """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`.
 
     Args:
         slots: of a batch that other runs are trained in too; None: the run has its own, where its device wants one.
+        stop: receives signals, see `stop_signals`; None: the run's own, which does until the `with` ends.
     """
     panel, device = inputs.panel, inputs.device
     config = resolve(config, panel)
@@ -145,7 +147,7 @@ def open_run(
                 _set_risk_directions(learner, config, fold)
             if world.first:
                 _make_folder(folder)
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(stop_signals()) if stop is None else stop
         log = stack.enter_context(open_log(folder, console, state, resume, world.first))
         run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, usage)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
@@ -238,7 +240,7 @@ def _heading(run: Run) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once."""
     received: list[int] = []
     previous = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

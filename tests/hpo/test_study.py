@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 import engine.train.loop
+import hpo.drive
 import hpo.study
 from engine.config_file import load_config
 from engine.inputs import open_inputs
@@ -128,16 +129,16 @@ def test_a_trial_without_a_metric_fails_with_its_reason_and_is_replaced(cache, t
 
 
 def test_a_worker_whose_trial_was_given_up_drops_it(cache, tmp_path, monkeypatch):
-    real, asked = hpo.study.run_trial, work(cache, tmp_path / "out", 1, settings=["train.epochs=2"])
+    real, asked = hpo.drive.run_trial, work(cache, tmp_path / "out", 1, settings=["train.epochs=2"])
 
     def given_up(*arguments):
         """As by heartbeats that come too late, before the trial's first epoch."""
-        monkeypatch.setattr(hpo.study, "run_trial", real)
+        monkeypatch.setattr(hpo.drive, "run_trial", real)
         other = optuna.load_study(study_name="s", storage=open_storage(None, asked.folder))
         other.tell(0, state=TrialState.FAIL)
         return real(*arguments)
 
-    monkeypatch.setattr(hpo.study, "run_trial", given_up)
+    monkeypatch.setattr(hpo.drive, "run_trial", given_up)
     first, second = run_study(asked, 1, QUIET).trials
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert second.user_attrs["folder"] == 0

@@ -15,10 +15,11 @@ from rich.live import Live
 
 import engine.train.run
 import hpo.dispatch
+import hpo.drive
 import hpo.study
 from engine.config_file import load
 from hpo.config import StudyConfig
-from hpo.study import Work
+from hpo.work import Work
 
 SMALL = ["data.context=6", "data.block_days=24", "model.spans=[3]", "train.epochs=4", "train.patience=4"]
 QUIET = Console(quiet=True)
@@ -71,7 +72,7 @@ def _die(*_arguments, **_more):
 
 def _when_claimed():
     """A trial is running in the storage, and its worker has not said that it holds it."""
-    hpo.study.hold = _die
+    hpo.drive.hold = _die
 
 
 def _when_opening():

@@ -194,6 +194,10 @@ def _batched(epochs: list[EpochOfRun], stack: ExitStack) -> tuple[list[list[Load
             if batch.gather is None:
                 loaders[-1].append(stack.enter_context(_load(epoch.run, model)))
                 coming[row] = iter(loaders[-1][-1])
+    if batch.gather is not None:
+        rows = epochs[0].run.inputs.source.rows
+        assert rows is not None
+        rows.wait()
     batch.begin(members, objectives, models, parts)
 
     def step(_i: int, stop: bool) -> None:

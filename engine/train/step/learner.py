@@ -91,6 +91,20 @@ def wants_batch(config: Config, device: torch.device, world: World) -> bool:
     return device.type == "cuda" or world.size > 1 or config.train.compile == "on"
 
 
+def batch_shape(config: Config) -> object:
+    """What the models of a batch must have in common. All else may differ from slot to slot."""
+    model, train, data = config.model, config.train, config.data
+    drawn = ("dropout", "feature_dropout", "feature_noise")
+    scored = ("online_weight", "online_features", "neutralize", "risk_factors")  # read by what scores, not by a step
+    return (
+        model.model_dump_json(exclude={*drawn, *scored}),
+        [getattr(model, name) > 0 for name in drawn],
+        (train.seeds, train.accumulate, train.compile, train.ema > 0 or train.swa > 0),
+        (data.context, data.block_days, data.block_codes),
+        config.objective.target,
+    )
+
+
 def make_batch(config: Config, source: Source, device: torch.device, world: World, count: int) -> BatchedStep:
     """A batch of so many models of a configuration's shape, on the blocks of a source."""
     panel, data, train = source.panel, config.data, config.train

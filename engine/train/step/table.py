@@ -76,7 +76,7 @@ class Table:
             host.day[:n, k] = torch.tensor([block.day for block in model.blocks])
             host.rates[:n, k] = torch.tensor(model.rates)
             host.keys[:n, k] = torch.tensor(model.keys)
-            if self.rotations.shape[2]:
+            if len(model.rotations[0]):
                 host.rotations[:n, k] = torch.stack(model.rotations)
             host.active[:n, k] = True
         for name in ("codes", "day", "rates", "keys", "rotations", "active"):
