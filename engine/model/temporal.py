@@ -8,8 +8,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.model.residual import CodeDropout
+
+
+def banded(weights: Tensor, days: int) -> Tensor:
+    """Matrices [H, days, days + window - 1] whose row t has weights [H, window], by lag, on columns t..t + window - 1.
+
+    The earliest column has the weight of the longest lag. Rows are one stretch of memory, read again and again with
+    one element less a row than it has, so that each begins one column further; the gradient is then a sum over rows,
+    and no scattered addition.
+    """
+    heads, window = weights.shape
+    stretch = functional.pad(weights.flip(-1), (0, days))
+    return stretch.repeat(1, days)[:, : days * (days + window - 1)].unflatten(1, (days, days + window - 1))
 
 
 def lags(days: int, first: int, device: torch.device) -> Tensor:
@@ -113,9 +126,7 @@ class BandedConvolution(nn.Module):
         # [heads, T, S * d / heads]
         of_heads = (x * present[..., None]).unflatten(-1, (self.heads, -1)).permute(2, 1, 0, 3).flatten(2)
         days, back = x.shape[1] - self.window + 1, self.window - 1
-        lag = lags(min(self.DAYS, days) + back, back, x.device)
-        inside = ((lag >= 0) & (lag < self.window)).to(x.dtype)
-        band = (self.mix @ self.kernels)[:, lag.clamp(0, back)] * inside
+        band = banded(self.mix @ self.kernels, min(self.DAYS, days)).to(x.dtype)
         found = []
         for begin in range(0, days, self.DAYS):
             count = min(self.DAYS, days - begin)
