@@ -27,6 +27,7 @@ from bench.measurement.here import record_of
 from bench.measurement.record import HISTORY, Figures, add_to_record
 
 TABLE_WIDTH = 150
+TAIL = 12  # lines
 WORK = Path("runs/gpu")
 
 
@@ -64,13 +65,19 @@ def measure(
         for outcome in outcomes(parts, kept, HALF_S, start):
             ended.append(outcome)
             benchmarks |= outcome.figures
-            print(f"== {outcome}", flush=True)
+            print(f"== {outcome}", *_said(outcome, kept), sep="\n", flush=True)
             if benchmarks:
                 for folder in (kept, history):
                     add_to_record(folder, record_of(benchmarks))
     with suppress(KeyboardInterrupt):  # a second one does not cost the table
         _show(half, kept, parts, ended, benchmarks)
     return 0 if len(ended) == len(parts) and all(outcome.code == 0 for outcome in ended) else 1
+
+
+def _said(outcome: Outcome, kept: Path) -> list[str]:
+    """The last lines of what a part that did not end well wrote."""
+    log = kept / f"{outcome.name}.log"
+    return log.read_text(errors="replace").splitlines()[-TAIL:] if outcome.code != 0 and log.exists() else []
 
 
 def _show(half: str, kept: Path, parts: list[Part], ended: list[Outcome], benchmarks: dict[str, Figures]) -> None:

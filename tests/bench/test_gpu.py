@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,8 +23,10 @@ from bench.measurement.record import add_to_record, read_history
 from engine.config_file import load
 from hpo.cli import app
 from hpo.config import StudyConfig
+from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
+LIMIT, READY = 1e6, Path()  # of a part; its log
 STEP = {"median_s": 0.02, "rounds": 15, "step_s": 0.001, "samples_per_s": 2e6, "busy_share": 0.9, "prepare_s": 2.0}
 
 
@@ -72,6 +75,24 @@ def test_the_command_line_understands_every_command(half, tmp_path):
     assert seen >= ({*plan.TIERS, "seeds2", "dry-run"} if half == "first" else {"whole", "seeds5", "hpo", "build"})
 
 
+def test_commands_run_here_too(tmp_path, small_cache, run_command):
+    """With small blocks, and on the tier of a CPU; the dry run may find that a few blocks teach nothing."""
+    commands = {part.name: part for half in HALVES for part in parts_of(half, tmp_path, tmp_path / "runs", small_cache)}
+    small = [*SMALL, "train.epochs=1", "train.blocks=4", "data.tier=auto", "train.device=cpu", "train.compile=off"]
+    settings = [word for setting in small for word in ("--set", setting)]
+    for name in ("resident", "seeds2", "accumulate2", "whole"):
+        code, _, err = run_command(*commands[name].command[2:], *settings)
+        assert code == 0, err
+        (found,) = commands[name].read(True, 1.0).values()
+        assert found["samples_per_s"] > 0
+    code, out, _ = run_command(*commands["dry-run"].command[2:], *settings)
+    assert code in (0, 1)
+    assert "data wait" in out
+    (simulate,) = [part for part in parts_of("first", tmp_path, tmp_path) if part.name == "simulate"]
+    assert run_command(*simulate.command[2:], "--codes", "30", "--days", "80", "--features", "4")[0] == 0
+    assert (tmp_path / "cache" / "manifest.json").exists()
+
+
 def test_the_tests_that_are_chosen_exist_and_are_the_ones_that_failed():
     (tests,) = [part for part in parts_of("first", Path(), Path()) if part.name == "tests"]
     chosen, files = chosen_by(tests)
@@ -110,14 +131,30 @@ def test_the_step_is_measured_here_too(tmp_path, monkeypatch):
     assert {"step_s", "samples_per_s", "prepare_s", "share_of_limit"} <= set(found)
 
 
-def test_a_part_that_takes_too_long_is_interrupted_and_then_killed(tmp_path, monkeypatch):
-    written = tmp_path / "written"
-    waits = "import signal, time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: open({!r}, 'w').write('interrupted')"
-    assert run(a_part(waits.format(str(written))), 5.0, tmp_path / "log") is None
-    assert written.read_text() == "interrupted"
-    monkeypatch.setattr("bench.gpu.running.GRACE", 0.1)
-    deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf')\nwhile True: time.sleep(1)"
-    assert run(a_part(deaf), 5.0, tmp_path / "log") is None
+class Late(subprocess.Popen):
+    """A process whose limit is over as soon as it has said that it is ready."""
+
+    def wait(self, timeout=None):
+        if timeout != LIMIT:
+            return super().wait(timeout)
+        while not READY.read_text():
+            time.sleep(0.01)
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_part_that_takes_too_long_is_interrupted_and_then_killed(tmp_path, monkeypatch, deaf):
+    log, module = tmp_path / "log", sys.modules[__name__]
+    monkeypatch.setattr(module, "READY", log)
+    monkeypatch.setattr("bench.gpu.running.subprocess.Popen", Late)
+    if deaf:
+        monkeypatch.setattr("bench.gpu.running.GRACE", 0.1)
+    listens = (
+        "import signal, time\nsignal.signal(signal.SIGINT, {})\nprint('ready', flush=True)\nwhile True: time.sleep(1)"
+    )
+    hears = "signal.SIG_IGN" if deaf else "lambda *_: exit('interrupted')"
+    assert run(a_part(listens.format(hears)), LIMIT, log) is None
+    assert log.read_text().split() == (["ready"] if deaf else ["ready", "interrupted"])
 
 
 def test_a_cold_part_finds_nothing_that_was_compiled(tmp_path):
