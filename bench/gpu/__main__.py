@@ -94,7 +94,8 @@ def _show(half: str, kept: Path, parts: list[Part], ended: list[Outcome], benchm
                 report.compile_rules(benchmarks),
                 [*map(str, ended), *missing],
             ):
-                console.print("\n".join(lines), markup=False)
+                if lines:
+                    console.print("\n".join(lines), markup=False)
             console.print(report.targets(benchmarks))
 
 
