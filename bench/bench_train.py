@@ -28,7 +28,6 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measurement.clock import DEVICE, synchronise, timed
 from bench.measurement.limits import PRODUCT_FLOPS, products
@@ -37,7 +36,7 @@ from bench.peers import installed_peer, peer_names
 from bench.peers.training import window
 from bench.workloads.arrays import Arrays
 from bench.workloads.loading import fresh_blocks, loading, touch, write_source
-from bench.workloads.training import HORIZONS, RATE, Step, Training, fresh_arrays, our_step, training
+from bench.workloads.training import HORIZONS, RATE, Step, Training, flops_of, fresh_arrays, our_step, training
 from engine.train.objective import draw_rotations, make_objective
 from loaders.batch import Stages
 from loaders.panel import Panel
@@ -266,15 +265,6 @@ def check_windows(work: Training) -> None:
     model, block = work.model().eval(), next(fresh_arrays(work))
     expected = window.scores(model, block)
     torch.testing.assert_close(model(block.x, (block.presence > 0).float())[0], expected, rtol=0, atol=EQUAL)
-
-
-def flops_of(work: Training, block: Arrays) -> int:
-    """Floating-point operations of the model's matrix products, forward and backward."""
-    model = work.model().train()
-    with FlopCounterMode(display=False) as counter:
-        scores, quantiles = model(block.x, (block.presence > 0).float())
-        (scores.sum() + quantiles.sum()).backward()
-    return counter.get_total_flops()
 
 
 def work_of(

@@ -1,15 +1,13 @@
-"""Options of the benchmarks: --full for the larger sizes, --history to keep the figures."""
+"""Options of the benchmarks: --full for the larger sizes, --history and --figures to keep the figures."""
 
+import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
-from platform import python_version
+from pathlib import Path
 
 import pytest
 
-from bench.measurement.machine import machine_name
-from bench.measurement.record import HISTORY, Figures, Record, write_record
-from engine.train.tracking import git_revision
+from bench.measurement.here import record_of
+from bench.measurement.record import HISTORY, Figures, shortened, write_record
 
 MEASURED: pytest.StashKey[dict[str, Figures]] = pytest.StashKey()
 
@@ -17,6 +15,9 @@ MEASURED: pytest.StashKey[dict[str, Figures]] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the larger sizes")
     parser.addoption("--history", action="store_true", help="keep the figures in bench/history")
+    parser.addoption(
+        "--figures", type=Path, help="add the figures of each benchmark to this file as it ends, a line of JSON"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +38,10 @@ def _keep_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         stats = benchmark.stats.stats
         figures = {"median_s": stats.median, "rounds": stats.rounds, **benchmark.extra_info}
         request.config.stash[MEASURED][request.node.name] = figures
+        file: Path | None = request.config.getoption("--figures", default=None)
+        if file is not None:
+            with file.open("a") as lines:
+                lines.write(json.dumps({"name": request.node.name, "figures": shortened(figures)}) + "\n")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
@@ -45,11 +50,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     if exitstatus != 0 or not config.stash[MEASURED]:
         terminalreporter.write_line("history: nothing kept, since not all benchmarks passed")
         return
-    record = Record(
-        machine=machine_name(),
-        commit=git_revision() or "unknown",
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"python": python_version(), **{name: version(name) for name in ("numba", "numpy", "torch")}},
-        benchmarks=config.stash[MEASURED],
-    )
-    terminalreporter.write_line(f"history: {write_record(HISTORY, record)}")
+    terminalreporter.write_line(f"history: {write_record(HISTORY, record_of(config.stash[MEASURED]))}")

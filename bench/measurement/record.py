@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loaders.errors import InputError
@@ -24,14 +24,23 @@ class Record:
 
 def write_record(folder: Path, record: Record) -> Path:
     """Write a run into the folder; a run of the same commit on the same machine is replaced."""
-    machine = re.sub(r"[^a-z0-9]+", "-", record.machine.lower()).strip("-")
-    path = folder / f"{machine}_{record.commit}.json"
+    path = _path(folder, record)
     content = asdict(record)
-    content["benchmarks"] = {
-        name: {key: _short(value) for key, value in figures.items()} for name, figures in record.benchmarks.items()
-    }
+    content["benchmarks"] = {name: shortened(figures) for name, figures in record.benchmarks.items()}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def add_to_record(folder: Path, record: Record) -> Path:
+    """Write a run into the folder, beside other benchmarks of the same commit on the same machine."""
+    path = _path(folder, record)
+    before = json.loads(path.read_text())["benchmarks"] if path.exists() else {}
+    return write_record(folder, replace(record, benchmarks=before | record.benchmarks))
+
+
+def shortened(figures: Figures) -> Figures:
+    """No benchmark is exact to more than six significant digits."""
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in figures.items()}
 
 
 def read_history(folder: Path) -> list[Record]:
@@ -48,6 +57,6 @@ def read_history(folder: Path) -> list[Record]:
     return sorted(records, key=lambda record: record.time)
 
 
-def _short(value: float | int | str) -> float | int | str:
-    """No benchmark is exact to more than six significant digits."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _path(folder: Path, record: Record) -> Path:
+    machine = re.sub(r"[^a-z0-9]+", "-", record.machine.lower()).strip("-")
+    return folder / f"{machine}_{record.commit}.json"

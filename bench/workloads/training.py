@@ -14,6 +14,7 @@ from itertools import count, islice
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.workloads.arrays import Arrays
 from engine.config import Config
@@ -92,6 +93,15 @@ def fresh_arrays(work: Training, seed: int = 0) -> Iterator[Arrays]:
         y = torch.randn(work.codes, work.days, HORIZONS, generator=random)
         presence = torch.full((work.codes, span), SCORED, dtype=torch.uint8)
         yield Arrays(x.to(work.device), presence.to(work.device), y.to(work.device))
+
+
+def flops_of(work: Training, block: Arrays) -> int:
+    """Floating-point operations of the model's matrix products, forward and backward."""
+    model = work.model().train()
+    with FlopCounterMode(display=False) as counter:
+        scores, quantiles = model(block.x, (block.presence > 0).float())
+        (scores.sum() + quantiles.sum()).backward()
+    return counter.get_total_flops()
 
 
 @contextmanager
