@@ -121,6 +121,9 @@ def restore_weights(weights: Weights, tensors: dict[str, Tensor], path: Path) ->
     restore_model(weights.model, tensors, path)
     if weights.average is not None:
         restore_model(weights.average, tensors, path, AVERAGE)
-    for name, tensor in weights.optimizer.tensors().items():
-        tensor.copy_(tensors[OPTIMIZER + name])
-    weights.loss_sums.copy_(tensors[LOSS_SUMS])
+    places = {OPTIMIZER + name: tensor for name, tensor in weights.optimizer.tensors().items()}
+    for name, tensor in (places | {LOSS_SUMS: weights.loss_sums}).items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            what = f"{name} is missing or of another shape, so training cannot go on from it"
+            raise InputError(str(path), what, "Use the release and the configuration it was trained with")
+        tensor.copy_(tensors[name])

@@ -234,7 +234,7 @@ class TrainConfig(Section):
     accumulate: Positive = 1
     """Blocks whose gradients make one step of the optimizer."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the step. auto: on CUDA."""
+    """torch.compile of the step. auto: on CUDA, where a training has so many steps that it pays."""
     deterministic: bool = False
     """On CUDA, use only algorithms that repeat to the bit, some of them slower."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0

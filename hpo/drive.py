@@ -18,7 +18,7 @@ from engine.distributed import SINGLE
 from engine.inputs import Inputs
 from engine.train.fold import Fold
 from engine.train.loop import next_epochs
-from engine.train.run import Run, stop_signals
+from engine.train.run import Run, plan_of, steps_of, stop_signals
 from engine.train.step.batched import BatchedStep
 from engine.train.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
@@ -63,7 +63,8 @@ def run_trials(work: Work, study: optuna.Study, inputs: Inputs, folds: list[tupl
                         if active:
                             break
                         count = work.batch * config.train.seeds
-                        batch = make_batch(config, inputs.source, inputs.device, SINGLE, count)
+                        steps = steps_of(config, plan_of(config, folds[0][1])) * -(-work.trials // work.batch)
+                        batch = make_batch(config, inputs.source, inputs.device, SINGLE, count, steps)
                         shape = batch_shape(config)
                     waiting = None
                     slots = None if batch is None else Slots(batch, place * config.train.seeds)

@@ -78,7 +78,7 @@ class Members:
 def batched_step(members: Members) -> Iterator[Step]:
     """A step as slots of a batch, captured where there is a GPU, compiled as train.compile says; warmed up there."""
     work, source = members.work, members.source
-    batch = make_batch(work.config, source, work.device, SINGLE, members.count)
+    batch = make_batch(work.config, source, work.device, SINGLE, members.count, steps=0)
     manifest = source.panel.manifest
     with make_learner(
         work.config, len(manifest.features), len(manifest.horizons), work.device, slots=Slots(batch, 0)

@@ -20,7 +20,7 @@ def banded(weights: Tensor, days: int) -> Tensor:
     one element less a row than it has, so that each begins one column further; the gradient is then a sum over rows,
     and no scattered addition.
     """
-    heads, window = weights.shape
+    window = weights.shape[1]
     stretch = functional.pad(weights.flip(-1), (0, days))
     return stretch.repeat(1, days)[:, : days * (days + window - 1)].unflatten(1, (days, days + window - 1))
 

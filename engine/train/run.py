@@ -117,10 +117,7 @@ def open_run(
     config = resolve(config, panel)
     data, train = config.data, config.train
     world.days(data.block_days)
-    plans = [
-        Plan(panel, fold.split.train, data.block_days, data.block_codes, seed, train.half_life)
-        for seed in seeds_of(config)
-    ]
+    plans = [plan_of(config, fold, seed) for seed in seeds_of(config)]
     if torch.are_deterministic_algorithms_enabled() != train.deterministic:  # the call imports the compiler
         torch.use_deterministic_algorithms(train.deterministic)
     features, horizons = panel.manifest.features, panel.manifest.horizons
@@ -129,7 +126,7 @@ def open_run(
     with ExitStack() as stack:
         usage = stack.enter_context(watch_usage(device, console.print))
         if slots is None and wants_batch(config, device, world):
-            slots = Slots(make_batch(config, inputs.source, device, world, train.seeds), 0)
+            slots = Slots(make_batch(config, inputs.source, device, world, train.seeds, steps_of(config, plans[0])), 0)
         learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world, slots))
         if resume:
             folder = _existing(folder)
@@ -177,6 +174,18 @@ def lost_ranks_explained(folder: Path | None) -> Iterator[None]:
 def resumed_config(folder: Path | None, settings: list[str], arrow: str | None) -> Config:
     """The configuration stored in a run folder, for --resume; `train` refuses settings that change metrics."""
     return load_config(_existing(folder) / "config.toml", settings, arrow)
+
+
+def plan_of(config: Config, fold: Fold, seed: int = 0) -> Plan:
+    """The training blocks of a member."""
+    data = config.data
+    return Plan(fold.panel, fold.split.train, data.block_days, data.block_codes, seed, config.train.half_life)
+
+
+def steps_of(config: Config, plan: Plan) -> int:
+    """Steps of a training that no early stopping ends, about."""
+    blocks = len(plan.epoch(0))
+    return sum(phase.epochs * min(phase.blocks or blocks, blocks) for phase in phases_of(config))
 
 
 def phase_objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:

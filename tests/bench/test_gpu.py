@@ -64,9 +64,6 @@ def test_the_command_line_understands_every_command(half, tmp_path):
         words, command = list(part.command[2:]), root
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
-        known = {option for parameter in command.params for option in parameter.opts}
-        if "--batch" in words and "--batch" not in known:
-            del words[words.index("--batch") : words.index("--batch") + 2]
         if "build" in part.name:
             (tmp_path / "bars.parquet").touch()
         context = command.make_context(part.name, words)

@@ -28,6 +28,7 @@ from kernels.uniforms import uniforms
 from loaders.batch import Batch
 from loaders.split import Days
 
+SHAPES = 64  # of a step that a process may compile: of its phases, folds, and the shapes of a study
 Losses = Callable[..., tuple[Tensor, ...]]  # parameters, buffers, x, present, y, rotations -> loss, terms, ...
 Gather = Callable[[Table, "Blocks"], None]  # fills the blocks with those of the table's next row
 
@@ -137,7 +138,10 @@ class BatchedStep:
                     scores, quantiles = vmap(forward, randomness="different")(parameters, buffers, x, present)
             return of_blocks(scores, quantiles, y, rotations)
 
-        return torch.compile(losses, fullgraph=True, dynamic=False) if self.compiled else losses
+        if not self.compiled:
+            return losses
+        torch._dynamo.config.recompile_limit = SHAPES
+        return torch.compile(losses, fullgraph=True, dynamic=False)
 
     def body(self, losses: Losses) -> None:
         """One step of all models. No operator waits for the device or depends on a value."""

@@ -6,10 +6,12 @@ to one thread, since they are too small to be shared well (threads.py).
 """
 
 import copy
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from loaders.cache.format import SCORED
 from loaders.tiers.choose import Source
 
 MIN_CODES = 16  # of a block's codes that a thread is given
+COMPILE_S = 20.0  # that a cold compilation of a step took on 16 cores beside an H200
+GAIN_S = 0.0005  # that compiling saves a step there: assumed, until `python -m bench.gpu first` has measured it
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,24 @@ def batch_shape(config: Config) -> object:
     )
 
 
-def make_batch(config: Config, source: Source, device: torch.device, world: World, count: int) -> BatchedStep:
-    """A batch of so many models of a configuration's shape, on the blocks of a source."""
+def make_batch(
+    config: Config, source: Source, device: torch.device, world: World, count: int, steps: int
+) -> BatchedStep:
+    """A batch of so many models of a configuration's shape, on the blocks of a source.
+
+    Args:
+        steps: that it will take, about; they decide whether compiling pays.
+    """
     panel, data, train = source.panel, config.data, config.train
     features, horizons = len(panel.manifest.features), len(panel.manifest.horizons)
     model = build_ensemble(config, features, horizons).to(device).first
     assert isinstance(model, nn.Module)
     days = len(world.days(data.block_days))
-    compiled = train.compile == "on"
+    compiled = train.compile == "on" or (
+        train.compile == "auto" and device.type == "cuda" and steps * GAIN_S > COMPILE_S
+    )
+    if compiled:  # the compiler's own cache outlives the machine's start only outside the temporary folder
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(data.store).expanduser() / "inductor"))
     return make_batched(
         model, empty_adamw(model, count, average=bool(train.ema or train.swa)),
         (data.block_codes, days + data.context - 1, features, days, horizons), _gather(source, data.context), world,
