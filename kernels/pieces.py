@@ -4,8 +4,8 @@
     out[..., d] = sum over f, b of columns[..., f, b] * matrix[d, f B + b]
 
 Torch's operators write all columns, B times as large as the features, four times for the values and twice more for the
-gradient. Here the columns of a tile of rows stay in the cache, and none are kept. On CUDA and under torch.compile
-torch's operators are used, since the compiler fuses them.
+gradient. On a CPU none is written: each value looks up what the pieces before its own add up to. On CUDA and under
+torch.compile torch's operators are used, since the compiler fuses them.
 
 F features, B columns of a feature, d width
 """
@@ -28,7 +28,8 @@ def weighted_pieces(x: Tensor, weight: Tensor, matrix: Tensor, edges: Tensor, lo
     Args:
         x, weight: [..., F] float.
         matrix: [d, F B] float, the same type.
-        edges, low, high: [B] float, the same type.
+        edges, low, high: [B] float, the same type, of consecutive pieces: edges ascend; low is -inf, then 0; high is
+            the distance to the next edge, at last inf.
 
     A NaN in x or in the weight is a NaN in its row.
     """

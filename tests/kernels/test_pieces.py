@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from engine.model.embedding import Basis
-from kernels.cpu import pieces as cpu
 from kernels.pieces import pieces, weighted_pieces
 
 WIDTH = 6
@@ -49,11 +48,11 @@ def test_values_are_those_of_float64(bins, codes, days, features, seed):
 
 
 @pytest.mark.parametrize("bins", [2, 3, 8, 16])
-@pytest.mark.parametrize("tile", [1, 50, 1 << 19], ids="tile={}".format)
-def test_gradients_are_those_of_float64_whatever_the_tiles(bins, tile, monkeypatch):
-    monkeypatch.setattr(cpu, "TILE", tile)
-    given = drawn(bins, 5, 4, 3)
-    upstream = torch.randn(5, 4, WIDTH)
+@pytest.mark.parametrize("codes", [1, 8, 25], ids="codes={}".format)
+def test_gradients_are_those_of_float64_whatever_the_tiles(bins, codes):
+    """Of 4, 32 and 100 rows: less than a tile, one, and several with a rest."""
+    given = drawn(bins, codes, 4, 3)
+    upstream = torch.randn(codes, 4, WIDTH)
     exact = doubled(*given)
     found = torch.autograd.grad(weighted_pieces(*given), given[1:3], upstream)
     expected = torch.autograd.grad(weighted_pieces(*exact), exact[1:3], upstream.double())

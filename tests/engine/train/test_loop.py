@@ -19,7 +19,7 @@ from rich.console import Console
 import engine.train.fold
 import engine.train.loop
 import engine.train.step.epoch
-from engine.checkpoint import LAST, load_checkpoint, save_last
+from engine.checkpoint import LAST, load_checkpoint, restore_weights, save_last
 from engine.config_file import load_config
 from engine.inputs import make_split
 from engine.model.ensemble import Ensemble
@@ -288,6 +288,21 @@ def test_damaged_checkpoints_are_named(cache, tmp_path):
             load_checkpoint(path)
     with pytest.raises(InputError, match="no such"):
         load_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_a_checkpoint_without_what_training_needs_is_named(whole, tmp_path):
+    """Such as one of an earlier release, or a best checkpoint in the place of the last."""
+    path = tmp_path / LAST
+    path.write_bytes((whole / "checkpoints" / LAST).read_bytes())
+    state, tensors = load_checkpoint(path)
+    with make_learner(load_config(None, SMALL), 5, 2, torch.device("cpu")) as learner:
+        restore_weights(learner.weights, tensors, path)
+        for name in ("optimizer.mean", "optimizer.steps", "loss_sums"):
+            with pytest.raises(InputError, match=f"{name} is missing"):
+                restore_weights(learner.weights, {key: tensors[key] for key in tensors if key != name}, path)
+        with pytest.raises(InputError, match=r"optimizer\.square is missing or of another shape"):
+            restore_weights(learner.weights, tensors | {"optimizer.square": torch.zeros(2, 3)}, path)
+    assert state.finished
 
 
 def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
