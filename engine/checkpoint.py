@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.config import Part
 from engine.model.ensemble import Ensemble
-from engine.optimizer import AdamW
+from engine.model.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 

@@ -36,9 +36,9 @@ def hpo_command(
     from hpo.config import StudyConfig
 
     try:
+        from hpo.config import Work
         from hpo.results import best_trial, summary
         from hpo.study import batch_size, run_study, trial_folders
-        from hpo.work import Work
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise

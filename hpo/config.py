@@ -1,6 +1,8 @@
 """The section [hpo], the search of a study, beside all settings of a run."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -103,3 +105,15 @@ class StudyConfig(Config):
 
     hpo: HpoConfig = HpoConfig()
     """The search."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A study to run."""
+
+    config: StudyConfig
+    trials: int  # finished ones that are wanted
+    folder: Path
+    name: str
+    storage: str | None  # URL, None: a journal in the folder
+    batch: int = 1  # trials that a process trains at a time

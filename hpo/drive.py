@@ -22,12 +22,11 @@ from engine.train.run import Run, plan_of, steps_of, stop_signals
 from engine.train.step.batched import BatchedStep
 from engine.train.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
-from hpo.config import StudyConfig
+from hpo.config import StudyConfig, Work
 from hpo.dispatch import claim, fail, hold
 from hpo.space import configured, suggest
 from hpo.storage import EPOCHS, SECONDS, SETTINGS, count_finished
 from hpo.trial import Epoch, TrialFailed, run_trial
-from hpo.work import Work
 from loaders.errors import InputError
 
 WAIT_S = 0.5  # between two attempts to claim a trial

@@ -24,15 +24,13 @@ from engine.dates import dates_of
 from engine.inputs import open_inputs, resolve, resolve_device
 from engine.train.run import RunFailed, Stopped
 from hpo.algorithms import PRUNERS
-from hpo.config import StudyConfig
+from hpo.config import StudyConfig, Work
 from hpo.dispatch import run_folder
 from hpo.drive import run_trials
-from hpo.progress import status
-from hpo.results import write_results
+from hpo.results import status, write_results
 from hpo.space import check_space, parameters_of
 from hpo.storage import DAYS, count_finished, open_storage
 from hpo.trial import study_folds, tuning_days
-from hpo.work import Work
 from loaders.errors import InputError
 from loaders.panel import open_panel
 

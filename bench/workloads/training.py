@@ -20,8 +20,8 @@ from bench.workloads.arrays import Arrays
 from engine.config import Config
 from engine.config_file import load_config
 from engine.distributed import SINGLE
+from engine.model.optimizer import empty_adamw
 from engine.model.registry import build_model
-from engine.optimizer import empty_adamw
 from engine.train.objective import draw_rotations, make_objective
 from engine.train.schedule import phases_of
 from engine.train.step.batched import make_batched

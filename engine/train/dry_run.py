@@ -18,7 +18,7 @@ from engine.config import Config
 from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
-from engine.optimizer import layout_of
+from engine.model.optimizer import layout_of
 from engine.train.fold import make_fold
 from engine.train.loop import EpochResult, epochs
 from engine.train.objective import draw_rotations

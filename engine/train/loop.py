@@ -21,9 +21,9 @@ from engine.score.predict import score_on_device
 from engine.score.rows import Float32
 from engine.score.tables import finite, to_json
 from engine.train.early_stopping import end_epoch, end_phase_if_due, trained_horizons
+from engine.train.epoch import epoch_of, mean_losses, train_epoch
 from engine.train.fold import make_fold
 from engine.train.run import Run, RunFailed, lost_ranks_explained, open_run
-from engine.train.step.epoch import epoch_of, mean_losses, train_epoch
 from engine.train.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from kernels.rank_terms import TERMS
 from loaders.batch import Stages

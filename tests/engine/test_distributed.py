@@ -33,7 +33,7 @@ import os, signal, sys, time
 from contextlib import contextmanager
 import engine.train.loop
 from engine.cli import main
-from engine.train.step.epoch import EpochOfRun
+from engine.train.epoch import EpochOfRun
 rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
 del sys.argv[1:3]
 real, steps = EpochOfRun.count, 0

@@ -19,11 +19,10 @@ from engine.evaluate import evaluate
 from engine.score.predict import load_run
 from engine.train.folds import fold_settings, train_folds
 from engine.train.loop import train
-from hpo.config import StudyConfig
+from hpo.config import StudyConfig, Work
 from hpo.results import BEST
 from hpo.study import run_study, trial_folders
 from hpo.trial import study_folds
-from hpo.work import Work
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.split import gap_days, split_by_date, split_by_fraction, tuning_folds, walk_forward

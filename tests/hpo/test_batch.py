@@ -74,8 +74,8 @@ def test_trials_of_another_shape_wait_for_a_batch_of_their_own(cache, tmp_path):
 
 def test_a_stopped_batch_resumes_to_the_same_figures(cache, tmp_path, monkeypatch):
     whole = batched(cache, tmp_path / "whole", 2, 3)
+    from engine.train.epoch import EpochOfRun
     from engine.train.run import Stopped
-    from engine.train.step.epoch import EpochOfRun
 
     real, steps = EpochOfRun.count, []
 

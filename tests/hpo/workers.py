@@ -18,8 +18,7 @@ import hpo.dispatch
 import hpo.drive
 import hpo.study
 from engine.config_file import load
-from hpo.config import StudyConfig
-from hpo.work import Work
+from hpo.config import StudyConfig, Work
 
 SMALL = ["data.context=6", "data.block_days=24", "model.spans=[3]", "train.epochs=4", "train.patience=4"]
 QUIET = Console(quiet=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy.stats import rankdata
 
+from kernels.cpu.bits import LOWEST, exp
 from kernels.cpu.compiling import drop_stale
-from kernels.cpu.exponential import LOWEST, exp
 from kernels.cpu.sorting import average_ranks, sort, sort_scratch
 from kernels.cpu.threads import for_rows
 

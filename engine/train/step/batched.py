@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from engine.distributed import World, sync_loss
+from engine.model.optimizer import AdamW, layout_of
 from engine.model.residual import drawn_of, numbers_per_code, settings_of
-from engine.optimizer import AdamW, layout_of
 from engine.train.objective import Objective, stacked
 from engine.train.step.graph import captured
 from engine.train.step.table import ModelSteps, Row, Table, new_table, rows_for

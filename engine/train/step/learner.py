@@ -20,7 +20,7 @@ from engine.checkpoint import Weights
 from engine.config import Config
 from engine.distributed import SINGLE, World
 from engine.model.ensemble import build_ensemble
-from engine.optimizer import empty_adamw, make_adamw, move_parameters
+from engine.model.optimizer import empty_adamw, make_adamw, move_parameters
 from engine.train.schedule import Phase
 from engine.train.step.batched import BatchedStep, Blocks, Gather, make_batched
 from engine.train.step.table import Table

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.optimizer import StepSizes
+from engine.model.optimizer import StepSizes
 from loaders.plan import Block
 
 ROWS = 64  # that a table grows by

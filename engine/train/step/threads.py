@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engine.model.optimizer import StepSizes
 from engine.model.residual import drawn_of, numbers_per_code
-from engine.optimizer import StepSizes
 from engine.train.objective import Objective
 from engine.train.step.learner import Learner, Threads
 from kernels.uniforms import uniforms

@@ -8,8 +8,8 @@ import torch
 
 from engine.config_file import load_config
 from engine.distributed import SINGLE
+from engine.model.optimizer import empty_adamw, layout_of
 from engine.model.registry import build_model
-from engine.optimizer import empty_adamw, layout_of
 from engine.train.objective import make_objective
 from engine.train.schedule import phases_of
 from engine.train.step.batched import make_batched

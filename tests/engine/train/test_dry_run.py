@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import engine.train.dry_run
 from engine.cli import app
 from engine.config_file import load_config
-from engine.optimizer import StepSizes, layout_of, make_adamw
+from engine.model.optimizer import StepSizes, layout_of, make_adamw
 from engine.train.dry_run import checklist, dry_run
 from engine.train.loop import EpochResult
 from engine.train.run import RunFailed

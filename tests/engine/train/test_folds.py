@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-import engine.train.step.epoch
+import engine.train.epoch
 from engine.checkpoint import LAST, load_checkpoint
 from engine.config_file import load_config, to_toml
 from engine.evaluate import evaluate
@@ -199,14 +199,14 @@ def test_stopped_by_a_signal(cache, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "fold-2")
-    real = engine.train.step.epoch.train_step
+    real = engine.train.epoch.train_step
 
     def train_step(*arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        monkeypatch.setattr(engine.train.step.epoch, "train_step", real)
+        monkeypatch.setattr(engine.train.epoch, "train_step", real)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(engine.train.step.epoch, "train_step", train_step)
+    monkeypatch.setattr(engine.train.epoch, "train_step", train_step)
     with pytest.raises(Stopped, match=rf"fold 3 of 3. Resume with --resume --out {out}$"):
         train_folds(resumed_config(out, [], None), out, True, QUIET)
     assert not (out / "scores.parquet").exists()

@@ -16,9 +16,9 @@ import pytest
 import torch
 from rich.console import Console
 
+import engine.train.epoch
 import engine.train.fold
 import engine.train.loop
-import engine.train.step.epoch
 from engine.checkpoint import LAST, load_checkpoint, restore_weights, save_last
 from engine.config_file import load_config
 from engine.inputs import make_split
@@ -157,7 +157,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from engine.cli import main
-from engine.train.step.epoch import EpochOfRun
+from engine.train.epoch import EpochOfRun
 number, at, config, run, *more = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 real, steps = EpochOfRun.count, 0
 
@@ -263,12 +263,12 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.train.step.epoch.phase_objective
+    real = engine.train.epoch.phase_objective
 
     def poisoned(*arguments):
         return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.train.step.epoch, "phase_objective", poisoned)
+    monkeypatch.setattr(engine.train.epoch, "phase_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SMALL, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -419,14 +419,14 @@ def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
 
 
 def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch):
-    seen, real = [], engine.train.step.epoch.train_step
+    seen, real = [], engine.train.epoch.train_step
 
     def train_step(learner, *arguments):
         found = real(learner, *arguments)
         seen.append(learner.weights.model.first.heads.weight.detach().clone())
         return found
 
-    monkeypatch.setattr(engine.train.step.epoch, "train_step", train_step)
+    monkeypatch.setattr(engine.train.epoch, "train_step", train_step)
     config = load_config(None, [*SMALL, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     state, last = load_checkpoint(run / "checkpoints" / LAST)

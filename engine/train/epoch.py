@@ -127,16 +127,20 @@ def train_epoch(runs: Sequence[Run]) -> list[Stages]:
                 continue  # a look would wait for the device
             for run, before, of_run in zip(runs, waits, loaders, strict=True):
                 run.state.seconds["wait"] = before + sum(loader.stages.wait for loader in of_run)
+            stopping = _stopped(first)
+            begun = time.perf_counter()  # the look waited for steps that the device had not done yet
+            for epoch in epochs:
+                if i < epoch.steps:
+                    epoch.run.state.seconds["train"] += begun - now
             if display.due():
                 _show(display, epochs[0])
-            stopping = _stopped(first)
             # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
             if not all(epoch.between for epoch in epochs):
                 continue
             if stopping or now - saved > first.config.train.checkpoint_seconds:
                 for run in runs:
                     run.save_last()
-                saved = time.perf_counter()
+                saved = begun = time.perf_counter()
             if stopping:
                 cause = signal.Signals(first.stop[0]).name if first.stop else "a signal to another rank"
                 what = f"{first.folder}: stopped by {cause} in epoch {first.state.epoch + 1}"
