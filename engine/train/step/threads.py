@@ -5,6 +5,7 @@ K members, S codes, T days read, D days scored, F features, H horizons, R rotati
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +106,16 @@ def _block_in_parts(
         torch.autograd.backward(outputs[share], (by_scores[codes], by_quantiles[codes]))
 
     list(pool.map(backward, shares))
-    for of_part in threads.gradients:
-        learner.weights.optimizer.gradient.add_(of_part)
-        of_part.zero_()
+    # In the pool, where torch keeps to one thread: its own would go on spinning, on a core that the next step needs.
+    list(pool.map(partial(_sum_gradients, learner, threads), inputs))
     return [values for values, _, _ in losses.values()]
+
+
+def _sum_gradients(learner: Learner, threads: Threads, k: int) -> None:
+    """Add the gradients of a member's replicas to its own."""
+    for of_part in threads.gradients:
+        learner.weights.optimizer.gradient[k].add_(of_part[k])
+        of_part[k].zero_()
 
 
 def _optimize(learner: Learner, k: int, given: StepInput) -> None:
