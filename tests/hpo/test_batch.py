@@ -1,8 +1,11 @@
 """Trials in a batch are the trials that one after the other would be: the same figures, counts, pruning and files."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
+import hpo.study
 from engine.checkpoint import LAST, load_checkpoint
 from hpo.study import batch_size, run_study
 from loaders.errors import InputError
@@ -17,7 +20,7 @@ def values(study):
 
 def batched(cache, folder, size, trials=5, settings=RANDOM):
     asked = work(cache, folder, trials, settings=settings)
-    return run_study(asked.__class__(**{**vars(asked), "batch": size}), 1, QUIET)
+    return run_study(replace(asked, batch=size), 1, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(cache, tmp_path, monkeypatch
         def prune(self, study, trial):
             return trial.number % 2 == 1
 
-    monkeypatch.setitem(__import__("hpo.study").study.PRUNERS, "halving", Odd)
+    monkeypatch.setitem(hpo.study.PRUNERS, "halving", Odd)
     settings = ['hpo.sampler="random"', "train.epochs=3"]
     study = batched(cache, tmp_path / "out", 2, 5, settings)
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "PRUNED"] * 2 + ["COMPLETE"]

@@ -1,5 +1,7 @@
 """K models in one batched step are K models trained alone, and the step's body is one that a CUDA graph can hold."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -57,7 +59,7 @@ def test_slots_freeze_bypass_and_refill_as_a_run_alone_does():
     """Two phases, the second with parts frozen and off; then one slot goes to another model, the other goes on."""
     config = configured("train.seeds=1", "model.normalisation=true", "train.ema=0.5")
     phases = [phases_of(config)[0]]
-    phases.append(phases[0].__class__(**{**vars(phases[0]), "frozen": ("heads",), "off": ("normalisation",)}))
+    phases.append(replace(phases[0], frozen=("heads",), off=("normalisation",)))
     objective = make_objective(config, H, CPU)
     blocks = {seed: [block(10 * seed + i) for i in range(6)] for seed in (0, 1, 2)}
 
