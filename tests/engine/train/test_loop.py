@@ -145,8 +145,8 @@ def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
     else:
         assert done.returncode == -signal.SIGKILL
     state = load_checkpoint(run / "checkpoints" / LAST)[0]
-    # A kill after the 31st step comes before that step's checkpoint; a signal stops after the next step.
-    assert (state.step, state.epoch) == (30 if number == signal.SIGKILL else 32, 1)
+    # A kill after the 31st step comes before that step's checkpoint; a signal stops with it.
+    assert (state.step, state.epoch) == (30 if number == signal.SIGKILL else 31, 1)
 
     train(resumed_config(run, [], None), run, True, QUIET)
     assert lines(run) == lines(whole)
