@@ -60,7 +60,7 @@ class Weights:
     model: Ensemble
     average: Ensemble | None  # average of its weights; None: off
     optimizer: AdamW  # holds the weights of all members
-    loss_sums: Tensor  # [1 + TERMS] float64, sums over the epoch's blocks of the loss and its terms
+    loss_sums: Tensor  # [K, 1 + TERMS] float64, sums over the epoch's blocks of each member's loss and terms
 
     @property
     def scoring(self) -> Ensemble:

@@ -49,21 +49,6 @@ def score_part(
     online: Float32 | None = None,
     metrics_only: PartRows | None = None,
     world: World = SINGLE,
-) -> Float32:
-    """`score_on_device`, on the host."""
-    scores = score_on_device(model, source, part, config, online=online, metrics_only=metrics_only, world=world)
-    return scores.cpu().numpy()
-
-
-def score_on_device(
-    model: Ensemble,
-    source: Source,
-    part: Days,
-    config: Config,
-    *,
-    online: Float32 | None = None,
-    metrics_only: PartRows | None = None,
-    world: World = SINGLE,
 ) -> Tensor:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
 
@@ -234,6 +219,6 @@ def predict_days(run: TrainedRun, panel: Panel, days: Days, name: str, member: i
         model = model.with_members([model.members[member]])
     device = resolve_device(config.train.device)
     with open_loader(config, panel, device) as source:
-        values = score_part(model.to(device), source, days, config)
+        values = score_part(model.to(device), source, days, config).cpu().numpy()
     scores = row_scores(panel, days, values, name, run.state.run_id)
     return replace(scores, trained_until=run.state.split["valid"][1], tuned_until=config.split.tuned_until)

@@ -132,7 +132,7 @@ def train_epoch(runs: Sequence[Run]) -> list[Stages]:
             for epoch in epochs:
                 if i < epoch.steps:
                     epoch.run.state.seconds["train"] += begun - now
-            if display.due():
+            if len(runs) == 1 and display.due():  # which also refuses a loss that is not finite, for that run alone
                 _show(display, epochs[0])
             # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
             if not all(epoch.between for epoch in epochs):

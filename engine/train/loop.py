@@ -17,7 +17,7 @@ from engine.inputs import open_inputs
 from engine.model.ensemble import Ensemble
 from engine.score.metrics import Metrics
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
-from engine.score.predict import score_on_device
+from engine.score.predict import score_part
 from engine.score.rows import Float32
 from engine.score.tables import finite, to_json
 from engine.train.early_stopping import end_epoch, end_phase_if_due, trained_horizons
@@ -152,7 +152,7 @@ def _part_metrics(
     run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None
 ) -> dict[str, Metrics]:
     """Metrics per horizon of a part that the ranks score together."""
-    scores = score_on_device(
+    scores = score_part(
         model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
         world=run.learner.world,
     )  # fmt: skip

@@ -5,8 +5,12 @@ from dataclasses import replace
 import optuna
 import pytest
 
+import engine.train.epoch
+import engine.train.loop
 import hpo.study
 from engine.checkpoint import LAST, load_checkpoint
+from engine.train.run import RunFailed, Stopped
+from engine.train.tracking import Live
 from hpo.study import batch_size, run_study
 from loaders.errors import InputError
 from tests.hpo.workers import QUIET, work
@@ -53,19 +57,19 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(cache, tmp_path, monkeypatch
 
 
 def test_a_trial_that_fails_ends_alone(cache, tmp_path, monkeypatch):
-    """Its loss is not finite; the other slot goes on, and a trial takes its place."""
-    import engine.train.loop as loop
+    """Its loss is not finite, also where a progress bar would look; the other slot goes on, a trial takes its place."""
+    real = engine.train.epoch.mean_losses
 
-    real = loop.mean_losses
-
-    def second_fails(run, every):
-        if run.folder.name == "0001":
-            raise loop.RunFailed(f"{run.folder}: the loss is nan")
+    def first_fails(run, every):
+        if run.folder.name == "0000":
+            raise RunFailed(f"{run.folder}: the loss is nan")
         return real(run, every)
 
-    monkeypatch.setattr(loop, "mean_losses", second_fails)
+    monkeypatch.setattr(engine.train.loop, "mean_losses", first_fails)
+    monkeypatch.setattr(engine.train.epoch, "mean_losses", first_fails)
+    monkeypatch.setattr(Live, "due", lambda _: True)
     study = batched(cache, tmp_path / "out", 2, 3)
-    assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
 def test_trials_of_another_shape_wait_for_a_batch_of_their_own(cache, tmp_path):
@@ -78,7 +82,6 @@ def test_trials_of_another_shape_wait_for_a_batch_of_their_own(cache, tmp_path):
 def test_a_stopped_batch_resumes_to_the_same_figures(cache, tmp_path, monkeypatch):
     whole = batched(cache, tmp_path / "whole", 2, 3)
     from engine.train.epoch import EpochOfRun
-    from engine.train.run import Stopped
 
     real, steps = EpochOfRun.count, []
 

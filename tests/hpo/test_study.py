@@ -94,13 +94,13 @@ def test_a_study_is_resumed_and_refuses_another_search(cache, finished, tmp_path
 
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
-    real, parts = engine.train.loop.score_on_device, []
+    real, parts = engine.train.loop.score_part, []
 
     def score_part(model, source, part, *more, **options):
         parts.append(part)
         return real(model, source, part, *more, **options)
 
-    monkeypatch.setattr(engine.train.loop, "score_on_device", score_part)
+    monkeypatch.setattr(engine.train.loop, "score_part", score_part)
     asked = work(cache, tmp_path / "out", 1, settings=["train.epochs=2"])
     run_study(asked, 1, QUIET)
     with open_inputs(asked.config, "cpu") as inputs:

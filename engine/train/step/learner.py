@@ -35,7 +35,7 @@ GAIN_S = 0.0005  # that compiling saves a step there: assumed, until `python -m 
 
 @dataclass(frozen=True)
 class Slots:
-    """The models of a batch that a run may train: `count` of them from `begin` on."""
+    """The models of a batch that a run trains: one for each of its members, from `begin` on."""
 
     batch: BatchedStep
     begin: int

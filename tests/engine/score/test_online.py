@@ -167,11 +167,11 @@ def test_a_share_of_them_is_added_to_the_models_deviations(cache, seeds):
     model.neutral.directions[0] = 1
     online = weighted_online_scores(config, panel, PART, model.neutral)
     with open_source(panel, torch.device("cpu")) as source:
-        found = score_part(model, source, PART, config)
-        own = score_part(model, source, PART, config, online=np.zeros_like(online))
+        found = score_part(model, source, PART, config).numpy()
+        own = score_part(model, source, PART, config, online=np.zeros_like(online)).numpy()
         model.neutral.directions.zero_()
         members = [Ensemble([member], model.neutral, True) for member in model.members]
-        members = [score_part(member, source, PART, config, online=np.zeros_like(online)) for member in members]
+        members = [score_part(member, source, PART, config, online=np.zeros_like(online)).numpy() for member in members]
     np.testing.assert_allclose(found - own, online, atol=1e-5)
     x, rows, day = columns_of(panel, PART)
     slopes = online_slopes(panel, PART, [])

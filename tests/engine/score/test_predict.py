@@ -35,7 +35,7 @@ def scored(panel, monkeypatch, piece, settings, bypassed=()):
     for member in model.members:
         member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, PART, config)
+        scores = score_part(model, source, PART, config).numpy()
     assert model.training
     assert all(member.training for member in model.members)
     return scores, max(seen)
@@ -70,8 +70,8 @@ def test_for_metrics_only_codes_of_the_universe_are_scored(panel, settings, fewe
     part = Days(30, 31)
     rows, _, code = present_rows(panel, part)
     with open_source(panel, torch.device("cpu")) as source:
-        every = score_part(model, source, part, config)
-        some = score_part(model, source, part, config, metrics_only=present_rows(panel, part))
+        every = score_part(model, source, part, config).numpy()
+        some = score_part(model, source, part, config, metrics_only=present_rows(panel, part)).numpy()
     universe = panel.presence[rows] == SCORED
     assert len(np.unique(code[universe])) < len(np.unique(code))
     scored = np.isfinite(some).all(1)

@@ -208,9 +208,9 @@ def test_validation_covers_every_present_row_without_dropout(cache, whole):
     online = weighted_online_scores(config, panel, part, model.neutral)
     model.train()
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, part, config)
+        scores = score_part(model, source, part, config).numpy()
         assert model.training
-        assert np.array_equal(scores, score_part(model, source, part, config, online=online))
+        assert np.array_equal(scores, score_part(model, source, part, config, online=online).numpy())
     row, model = 0, model.eval()
     from loaders.plan import Block
 
@@ -441,7 +441,7 @@ def test_scores_of_an_ensemble_can_be_predicted(cache, phased):
     assert len(model.members) == 2
     assert config.train.seeds == 2
     with open_source(panel, torch.device("cpu")) as source:
-        scores = score_part(model, source, make_split(config, panel).test, config)
+        scores = score_part(model, source, make_split(config, panel).test, config).numpy()
     assert np.isfinite(scores).all()
     assert json.loads((phased / "summary.json").read_text())["params"] == sum(p.numel() for p in model.parameters())
 
@@ -454,7 +454,7 @@ def test_a_member_of_an_ensemble_can_be_predicted_alone(cache, phased):
     with open_source(panel, torch.device("cpu")) as source:
         for member, values in zip(ensemble.members, each, strict=True):
             alone = Ensemble([member], ensemble.neutral, ensemble.deviations)
-            expected = score_part(alone, source, part, config)
+            expected = score_part(alone, source, part, config).numpy()
             np.testing.assert_array_equal(np.stack(list(values.values()), 1), expected)
     assert not np.array_equal(each[0][1], each[1][1])
     with pytest.raises(InputError, match="--member"):
@@ -483,9 +483,9 @@ def test_scores_are_neutralised_to_the_risk_factors_of_the_training_part(cache, 
 
     part = make_split(config, panel).test
     with open_source(panel, torch.device("cpu")) as source:
-        neutralised = score_part(model, source, part, config)
+        neutralised = score_part(model, source, part, config).numpy()
         model.neutral.directions.zero_()
-        whole = score_part(model, source, part, config)
+        whole = score_part(model, source, part, config).numpy()
     assert not np.allclose(neutralised, whole, atol=1e-3)
     predicted = predict_run(load_run(run), panel, "test").values
     np.testing.assert_array_equal(np.stack(list(predicted.values()), 1), neutralised)
