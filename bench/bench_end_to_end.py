@@ -1,6 +1,6 @@
 """A whole training on a simulated market: reading, steps, validation, checkpoints, the final evaluation.
 
-`epoch` times one epoch of `engine.train`, from opening the cache to the finished run folder. `fit` times a training
+`epoch` times one epoch of `engine.training`, from opening the cache to the finished run folder. `fit` times a training
 beside a peer's fit on the same cache and the same split, once each, and reports the test RankIC of both: a faster fit
 is no gain if it forecasts worse. `ranks` times an epoch by one process and by two, of one thread each.
 
@@ -35,7 +35,7 @@ from bench.measurement.memory import peak_memory
 from bench.peers import installed_peer, peer_names
 from bench.workloads.fitting import Fitting, Market, fitting, write_market
 from engine.score.part_metrics import part_metrics, part_samples
-from engine.train.loop import train
+from engine.training.loop import train
 
 QUIET = Console(quiet=True)
 ROUNDS = 3

@@ -23,7 +23,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
-import engine.train.epoch
+import engine.training.epoch
 from bench.workloads.fitting import Market, write_market
 from engine.config_file import load
 from hpo.config import StudyConfig, Work
@@ -105,13 +105,13 @@ class _Times:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[float] = []
-        real = engine.train.epoch.train_step
+        real = engine.training.epoch.train_step
 
         def train_step(*arguments, **more):  # type: ignore[no-untyped-def]
             self.steps.append(time.time())
             return real(*arguments, **more)
 
-        monkeypatch.setattr(engine.train.epoch, "train_step", train_step)
+        monkeypatch.setattr(engine.training.epoch, "train_step", train_step)
 
     def gaps(self, study: optuna.Study) -> list[float]:
         """Seconds from the end of each trial but the last to the first step of the next."""

@@ -41,7 +41,7 @@ from bench.workloads import reference
 from bench.workloads.ranking import LEVELS, TAU, Ranking, Sections, fresh_sections, with_gradients
 from engine.config import Config, ModelConfig
 from engine.model.registry import build_model
-from engine.train.objective import draw_rotations, make_objective
+from engine.training.objective import draw_rotations, make_objective
 from kernels.correlation import spearman
 from kernels.rank_objective import rank_objective
 from kernels.soft_rank import soft_rank

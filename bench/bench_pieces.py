@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from bench.measurement.clock import DEVICE, timed
 from bench.measurement.limits import PRODUCT_FLOPS, products
-from engine.model.embedding import Basis
+from engine.model.atft.embedding import Basis
 from kernels.pieces import pieces, weighted_pieces
 
 DAYS, FEATURES, BINS, WIDTH = 32, 59, 8, 64

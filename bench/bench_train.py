@@ -37,7 +37,7 @@ from bench.peers.training import window
 from bench.workloads.arrays import Arrays
 from bench.workloads.loading import fresh_blocks, loading, touch, write_source
 from bench.workloads.training import HORIZONS, RATE, Step, Training, flops_of, fresh_arrays, our_step, training
-from engine.train.objective import draw_rotations, make_objective
+from engine.training.objective import draw_rotations, make_objective
 from loaders.batch import Stages
 from loaders.panel import Panel
 from loaders.plan import Block

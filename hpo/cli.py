@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import ConfigFile, Settings, app, console, main
+from engine.cli.app import app, main
+from engine.cli.options import ConfigFile, Settings, console
 from loaders.errors import InputError
 
 __all__ = ["main"]
@@ -31,7 +32,7 @@ def hpo_command(
     """Tune settings on validation metrics; resumes an existing study. [hpo] holds the search space."""
     from engine.config_file import load
     from engine.dates import span_text
-    from engine.evaluate import evaluate
+    from engine.evaluation import evaluate
     from engine.score.tables import metrics_table
     from hpo.config import StudyConfig
 

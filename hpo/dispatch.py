@@ -27,7 +27,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
-from engine.train.run import RunFailed
+from engine.errors import RunFailed
 from hpo.storage import FINISHED, FOLDER, HELD, REASON
 
 SURPLUS = "another worker claimed the last trial"

@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 
 from engine.distributed import SINGLE
 from engine.inputs import Inputs
-from engine.train.fold import Fold
-from engine.train.loop import next_epochs
-from engine.train.run import Run, plan_of, steps_of, stop_signals
-from engine.train.step.batched import BatchedStep
-from engine.train.step.learner import Slots, batch_shape, make_batch, wants_batch
+from engine.training.fold import Fold
+from engine.training.loop import next_epochs
+from engine.training.run import Run, plan_of, steps_of, stop_signals
+from engine.training.step.batched import BatchedStep
+from engine.training.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
 from hpo.config import StudyConfig, Work
 from hpo.dispatch import claim, fail, hold

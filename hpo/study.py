@@ -21,8 +21,8 @@ from rich.live import Live
 
 from engine.config_file import config_hash
 from engine.dates import dates_of
+from engine.errors import RunFailed, Stopped
 from engine.inputs import open_inputs, resolve, resolve_device
-from engine.train.run import RunFailed, Stopped
 from hpo.algorithms import PRUNERS
 from hpo.config import StudyConfig, Work
 from hpo.dispatch import run_folder

@@ -16,11 +16,12 @@ from rich.console import Console
 
 from engine.config import SplitConfig
 from engine.dates import dates_of, span_of
+from engine.errors import RunFailed
 from engine.inputs import Inputs
-from engine.train.fold import Fold, make_fold
-from engine.train.loop import EpochResult
-from engine.train.run import Run, RunFailed, open_run
-from engine.train.step.learner import Slots
+from engine.training.fold import Fold, make_fold
+from engine.training.loop import EpochResult
+from engine.training.run import Run, open_run
+from engine.training.step.learner import Slots
 from hpo.config import StudyConfig
 from loaders.errors import InputError
 from loaders.panel import Panel

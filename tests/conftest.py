@@ -51,7 +51,7 @@ def small_cache(once):
 def small_run(once, small_cache):
     """An unbroken training with the settings SMALL on the small cache."""
     from engine.config_file import load_config
-    from engine.train.loop import train
+    from engine.training.loop import train
 
     return once(
         "run", lambda folder: train(load_config(None, SMALL, str(small_cache)), folder, False, Console(quiet=True))
@@ -61,7 +61,7 @@ def small_run(once, small_cache):
 @pytest.fixture
 def run_command(monkeypatch, capsys):
     """Run a command line in this process; gives exit code, stdout and stderr."""
-    from engine.cli import main
+    from engine.cli.app import main
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["atft-engine", *map(str, arguments)])

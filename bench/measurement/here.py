@@ -9,7 +9,7 @@ import torch
 
 from bench.measurement.machine import machine_name
 from bench.measurement.record import Figures, Record
-from engine.train.tracking import git_revision
+from engine.training.tracking import git_revision
 
 PACKAGES = ("numba", "numpy", "torch")
 ON_GPUS = ("triton",)

@@ -15,11 +15,11 @@ from torch import Tensor
 from bench.workloads.loading import fresh_blocks, loading
 from bench.workloads.training import CPU, RATE, Training
 from engine.distributed import SINGLE
-from engine.train.objective import Objective, draw_rotations, make_objective
-from engine.train.schedule import phases_of
-from engine.train.step.learner import Slots, make_batch, make_learner
-from engine.train.step.table import ModelSteps
-from engine.train.step.threads import StepInput, train_step
+from engine.training.objective import Objective, draw_rotations, make_objective
+from engine.training.schedule import phases_of
+from engine.training.step.learner import Slots, make_batch, make_learner
+from engine.training.step.table import ModelSteps
+from engine.training.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.random_bits import mix, signed
 from loaders.split import Days

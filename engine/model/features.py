@@ -1,6 +1,6 @@
 """Whether a model can use the features of a cache: their scales, ids among them, and those that say nothing.
 
-The embedding's pieces cover -1.75..1.75 (see model/embedding.py): a feature of deviation 0.02 lies in a single piece,
+The embedding's pieces cover -1.75..1.75 (model/atft/embedding.py): a feature of deviation 0.02 lies in a single piece,
 and one of mean 19 in the last. What was ranked or z-scored within the date has a sensible scale by construction; what
 is stored as it came is checked here, by the statistics in the manifest.
 """

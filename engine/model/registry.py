@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig, Part
-from engine.model.atft import ATFT
+from engine.model.atft.network import ATFT
 from loaders.errors import InputError
 
 

@@ -153,7 +153,7 @@ import json, sys
 for name in ("polars", "optuna", "matplotlib", "nvidia.dali", "lightgbm", "scipy"):
     sys.modules[name] = None
 import engine, kernels, loaders
-from engine.cli import main
+from engine.cli.app import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["atft-engine", *command]
     try:

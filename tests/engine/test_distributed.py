@@ -14,9 +14,9 @@ from rich.console import Console
 from engine.checkpoint import LAST, load_checkpoint
 from engine.config_file import load_config
 from engine.distributed import SINGLE, World, sync_loss
-from engine.train.loop import train
-from engine.train.objective import make_objective, stacked
-from engine.train.run import resumed_config
+from engine.training.loop import train
+from engine.training.objective import make_objective, stacked
+from engine.training.run import resumed_config
 from kernels.rank_terms import SHARPE
 from loaders.errors import InputError
 from tests.panels import write_panel
@@ -33,9 +33,9 @@ QUIET = Console(quiet=True)
 SCRIPT = """
 import os, signal, sys, time
 from contextlib import contextmanager
-import engine.train.loop
-from engine.cli import main
-from engine.train.epoch import EpochOfRun
+import engine.training.loop
+from engine.cli.app import main
+from engine.training.epoch import EpochOfRun
 rank, number, at = os.environ["RANK"], *map(int, sys.argv[1:3])
 del sys.argv[1:3]
 real, steps = EpochOfRun.count, 0
@@ -47,7 +47,7 @@ def count(*arguments):
     if at and steps == at and rank == "1":
         os.kill(os.getpid(), number)
 
-open_inputs = engine.train.loop.open_inputs
+open_inputs = engine.training.loop.open_inputs
 
 @contextmanager
 def slow_to_leave(*arguments):
@@ -58,7 +58,7 @@ def slow_to_leave(*arguments):
             time.sleep(2)
             raise
 
-EpochOfRun.count, engine.train.loop.open_inputs = count, slow_to_leave
+EpochOfRun.count, engine.training.loop.open_inputs = count, slow_to_leave
 main()
 """
 

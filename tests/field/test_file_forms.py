@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from engine.cli import app
+from engine.cli.app import app
 from loaders.cache.build import build
 from loaders.cache.format import read_manifest
 from loaders.errors import InputError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engine.cli import main
-from engine.evaluate import evaluate
+from engine.cli.app import main
+from engine.evaluation import evaluate
 from engine.score.files import write_scores
 from engine.score.metrics import split_metrics
 from engine.score.part_metrics import part_metrics, part_samples

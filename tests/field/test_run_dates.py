@@ -17,7 +17,7 @@ from scipy import stats
 
 from engine.checkpoint import BEST, LAST, load_checkpoint
 from engine.config_file import load_config
-from engine.train.loop import train
+from engine.training.loop import train
 from loaders.panel import open_panel
 from tests.conftest import SMALL
 from tests.panels import write_panel

@@ -10,7 +10,7 @@ from rich.console import Console
 from engine.config_file import load_config
 from engine.inputs import open_inputs
 from engine.model.features import useless
-from engine.train.loop import train
+from engine.training.loop import train
 from loaders.cache import build as recipes
 from loaders.cache import cross_sections
 from loaders.cache.format import read_manifest

@@ -13,12 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engine.cli import main
+from engine.cli.app import main
 from engine.config_file import config_hash, load, load_config
-from engine.evaluate import evaluate
+from engine.evaluation import evaluate
 from engine.score.predict import load_run
-from engine.train.folds import fold_settings, train_folds
-from engine.train.loop import train
+from engine.training.folds import fold_settings, train_folds
+from engine.training.loop import train
 from hpo.config import StudyConfig, Work
 from hpo.results import BEST
 from hpo.study import run_study, trial_folders

@@ -12,8 +12,8 @@ from engine.inputs import open_inputs
 from engine.score.online import online_scores, online_slopes
 from engine.score.predict import weighted_online_scores
 from engine.score.rows import present_rows
-from engine.train.fold import make_fold
-from engine.train.run import open_run
+from engine.training.fold import make_fold
+from engine.training.run import open_run
 from loaders.cache.format import SCORED
 from loaders.split import Days
 from tests.panels import rewritten, write_panel

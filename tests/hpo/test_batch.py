@@ -5,12 +5,12 @@ from dataclasses import replace
 import optuna
 import pytest
 
-import engine.train.epoch
-import engine.train.loop
+import engine.training.epoch
+import engine.training.loop
 import hpo.study
 from engine.checkpoint import LAST, load_checkpoint
-from engine.train.run import RunFailed, Stopped
-from engine.train.tracking import Live
+from engine.errors import RunFailed, Stopped
+from engine.training.tracking import Live
 from hpo.study import batch_size, run_study
 from loaders.errors import InputError
 from tests.hpo.workers import QUIET, work
@@ -58,15 +58,15 @@ def test_a_pruned_trial_leaves_its_slot_to_the_next(cache, tmp_path, monkeypatch
 
 def test_a_trial_that_fails_ends_alone(cache, tmp_path, monkeypatch):
     """Its loss is not finite, also where a progress bar would look; the other slot goes on, a trial takes its place."""
-    real = engine.train.epoch.mean_losses
+    real = engine.training.epoch.mean_losses
 
     def first_fails(run, every):
         if run.folder.name == "0000":
             raise RunFailed(f"{run.folder}: the loss is nan")
         return real(run, every)
 
-    monkeypatch.setattr(engine.train.loop, "mean_losses", first_fails)
-    monkeypatch.setattr(engine.train.epoch, "mean_losses", first_fails)
+    monkeypatch.setattr(engine.training.loop, "mean_losses", first_fails)
+    monkeypatch.setattr(engine.training.epoch, "mean_losses", first_fails)
     monkeypatch.setattr(Live, "due", lambda _: True)
     study = batched(cache, tmp_path / "out", 2, 3)
     assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
@@ -81,7 +81,7 @@ def test_trials_of_another_shape_wait_for_a_batch_of_their_own(cache, tmp_path):
 
 def test_a_stopped_batch_resumes_to_the_same_figures(cache, tmp_path, monkeypatch):
     whole = batched(cache, tmp_path / "whole", 2, 3)
-    from engine.train.epoch import EpochOfRun
+    from engine.training.epoch import EpochOfRun
 
     real, steps = EpochOfRun.count, []
 

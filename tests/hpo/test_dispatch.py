@@ -16,7 +16,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 import hpo.dispatch
-from engine.train.run import RunFailed
+from engine.errors import RunFailed
 from hpo.dispatch import SURPLUS, claim, fail, hold
 from hpo.storage import REASON, SECONDS, open_storage
 

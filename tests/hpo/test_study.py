@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 
-import engine.train.loop
+import engine.training.loop
 import hpo.drive
 import hpo.study
 from engine.config_file import load_config
 from engine.inputs import open_inputs
-from engine.train.loop import train
+from engine.training.loop import train
 from hpo.storage import open_storage
 from hpo.study import run_study
 from hpo.trial import study_folds
@@ -94,13 +94,13 @@ def test_a_study_is_resumed_and_refuses_another_search(cache, finished, tmp_path
 
 
 def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
-    real, parts = engine.train.loop.score_part, []
+    real, parts = engine.training.loop.score_part, []
 
     def score_part(model, source, part, *more, **options):
         parts.append(part)
         return real(model, source, part, *more, **options)
 
-    monkeypatch.setattr(engine.train.loop, "score_part", score_part)
+    monkeypatch.setattr(engine.training.loop, "score_part", score_part)
     asked = work(cache, tmp_path / "out", 1, settings=["train.epochs=2"])
     run_study(asked, 1, QUIET)
     with open_inputs(asked.config, "cpu") as inputs:
@@ -109,7 +109,7 @@ def test_the_test_part_is_not_read(cache, tmp_path, monkeypatch):
 
 
 def test_a_trial_without_a_metric_fails_with_its_reason_and_is_replaced(cache, tmp_path, monkeypatch):
-    real, calls = engine.train.loop.part_metrics, []
+    real, calls = engine.training.loop.part_metrics, []
 
     def third_is_missing(*arguments):
         metrics = real(*arguments)
@@ -118,7 +118,7 @@ def test_a_trial_without_a_metric_fails_with_its_reason_and_is_replaced(cache, t
             metrics["5"]["icir"] = float("nan")
         return metrics
 
-    monkeypatch.setattr(engine.train.loop, "part_metrics", third_is_missing)
+    monkeypatch.setattr(engine.training.loop, "part_metrics", third_is_missing)
     asked = work(cache, tmp_path / "out", 2, settings=["train.epochs=2", 'hpo.metrics=["icir"]', 'hpo.pruner="none"'])
     study = run_study(asked, 1, QUIET)
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL", "COMPLETE"]

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 
-import engine.train.run
+import engine.training.run
 import hpo.dispatch
 import hpo.drive
 import hpo.study
@@ -76,7 +76,7 @@ def _when_claimed():
 
 def _when_opening():
     """The run has a folder, with a checkpoint and no configuration."""
-    engine.train.run.write_atomically = _die
+    engine.training.run.write_atomically = _die
     hpo.dispatch.UNHELD = timedelta(0)  # of the trial that was only claimed
 
 

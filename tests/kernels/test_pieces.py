@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from engine.model.embedding import Basis
+from engine.model.atft.embedding import Basis
 from kernels.pieces import pieces, weighted_pieces
 
 WIDTH = 6

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.workloads.arrays import Arrays
 from bench.workloads.training import HORIZONS, RATE, Training
-from engine.train.objective import draw_rotations, make_objective
+from engine.training.objective import draw_rotations, make_objective
 
 WINDOWS = 4096  # of a chunk
 # x [N, L, F], present [N, L] float 0/1 -> scores [N, H], quantiles [N, H, Q]

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.peers.training._accumulate import State, start, steps
 from bench.workloads.arrays import Arrays
 from bench.workloads.training import HORIZONS, Training
-from engine.model.atft import SIZES
+from engine.model.atft.network import SIZES
 
 TASK = "train"
 NEEDS = ("pytorch_forecasting", "lightning")

@@ -12,7 +12,7 @@ from engine.config import ModelConfig
 from engine.config_file import load_config, to_toml
 from engine.model.registry import build_model
 from engine.score.predict import load_run, predict_run
-from engine.train.loop import train
+from engine.training.loop import train
 from loaders.cache.build import build
 from loaders.errors import InputError
 from loaders.panel import open_panel

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from engine.config import ModelConfig
-from engine.model.embedding import Basis, Embedding
-from engine.model.market import MarketAttention
+from engine.model.atft.embedding import Basis, Embedding
+from engine.model.atft.market import MarketAttention
+from engine.model.atft.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence, windowed
 from engine.model.registry import build_model
 from engine.model.residual import CodeDropout, Noise
-from engine.model.temporal import AdaptiveNorm, BandedAttention, BandedConvolution, BandedRecurrence, windowed
 from loaders.gather import gather
 from loaders.plan import Block
 from loaders.split import Days

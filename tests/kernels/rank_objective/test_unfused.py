@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.config import Config, Terms
-from engine.train.objective import make_objective
+from engine.training.objective import make_objective
 from kernels.rank_objective import rank_objective
 from kernels.rank_terms import FUSED, TERMS
 from tests.kernels.faces import Outcome, block, only, to_numpy

@@ -23,8 +23,8 @@ from loaders.panel import open_panel
 # how it ended, and how many moments there were.
 SERVER = """
 import json, os, signal, sys
-import numba, polars, engine.train.loop, loaders.cache.build
-from engine.cli import main
+import numba, polars, engine.training.loop, loaders.cache.build
+from engine.cli.app import main
 from loaders.cache import atomic, format
 from loaders.cache.recipes import common, ohlcv
 

@@ -5,8 +5,8 @@ S codes, T = D + L - 1 days, D scored days, F features, d width
 
 from torch import Tensor, nn
 
-from engine.model.embedding import Embedding
-from engine.model.temporal import BandedConvolution
+from engine.model.atft.embedding import Embedding
+from engine.model.atft.temporal import BandedConvolution
 
 
 class Static(nn.Module):

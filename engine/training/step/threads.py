@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from engine.model.optimizer import StepSizes
 from engine.model.residual import drawn_of, numbers_per_code
-from engine.train.objective import Objective
-from engine.train.step.learner import Learner, Threads
+from engine.training.objective import Objective
+from engine.training.step.learner import Learner, Threads
 from kernels.uniforms import uniforms
 from loaders.batch import Batch
 

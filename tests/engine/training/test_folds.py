@@ -13,19 +13,20 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-import engine.train.epoch
+import engine.training.epoch
 from engine.checkpoint import LAST, load_checkpoint
 from engine.config_file import load_config, to_toml
-from engine.evaluate import evaluate
+from engine.errors import Stopped
+from engine.evaluation import evaluate
 from engine.inputs import make_split
 from engine.score.files import read_scores
 from engine.score.predict import load_run, predict_run
 from engine.score.rows import to_file
-from engine.train.folds import fold_settings, train_folds
-from engine.train.run import Stopped, resumed_config
+from engine.training.folds import fold_settings, train_folds
+from engine.training.run import resumed_config
 from loaders.errors import InputError
 from loaders.panel import open_panel
-from tests.engine.train.test_loop import killed
+from tests.engine.training.test_loop import killed
 from tests.panels import write_panel
 
 N = 3
@@ -199,14 +200,14 @@ def test_stopped_by_a_signal(cache, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "fold-2")
-    real = engine.train.epoch.train_step
+    real = engine.training.epoch.train_step
 
     def train_step(*arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        monkeypatch.setattr(engine.train.epoch, "train_step", real)
+        monkeypatch.setattr(engine.training.epoch, "train_step", real)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(engine.train.epoch, "train_step", train_step)
+    monkeypatch.setattr(engine.training.epoch, "train_step", train_step)
     with pytest.raises(Stopped, match=rf"fold 3 of 3. Resume with --resume --out {out}$"):
         train_folds(resumed_config(out, [], None), out, True, QUIET)
     assert not (out / "scores.parquet").exists()

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from engine.config import ModelConfig, Part
-from engine.model.embedding import Categories, Embedding
-from engine.model.market import MarketAttention
+from engine.model.atft.embedding import Categories, Embedding
+from engine.model.atft.market import MarketAttention
+from engine.model.atft.static import Static
+from engine.model.atft.temporal import LAYERS, AdaptiveNorm, BandedConvolution
 from engine.model.residual import CodeDropout, GatedResidual, Noise
-from engine.model.static import Static
-from engine.model.temporal import LAYERS, AdaptiveNorm, BandedConvolution
 
 
 @dataclass(frozen=True)

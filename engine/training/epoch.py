@@ -11,13 +11,14 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from engine.errors import RunFailed, Stopped
 from engine.model.ensemble import seeds_of
-from engine.train.objective import Objective, draw_rotations
-from engine.train.run import Run, RunFailed, Stopped, phase_objective
-from engine.train.schedule import ema_decay, learning_rate
-from engine.train.step.table import ModelSteps
-from engine.train.step.threads import StepInput, train_step
-from engine.train.tracking import Live, live
+from engine.training.objective import Objective, draw_rotations
+from engine.training.run import Run, phase_objective
+from engine.training.schedule import ema_decay, learning_rate
+from engine.training.step.table import ModelSteps
+from engine.training.step.threads import StepInput, train_step
+from engine.training.tracking import Live, live
 from loaders.batch import Batch, Loader, Request, Stages, total
 from loaders.plan import Block, count_samples
 from loaders.random_bits import mix, signed

@@ -21,9 +21,9 @@ from engine.config import Config
 from engine.distributed import SINGLE, World
 from engine.model.ensemble import build_ensemble
 from engine.model.optimizer import empty_adamw, make_adamw, move_parameters
-from engine.train.schedule import Phase
-from engine.train.step.batched import BatchedStep, Blocks, Gather, make_batched
-from engine.train.step.table import Table
+from engine.training.schedule import Phase
+from engine.training.step.batched import BatchedStep, Blocks, Gather, make_batched
+from engine.training.step.table import Table
 from kernels.rank_terms import TERMS
 from loaders.cache.format import SCORED
 from loaders.tiers.choose import Source

@@ -18,31 +18,24 @@ from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
+from engine.errors import RunFailed
 from engine.inputs import Inputs, resolve
 from engine.model.ensemble import seeds_of
 from engine.model.features import useless
 from engine.score.predict import weighted_online_scores
 from engine.score.risk import risk_directions
 from engine.score.rows import Float32
-from engine.train.fold import Fold
-from engine.train.objective import Objective, make_objective
-from engine.train.schedule import Phase, phases_of
-from engine.train.step.learner import Learner, Slots, make_batch, make_learner, wants_batch
-from engine.train.tracking import RunLog, device_name, open_log, write_metrics
-from engine.train.usage import Usage, watch_usage
+from engine.training.fold import Fold
+from engine.training.objective import Objective, make_objective
+from engine.training.schedule import Phase, phases_of
+from engine.training.step.learner import Learner, Slots, make_batch, make_learner, wants_batch
+from engine.training.tracking import RunLog, device_name, open_log, write_metrics
+from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.plan import Plan
-
-
-class RunFailed(Exception):
-    """A training that cannot continue, such as a loss that is no longer finite. Exit code 1."""
-
-
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM; the run's state has been saved. Exit code 1."""
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,21 @@ import pytest
 import torch
 from rich.console import Console
 
-import engine.train.epoch
-import engine.train.fold
-import engine.train.loop
+import engine.training.epoch
+import engine.training.fold
+import engine.training.loop
 from engine.checkpoint import LAST, load_checkpoint, restore_weights, save_last
 from engine.config_file import load_config
+from engine.errors import RunFailed
 from engine.inputs import make_split
 from engine.model.ensemble import Ensemble
 from engine.score.metrics import METRICS
 from engine.score.predict import load_run, predict_run, score_part, weighted_online_scores
 from engine.score.risk import moments_of, risk_directions
-from engine.train.loop import train
-from engine.train.run import RunFailed, resumed_config
-from engine.train.schedule import learning_rate
-from engine.train.step.learner import make_learner
+from engine.training.loop import train
+from engine.training.run import resumed_config
+from engine.training.schedule import learning_rate
+from engine.training.step.learner import make_learner
 from loaders.errors import InputError
 from loaders.gather import gather
 from loaders.panel import open_panel
@@ -156,8 +157,8 @@ def test_killed_inside_an_epoch_and_resumed(cache, whole, tmp_path, number):
 KILLED = """
 import os, sys
 from pathlib import Path
-from engine.cli import main
-from engine.train.epoch import EpochOfRun
+from engine.cli.app import main
+from engine.training.epoch import EpochOfRun
 number, at, config, run, *more = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 real, steps = EpochOfRun.count, 0
 
@@ -263,12 +264,12 @@ def test_files_of_another_run_are_refused(cache, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(cache, tmp_path, monkeypatch):
-    real = engine.train.epoch.phase_objective
+    real = engine.training.epoch.phase_objective
 
     def poisoned(*arguments):
         return replace(real(*arguments), tau=torch.tensor(torch.nan))
 
-    monkeypatch.setattr(engine.train.epoch, "phase_objective", poisoned)
+    monkeypatch.setattr(engine.training.epoch, "phase_objective", poisoned)
     with pytest.raises(RunFailed, match="loss is nan"):
         train(load_config(None, SMALL, str(cache)), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -419,14 +420,14 @@ def test_a_member_is_the_model_of_its_seed_alone(cache, tmp_path):
 
 
 def test_a_plain_average_is_kept_of_the_last_epoch(cache, tmp_path, monkeypatch):
-    seen, real = [], engine.train.epoch.train_step
+    seen, real = [], engine.training.epoch.train_step
 
     def train_step(learner, *arguments):
         found = real(learner, *arguments)
         seen.append(learner.weights.model.first.heads.weight.detach().clone())
         return found
 
-    monkeypatch.setattr(engine.train.epoch, "train_step", train_step)
+    monkeypatch.setattr(engine.training.epoch, "train_step", train_step)
     config = load_config(None, [*SMALL, "train.epochs=2", "train.swa=0.5", "train.half_life=0"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     state, last = load_checkpoint(run / "checkpoints" / LAST)
@@ -469,7 +470,7 @@ def test_scores_are_neutralised_to_the_risk_factors_of_the_training_part(cache, 
         moments.append(replace(moments_of(panel, part, device), noise=0.0))
         return moments[0]
 
-    monkeypatch.setattr(engine.train.fold, "moments_of", any_risk)
+    monkeypatch.setattr(engine.training.fold, "moments_of", any_risk)
     config = load_config(None, [*SMALL, "train.epochs=2", "model.risk_factors=2", "train.swa=0.5"], str(cache))
     run = train(config, tmp_path / "run", False, QUIET)
     (only,) = moments

@@ -8,13 +8,13 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-import engine.train.dry_run
-from engine.cli import app
+import engine.training.dry_run
+from engine.cli.app import app
 from engine.config_file import load_config
+from engine.errors import RunFailed
 from engine.model.optimizer import StepSizes, layout_of, make_adamw
-from engine.train.dry_run import checklist, dry_run
-from engine.train.loop import EpochResult
-from engine.train.run import RunFailed
+from engine.training.dry_run import checklist, dry_run
+from engine.training.loop import EpochResult
 from loaders.cache.simulation.simulate import simulate
 
 SHORT = ["data.context=8", "data.block_days=8", "data.block_codes=30", "model.spans=[3]", "train.learning_rate=0.01"]
@@ -33,7 +33,7 @@ def found(items):
 
 def test_a_sound_configuration_passes_and_leaves_nothing(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine.train.dry_run, "MOST_WAIT", 1.0)  # blocks this small are waited for
+    monkeypatch.setattr(engine.training.dry_run, "MOST_WAIT", 1.0)  # blocks this small are waited for
     items = found(dry_run(load_config(None, [*SHORT, f"data.arrow={cache}"]), Console(quiet=True)))
     assert not list(tmp_path.iterdir())
     assert {name for name, item in items.items() if item.ok} == {"data wait", "loss falls", "gradients", "peak memory"}
@@ -50,8 +50,8 @@ def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
     config = load_config(None, [*SHORT, f"data.arrow={cache}", "train.epochs=6", "train.blocks=10"])
     first = EpochResult({}, 4, {"train": 9.0, "wait": 0.0, "validation": 9.0})
     second = EpochResult({}, 4, {"train": 2.0, "wait": 0.0, "validation": 3.0})
-    monkeypatch.setattr(engine.train.dry_run, "epochs", lambda run: iter([first, second]))
-    monkeypatch.setattr(engine.train.dry_run, "_checks", lambda *_: [])
+    monkeypatch.setattr(engine.training.dry_run, "epochs", lambda run: iter([first, second]))
+    monkeypatch.setattr(engine.training.dry_run, "_checks", lambda *_: [])
     items = found(dry_run(config, Console(quiet=True)))
     assert items["an epoch"].found == "0:00:08, 38% of it validation"
     assert items["the run"].found == "0:00:56"
@@ -68,12 +68,12 @@ def test_gradients_that_are_zero_or_not_finite_are_named():
     layout_of(model).views(optimizer.square[0])["sick.weight"][1, 2] = torch.inf
     ensemble = SimpleNamespace(members=[model])
     learner = SimpleNamespace(weights=SimpleNamespace(model=ensemble, optimizer=optimizer))
-    without, broken = engine.train.dry_run._gradients(SimpleNamespace(learner=learner))
+    without, broken = engine.training.dry_run._gradients(SimpleNamespace(learner=learner))
     assert (without, broken) == (["members.0.idle.weight"], ["members.0.sick.weight"])
 
 
 def test_the_command_fails_where_a_check_does(cache, monkeypatch):
-    monkeypatch.setattr(engine.train.dry_run, "MOST_WAIT", -1.0)
+    monkeypatch.setattr(engine.training.dry_run, "MOST_WAIT", -1.0)
     arguments = ["train", "--dry-run", "--arrow", str(cache)]
     for setting in SHORT:
         arguments += ["--set", setting]
@@ -84,7 +84,7 @@ def test_the_command_fails_where_a_check_does(cache, monkeypatch):
 
 
 def test_a_checklist_marks_every_line():
-    items = [engine.train.dry_run.Item(name, "x", ok=ok) for name, ok in (("a", True), ("b", False), ("c", None))]
+    items = [engine.training.dry_run.Item(name, "x", ok=ok) for name, ok in (("a", True), ("b", False), ("c", None))]
     console = Console(width=80, record=True, quiet=True)
     console.quiet = False
     with console.capture() as capture:

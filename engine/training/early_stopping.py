@@ -5,7 +5,7 @@ best checkpoint is that of the whole run, unless phases train different horizons
 """
 
 from engine.checkpoint import State
-from engine.train.schedule import Phase
+from engine.training.schedule import Phase
 
 
 def trained_horizons(horizons: list[int], phase: Phase) -> list[int]:

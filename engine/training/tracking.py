@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.checkpoint import State
 from engine.score.tables import to_json
-from engine.train.usage import Usage
+from engine.training.usage import Usage
 from loaders.cache.atomic import write_atomically
 
 

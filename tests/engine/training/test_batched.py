@@ -8,13 +8,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import engine.model.embedding
-from engine.train.objective import make_objective
-from engine.train.schedule import phases_of
-from engine.train.step.learner import Slots, make_learner
+import engine.model.atft.embedding
+from engine.training.objective import make_objective
+from engine.training.schedule import phases_of
+from engine.training.step.learner import Slots, make_learner
 from kernels.pieces import pieces
 from loaders.split import Days
-from tests.engine.train.steps import CPU, D, F, H, batch_of, block, configured, same, steps_of, trained
+from tests.engine.training.steps import CPU, D, F, H, batch_of, block, configured, same, steps_of, trained
 
 OTHERS = {  # settings beyond the default's
     "default": [],
@@ -122,7 +122,7 @@ def torch_operators(monkeypatch):
     def weighted(x, weight, matrix, *bounds):
         return functional.linear((weight[..., None] * pieces(x, *bounds)).flatten(-2), matrix)
 
-    monkeypatch.setattr(engine.model.embedding, "weighted_pieces", weighted)
+    monkeypatch.setattr(engine.model.atft.embedding, "weighted_pieces", weighted)
 
 
 def prepared(seeds=3, *settings):

@@ -8,7 +8,7 @@ import torch
 
 from engine.config_file import load_config
 from engine.model.registry import build_model
-from engine.train.objective import WINSORISED, draw_rotations, make_objective
+from engine.training.objective import WINSORISED, draw_rotations, make_objective
 from kernels.rank_terms import TERMS, rank_terms, weigh
 from kernels.ranks import average_ranks
 from loaders.errors import InputError

@@ -19,12 +19,12 @@ from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.model.optimizer import layout_of
-from engine.train.fold import make_fold
-from engine.train.loop import EpochResult, epochs
-from engine.train.objective import draw_rotations
-from engine.train.run import Run, lost_ranks_explained, open_run, phase_objective
-from engine.train.schedule import phases_of
-from engine.train.tracking import throughput
+from engine.training.fold import make_fold
+from engine.training.loop import EpochResult, epochs
+from engine.training.objective import draw_rotations
+from engine.training.run import Run, lost_ranks_explained, open_run, phase_objective
+from engine.training.schedule import phases_of
+from engine.training.tracking import throughput
 from loaders.batch import Request
 
 BLOCKS = 32  # of an epoch
@@ -48,7 +48,7 @@ class Item:
 def dry_run(config: Config, console: Console) -> list[Item]:
     """Two short epochs of a training; of its first phase, where it has several.
 
-    Raises what `engine.train.loop.train` raises: InputError for bad input, RunFailed for a loss that is not finite.
+    Raises what `engine.training.loop.train` raises: InputError for bad input, RunFailed for a loss that is not finite.
     """
     with (
         open_world(config.train.device) as (world, device),

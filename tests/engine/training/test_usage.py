@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from engine.train import usage
-from engine.train.usage import Usage, watch_usage
+from engine.training import usage
+from engine.training.usage import Usage, watch_usage
 
 
 def test_only_samples_while_an_epoch_trains_count():

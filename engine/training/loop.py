@@ -13,6 +13,7 @@ from engine.checkpoint import BEST, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
+from engine.errors import RunFailed
 from engine.inputs import open_inputs
 from engine.model.ensemble import Ensemble
 from engine.score.metrics import Metrics
@@ -20,11 +21,11 @@ from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part
 from engine.score.rows import Float32
 from engine.score.tables import finite, to_json
-from engine.train.early_stopping import end_epoch, end_phase_if_due, trained_horizons
-from engine.train.epoch import epoch_of, mean_losses, train_epoch
-from engine.train.fold import make_fold
-from engine.train.run import Run, RunFailed, lost_ranks_explained, open_run
-from engine.train.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
+from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
+from engine.training.epoch import epoch_of, mean_losses, train_epoch
+from engine.training.fold import make_fold
+from engine.training.run import Run, lost_ranks_explained, open_run
+from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from kernels.rank_terms import TERMS
 from loaders.batch import Stages
 from loaders.cache.atomic import write_atomically

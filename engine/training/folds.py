@@ -22,14 +22,14 @@ from rich.console import Console
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.dates import span_of, tuned_note
+from engine.errors import Stopped
 from engine.inputs import make_split, resolve
 from engine.score.files import SCORES, holds_folds, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import load_run, predict_run
 from engine.score.rows import RowScores, to_file
 from engine.score.tables import to_json
-from engine.train.loop import train
-from engine.train.run import Stopped
+from engine.training.loop import train
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel

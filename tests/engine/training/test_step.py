@@ -8,11 +8,11 @@ import torch
 
 from engine.config_file import load_config
 from engine.model.registry import build_model
-from engine.train.objective import make_objective
-from engine.train.schedule import ema_decay, learning_rate, phases_of
-from engine.train.step.learner import make_learner
+from engine.training.objective import make_objective
+from engine.training.schedule import ema_decay, learning_rate, phases_of
+from engine.training.step.learner import make_learner
 from loaders.random_bits import mix
-from tests.engine.train.steps import CPU, NONE, SETTINGS, D, F, H, L, block, configured, of, same, trained
+from tests.engine.training.steps import CPU, NONE, SETTINGS, D, F, H, L, block, configured, of, same, trained
 
 
 def test_a_step_is_plain_torch():

@@ -20,9 +20,9 @@ from torch.func import functional_call, vmap
 from engine.distributed import World, sync_loss
 from engine.model.optimizer import AdamW, layout_of
 from engine.model.residual import drawn_of, numbers_per_code, settings_of
-from engine.train.objective import Objective, stacked
-from engine.train.step.graph import captured
-from engine.train.step.table import ModelSteps, Row, Table, new_table, rows_for
+from engine.training.objective import Objective, stacked
+from engine.training.step.graph import captured
+from engine.training.step.table import ModelSteps, Row, Table, new_table, rows_for
 from kernels.rank_terms import SHARPE, TERMS
 from kernels.uniforms import uniforms
 from loaders.batch import Batch

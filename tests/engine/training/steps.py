@@ -10,12 +10,12 @@ from engine.config_file import load_config
 from engine.distributed import SINGLE
 from engine.model.optimizer import empty_adamw, layout_of
 from engine.model.registry import build_model
-from engine.train.objective import make_objective
-from engine.train.schedule import phases_of
-from engine.train.step.batched import make_batched
-from engine.train.step.learner import Slots, make_learner
-from engine.train.step.table import ModelSteps
-from engine.train.step.threads import StepInput, train_step
+from engine.training.objective import make_objective
+from engine.training.schedule import phases_of
+from engine.training.step.batched import make_batched
+from engine.training.step.learner import Slots, make_learner
+from engine.training.step.table import ModelSteps
+from engine.training.step.threads import StepInput, train_step
 from loaders.batch import Batch
 from loaders.plan import Block
 from loaders.random_bits import mix, signed

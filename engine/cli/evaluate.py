@@ -1,0 +1,39 @@
+"""`atft-engine evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console
+
+
+def evaluate_command(
+    paths: Annotated[list[Path], typer.Argument(help="Run folders or score files; several are averaged.")],
+    split: Annotated[SplitName, typer.Option(help="Part of a run, by its own dates.")] = "test",
+    start: Start = None,
+    end: End = None,
+    in_sample: InSample = False,
+    against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
+    arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
+    cost_bps: Cost = 10.0,
+    periods_per_year: Periods = None,
+    as_json: AsJson = False,
+) -> None:
+    """Metrics of runs or score files."""
+    from engine.dates import span_text
+    from engine.evaluation import evaluate
+    from engine.score.tables import comparison_table, metrics_table, to_json
+
+    result = evaluate(
+        paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample
+    )
+    if as_json:
+        print(to_json(result))
+        return
+    days = {name: span_text(span) for name, span in result["days"].items()}
+    for name, metrics in result["splits"].items():
+        title = f"{', '.join(map(str, paths))} · {name} {days[name]}"
+        console.print(metrics_table(title, metrics, result["periods_per_year"], cost_bps, result["notes"]))
+    if against is not None:
+        console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))

@@ -1,0 +1,61 @@
+"""`atft-engine train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.options import (
+    ConfigFile,
+    Settings,
+    console,
+)
+
+
+def train_command(
+    arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
+    short: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
+) -> None:
+    """Train a model, evaluate it on validation and test, and write a run folder."""
+    from engine.config_file import load_config
+    from engine.dates import span_text
+    from engine.distributed import is_first
+    from engine.errors import RunFailed
+    from engine.score.files import holds_folds
+    from engine.score.tables import metrics_table
+    from engine.training.dry_run import checklist, dry_run
+    from engine.training.folds import fold_settings, train_folds
+    from engine.training.loop import train
+    from engine.training.run import resumed_config
+
+    settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
+    if resume and config is None:
+        resolved = resumed_config(out, settings, arrow)
+    else:
+        resolved = load_config(config, settings, arrow)
+    if short:
+        items = dry_run(resolved, console)
+        if is_first():
+            console.print(checklist(items))
+        failed = [item.name for item in items if item.ok is False]
+        if failed:
+            raise RunFailed(f"the dry run: {', '.join(failed)}")
+        return
+    walk = folds is not None or (resume and out is not None and holds_folds(out))
+    run = (train_folds if walk else train)(resolved, out, resume, console)
+    if not is_first():
+        return
+    summary = json.loads((run / "summary.json").read_text())
+    for name, metrics in summary["splits"].items():
+        notes = summary["notes"] if name == "test" else []
+        title = f"{run} · {name} {span_text(summary['days'][name])}"
+        console.print(metrics_table(title, metrics, summary["periods_per_year"], notes=notes))
+    console.print(f"run: {run}")

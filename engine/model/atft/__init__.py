@@ -1,0 +1,1 @@
+"""ATFT, the Adaptive Temporal Fusion Transformer: the default network, one file per part."""
