@@ -1,0 +1,1 @@
+"""The Python API: what `engine` exports, a file per subject."""
