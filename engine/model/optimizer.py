@@ -6,12 +6,15 @@ operators whatever the number of weights and of models, and a checkpoint copies 
 K models, N parameters of a model, P floats of a row
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+
+from kernels.adamw import adamw_step
 
 ALIGN = 16  # a parameter begins at a multiple of that many floats, a cache line
 BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8
@@ -85,6 +88,20 @@ class AdamW:
         for k, model in enumerate(averages):
             move_parameters(model, self.average[k], None)
 
+    def step_of(self, k: int, rates: Sequence[float]) -> None:
+        """`step` of model k alone, on a CPU, in one pass; rates are the values of StepSizes, of a model that is due."""
+        rate, decay, clip, average_decay, _ = rates
+        adamw_step(
+            self.weights[k], self.gradient[k], self.mean[k], self.square[k], self.average[k], self.sizes,
+            self.steps[k], self.trained[k], learning_rate=rate, weight_decay=decay, clip=clip,
+            average_decay=average_decay, betas=(BETA, BETA_SQUARE), epsilon=EPSILON,
+        )  # fmt: skip
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Floats of each parameter, int64 [N]."""
+        return torch.bincount(self.parameter_of)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the weights."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
@@ -103,8 +120,10 @@ class AdamW:
         on = self.trained * sizes.due
         self.steps.add_(on)
         count = self.steps.clamp(min=1)
-        rate = on * sizes.learning_rate / (1 - BETA**count)  # [K, N], as all that follows until it is spread
-        spread = torch.stack([on, rate, (1 - BETA_SQUARE**count).rsqrt()])[..., self.parameter_of]
+        # [K, N] until they are spread. 1 - beta^n loses digits in float32, expm1 does not.
+        rate = on * sizes.learning_rate / -torch.expm1(count * math.log(BETA))
+        correction = (-torch.expm1(count * math.log(BETA_SQUARE))).rsqrt()
+        spread = torch.stack([on, rate, correction])[..., self.parameter_of]
         on, rate, correction = spread.unbind()
         self.weights.mul_(1 - on * (sizes.learning_rate * sizes.weight_decay))
         self.mean.lerp_(gradient, on * (1 - BETA))

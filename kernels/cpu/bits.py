@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import float32, int32, types, uint32
 from numba.extending import intrinsic
 
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 
 LOWEST = -87.0  # below it exp(x) is not a normal float32: zero
 

@@ -5,7 +5,7 @@ N entries, n of them valid
 
 from numba import uint32
 
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 
 
 @compiled

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kernels.cpu import sorting
 from kernels.cpu.compaction import compact, valid_of
-from kernels.cpu.compiling import compiled
-from kernels.cpu.threads import for_rows
+from kernels.cpu.loops import compiled, for_rows
 
 
 @compiled

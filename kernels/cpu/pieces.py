@@ -15,7 +15,7 @@ import torch
 from numba import float32, int32
 from torch import Tensor
 
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 
 TILE = 32  # rows
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from kernels.cpu import terms
 from kernels.cpu.compaction import compact, scatter, valid_of
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled, for_rows
 from kernels.cpu.soft_rank import ascending, decays, recurrences, recurrences_backward
 from kernels.cpu.sorting import average_ranks, index_in, sort, sort_scratch
-from kernels.cpu.threads import for_rows
 from kernels.rank_terms import FUSED, LEAST_VARIANCE, TERMS
 from kernels.ranks import EPSILON
 

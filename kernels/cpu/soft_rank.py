@@ -13,9 +13,8 @@ from torch import Tensor
 
 from kernels.cpu.bits import exp
 from kernels.cpu.compaction import compact, valid_of
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled, for_rows
 from kernels.cpu.sorting import index_in, sort, sort_scratch, value_in
-from kernels.cpu.threads import for_rows
 from kernels.ranks import EPSILON
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import float32, int32, uint32, uint64
 
 from kernels.cpu.bits import bits_of, float_of
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 
 DIGIT = 11
 BUCKETS = 1 << DIGIT

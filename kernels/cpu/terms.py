@@ -13,7 +13,7 @@ import numpy as np
 from numba import float32, uint32
 
 from kernels.cpu.bits import exp
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 from kernels.cpu.soft_rank import means, moments
 from kernels.ranks import EPSILON
 

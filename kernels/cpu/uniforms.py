@@ -8,8 +8,7 @@ import torch
 from numba import float32, int32, uint64
 from torch import Tensor
 
-from kernels.cpu.compiling import compiled
-from kernels.cpu.threads import for_rows
+from kernels.cpu.loops import compiled, for_rows
 from kernels.uniforms import GOLDEN, MULTIPLIERS
 
 GRAIN = 1 << 16  # values that are worth waking a thread for

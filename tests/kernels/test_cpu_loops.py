@@ -14,9 +14,8 @@ from numba import njit
 from scipy.stats import rankdata
 
 from kernels.cpu.bits import LOWEST, exp
-from kernels.cpu.compiling import drop_stale
+from kernels.cpu.loops import drop_stale, for_rows
 from kernels.cpu.sorting import average_ranks, sort, sort_scratch
-from kernels.cpu.threads import for_rows
 
 TIMEOUT = 30  # seconds after which a thread that should have come has not
 
@@ -224,14 +223,14 @@ def test_nothing_stored_is_nothing_to_drop(tmp_path):
 
 
 INNER = """
-from kernels.cpu.compiling import compiled
+from kernels.cpu.loops import compiled
 @compiled
 def inner(x):
     return x + {}
 """
 OUTER = """
 from pathlib import Path
-from kernels.cpu.compiling import compiled, drop_stale
+from kernels.cpu.loops import compiled, drop_stale
 drop_stale(Path(__file__).parent)
 from inner import inner
 @compiled

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from engine.model.optimizer import StepSizes
 from engine.model.residual import drawn_of, numbers_per_code
 from engine.training.objective import Objective
 from engine.training.step.learner import Learner, Threads
@@ -120,8 +119,7 @@ def _sum_gradients(learner: Learner, threads: Threads, k: int) -> None:
 
 def _optimize(learner: Learner, k: int, given: StepInput) -> None:
     """A member's step down its gradients, and of the average after it."""
-    sizes = torch.tensor(given.rates)[:, None, None]
-    learner.weights.optimizer.rows(k, k + 1).step(StepSizes(*sizes))
+    learner.weights.optimizer.step_of(k, given.rates)
 
 
 def _drawn(member: nn.Module, batch: Batch, key: int) -> dict[str, Tensor]:

@@ -40,11 +40,11 @@ def test_members_of_a_batch_are_models_trained_alone(name):
     """50 steps, dropout included, which draws the same numbers: losses agree to 1e-5, and so do the weights."""
     settings, rounds = OTHERS[name], rounds_of(50)
     config = configured("train.seeds=3", "train.seed=4", *settings)
-    together, results, average = trained(config, rounds, lr=1e-4, batched=True)
+    together, results, average = trained(config, rounds, lr=1e-5, batched=True)
     alone = []
     for k in range(3):
         mine = [given[k] for given in rounds if given[k] is not None]
-        alone.append(trained(configured(f"train.seed={4 + k}", *settings), mine, lr=1e-4))
+        alone.append(trained(configured(f"train.seed={4 + k}", *settings), mine, lr=1e-5))
     for k, (found, (expected, _, expected_average)) in enumerate(zip(together, alone, strict=True)):
         same(found, expected[0], rtol=1e-3, atol=1e-6)
         if average is not None and k == 0:
