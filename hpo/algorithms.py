@@ -28,10 +28,16 @@ def random(seed: int, number: int) -> "BaseSampler":
 
 
 def qmc(seed: int, number: int) -> "BaseSampler":
-    """Quasi-Monte Carlo search: the next point of a Sobol sequence that the seed scrambles."""
+    """Quasi-Monte Carlo search: a point of the Sobol sequence that the seed scrambles."""
     from optuna.samplers import QMCSampler
 
-    return QMCSampler(scramble=True, seed=seed)
+    class AtPlace(QMCSampler):
+        """Optuna counts points as they are drawn, those of trials that were killed included."""
+
+        def _find_sample_id(self, *_: object) -> int:
+            return number
+
+    return AtPlace(scramble=True, seed=seed)
 
 
 def halving() -> "BasePruner":
@@ -63,7 +69,7 @@ def no_pruning() -> "BasePruner":
 
 
 SAMPLERS: dict[str, Callable[[int, int], "BaseSampler"]] = {"tpe": tpe, "random": random, "qmc": qmc}
-"""By name, from the study's seed and the trial's number, so that a resumed study draws what an unbroken one does."""
+"""By name, from the study's seed and the trial's place, so that a resumed study draws what an unbroken one does."""
 
 PRUNERS: dict[str, Callable[[], "BasePruner"]] = {
     "halving": halving,

@@ -11,24 +11,28 @@ death    Optuna's heartbeats need a database and take a minute. Here a worker al
 retry    Optuna loses the trial of a worker that is killed before the first heartbeat, or between the failure of a
          trial and its retry. Here a trial that failed without a reason is retried wherever it has no retry yet. A
          trial that failed by itself has a reason, and a new trial takes its place.
+order    A sampler's seed is that of the trial's place among the trials that repeat no other, so a study that was
+         killed and continued draws what an unbroken one does, and its pruner sees each trial once.
 """
 
 import copy
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TextIO
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
 from engine.errors import RunFailed
-from hpo.storage import FINISHED, FOLDER, HELD, REASON
+from hpo.storage import FINISHED, FOLDER, HELD, REASON, SETTINGS
+from loaders.errors import WriteError
 
 SURPLUS = "another worker claimed the last trial"
 UNHELD = timedelta(seconds=10)  # after that a running trial that no worker holds yet is taken for lost
@@ -39,15 +43,14 @@ def claim(study: optuna.Study, wanted: int, folder: Path, sampler: Callable[[int
 
     Args:
         folder: of the study.
-        sampler: makes the sampler of a trial from its number.
+        sampler: makes the sampler of a trial from its place, see `order` above.
 
     Raises RunFailed where more trials failed by themselves than are wanted.
     """
     with _turn(folder):
         _fail_dead(study, folder)
-        trials = study.get_trials(
-            deepcopy=False
-        )  # one snapshot: a trial lost between two would be retried and replaced
+        # One snapshot: a trial lost between two would be retried and replaced.
+        trials = study.get_trials(deepcopy=False)
         _retry_lost(study, trials)
         failed = [trial for trial in trials if failed_by_itself(trial)]
         if len(failed) > wanted:
@@ -55,7 +58,7 @@ def claim(study: optuna.Study, wanted: int, folder: Path, sampler: Callable[[int
             raise RunFailed(f"{len(failed)} trials failed, more than the {wanted} that are wanted; the last: {last}")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= wanted:
             return None
-        study.sampler = sampler(len(trials))
+        study.sampler = sampler(_next_place(study))
         trial = study.ask()
     if _surplus(study, trial.number, wanted):
         fail(study, trial, SURPLUS)
@@ -71,19 +74,29 @@ def hold(study: optuna.Study, trial: optuna.Trial, folder: Path) -> Iterator[Pat
 
     Raises UpdateFinishedTrialError, like any later write to the trial, where it was taken for lost.
     """
-    lock = _lock(folder, trial.number)
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("w") as file, get_heartbeat_thread(trial._trial_id, study._storage):
+    with _opened(_lock(folder, trial.number)) as file, get_heartbeat_thread(trial._trial_id, study._storage):
         fcntl.flock(file, fcntl.LOCK_EX)
         trial.set_user_attr(FOLDER, trial.user_attrs.get(FOLDER, trial.number))
         trial.set_user_attr(HELD, trial.number)  # a retry starts with the attributes of the trial that it repeats
         yield run_folder(folder, trial)
-        lock.unlink()
+        _lock(folder, trial.number).unlink()
 
 
 def run_folder(folder: Path, trial: FrozenTrial | optuna.Trial) -> Path:
     """The folder of a trial's runs, in the study's folder."""
     return folder / "trials" / f"{trial.user_attrs[FOLDER]:04d}"
+
+
+def should_prune(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Whether the study's pruner ends a trial, by trials that no other repeats: a retry stands for those before it."""
+    lost = {repeats(one) for one in study.get_trials(deepcopy=False)}
+
+    def of_each(deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return [one for one in study.get_trials(deepcopy, states) if one.number not in lost]
+
+    view = copy.copy(study)
+    view.get_trials = of_each  # type: ignore[method-assign]
+    return study.pruner.prune(view, study.get_trials(deepcopy=False)[trial.number])
 
 
 def fail(study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
@@ -100,27 +113,43 @@ def failed_by_itself(trial: FrozenTrial) -> bool:
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Lock out the other workers that share the folder."""
-    with (folder / ".turn").open("w") as file:
+    with _opened(folder / ".turn") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(lock: Path) -> TextIO:
+    """A file to lock, opened. Raises WriteError where it cannot be made."""
+    try:
+        lock.parent.mkdir(exist_ok=True)
+        return lock.open("w")
+    except OSError as error:
+        cure = "Make room there; the same command resumes the study"
+        raise WriteError(str(lock), f"cannot be made ({error.strerror})", cure) from error
 
 
 def _fail_dead(study: optuna.Study, folder: Path) -> None:
     fail_stale_trials(study)  # by heartbeats, where the storage has them
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _dead(trial, folder):
+        if _dead(trial, folder, alone=isinstance(study._storage, JournalStorage)):
             with suppress(UpdateFinishedTrialError):  # another worker was faster
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def _dead(trial: FrozenTrial, folder: Path) -> bool:
-    """Whether the worker of a running trial is gone; False where only heartbeats can tell."""
+def _dead(trial: FrozenTrial, folder: Path, alone: bool) -> bool:
+    """Whether the worker of a running trial is gone; False where only heartbeats can tell.
+
+    Args:
+        alone: all workers have this folder, since the study lives in it.
+    """
     if trial.user_attrs.get(HELD) != trial.number:
         return trial.datetime_start is not None and datetime.now() - trial.datetime_start > UNHELD
     try:
         with _lock(folder, trial.number).open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (FileNotFoundError, BlockingIOError):  # held in another folder, or in this one
+    except FileNotFoundError:  # held in another folder, or the study lost the record of its end
+        return alone
+    except BlockingIOError:  # held in this folder
         return False
     return True
 
@@ -130,15 +159,31 @@ def _lock(folder: Path, number: int) -> Path:
 
 
 def _retry_lost(study: optuna.Study, trials: list[FrozenTrial]) -> None:
-    """Queue a retry, with the same parameters and attributes, of each trial that failed without a reason."""
-    retried = {_repeats(trial) for trial in trials}
+    """Queue again each trial that failed without a reason, with its attributes and, if all are drawn, parameters."""
+    retried = {repeats(trial) for trial in trials}
     for trial in trials:
         if trial.state == TrialState.FAIL and REASON not in trial.user_attrs and trial.number not in retried:
-            RetryHeartbeatStaleTrialCallback()(study, copy.deepcopy(trial))
+            lost = copy.deepcopy(trial)
+            if SETTINGS not in lost.user_attrs:  # drawn in part: what is left would be drawn from other random numbers
+                lost.params, lost.distributions = {}, {}
+            # What its pruner kept: the retry reports every epoch again, and may have been about to be pruned.
+            for name in [name for name in lost.system_attrs if name.startswith("completed_rung_")]:
+                del lost.system_attrs[name]
+            RetryHeartbeatStaleTrialCallback()(study, lost)
 
 
-def _repeats(trial: FrozenTrial) -> int | None:
-    """The number of the trial that this one retries."""
+def _next_place(study: optuna.Study) -> int:
+    """The place of the trial that is asked for next: that of the trial it repeats, where it is a retry."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+    first = len(trials)
+    if waiting is not None:
+        first = (RetryHeartbeatStaleTrialCallback.retry_history(waiting) or [waiting.number])[0]
+    return sum(repeats(trial) is None for trial in trials[:first])
+
+
+def repeats(trial: FrozenTrial) -> int | None:
+    """The number of the trial that this one retries; None: it is no retry."""
     history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
     return history[-1] if history else None
 
@@ -151,6 +196,6 @@ def _surplus(study: optuna.Study, number: int, wanted: int) -> bool:
     """
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     before = [trial for trial in trials.values() if trial.number < number]
-    repeats = _repeats(trials[number])
-    twice = repeats is not None and repeats in map(_repeats, before)
+    repeated = repeats(trials[number])
+    twice = repeated is not None and repeated in map(repeats, before)
     return twice or sum(trial.state != TrialState.FAIL for trial in before) >= wanted

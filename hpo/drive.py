@@ -23,11 +23,11 @@ from engine.training.step.batched import BatchedStep
 from engine.training.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
 from hpo.config import StudyConfig, Work
-from hpo.dispatch import claim, fail, hold
+from hpo.dispatch import claim, fail, hold, should_prune
 from hpo.space import configured, suggest
 from hpo.storage import EPOCHS, SECONDS, SETTINGS, count_finished
 from hpo.trial import Epoch, TrialFailed, run_trial
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 
 WAIT_S = 0.5  # between two attempts to claim a trial
 
@@ -40,7 +40,8 @@ def run_trials(work: Work, study: optuna.Study, inputs: Inputs, folds: list[tupl
 
     Trials of another shape than those of the batch wait until it has none left.
 
-    Raises InputError where the cache's rows have changed on disk, Stopped after a signal.
+    Raises InputError where the cache's rows have changed on disk, WriteError where something cannot be written, which
+    costs no trial, Stopped after a signal.
     """
     batched = work.batch > 1 or wants_batch(work.config, inputs.device, SINGLE)
     shape: object = None
@@ -140,7 +141,7 @@ def _driven(
                 return False
             value, step = (epoch.metrics, epoch.fold) if by_fold else (epoch.means, epoch.number)
             trial.report(value[0], step)
-            return trial.should_prune()
+            return should_prune(study, trial)
 
         try:
             try:
@@ -151,6 +152,11 @@ def _driven(
                 count_seconds()
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        except WriteError:
+            raise  # left as it is, to be repeated
+        except OSError as error:
+            what = f"could not be read or written ({error.strerror})"
+            raise WriteError(str(error.filename or folder), what, "Mend that; the same command resumes") from error
         except (TrialFailed, InputError) as error:
             fail(study, trial, str(error))
         else:

@@ -1,18 +1,26 @@
 """Where a study lives, and what it keeps of a trial beside Optuna's own.
 
-A study is a journal file in its folder, or in any storage that Optuna knows, by URL.
+A study is a journal file in its folder, or in any storage that Optuna knows, by URL. What a storage cannot read or
+write is one line: an InputError where it is damaged, a WriteError where there is no room.
 """
 
 import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
+from pydantic import BaseModel, ValidationError
 
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 
 JOURNAL = "study.journal"
 HEARTBEAT_S, GRACE_S = 10, 60  # between two heartbeats of a running trial; without one until it is taken for lost
@@ -30,6 +38,30 @@ FOLDER = "folder"  # number in the name of its run folder, that of its first att
 HELD = "held"  # its number, once a worker holds it
 
 
+class _OfStudy(BaseModel, strict=True):
+    days: dict[str, Any] = {}
+
+
+class _OfTrial(BaseModel, strict=True):
+    settings: dict[str, Any] = {}
+    epochs: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    folder: int = 0
+    held: int = 0
+
+
+_DAMAGED: tuple[type[Exception], ...] = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
+
+
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """The storage of a study.
 
@@ -37,10 +69,13 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         url: None: a journal in `folder`, for workers of one machine; sqlite:///..., postgresql://... and others of
             SQLAlchemy; grpc://host:port: an Optuna storage proxy, for many workers.
 
-    Raises InputError where it cannot be reached.
+    Raises InputError where it cannot be reached, keeps nothing, or is damaged; WriteError where it cannot be written.
     """
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL), JournalLock(folder / JOURNAL)))
+        with reading(folder / JOURNAL):
+            return JournalStorage(Journal(folder / JOURNAL))
+    if url.startswith("sqlite") and url.partition(":///")[2] in ("", ":memory:"):
+        raise InputError("--storage", f"{url} keeps nothing when the process ends", "Name a file, sqlite:///study.db")
     try:
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").partition(":")
@@ -49,25 +84,121 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             return proxy
         return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of gRPC: each has its own kind
-        what = f"the storage cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]})"
+        what = f"the storage cannot be opened ({_in_words(error)})"
         raise InputError(
             "--storage", what, "Check the URL, that its server runs, and that its driver is installed"
         ) from error
 
 
-class JournalLock(BaseJournalFileLock):
-    """The system's lock on the journal itself. Optuna's own lock outlives a killed writer for 30 s."""
+class Journal(JournalFileBackend):
+    """Optuna's journal file, whole after every write.
 
-    def __init__(self, journal: Path) -> None:
-        self._journal = journal
+    A process that is killed, or a disk that is full, in the middle of a write leaves a line without its end, which
+    Optuna could not read once another follows. Here the next writer, or the one that failed, cuts it off. The system's
+    lock on the file goes with the process that holds it; Optuna's own outlives a killed one for 30 s.
+    """
 
-    def acquire(self) -> bool:
-        self._file = self._journal.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            super().__init__(str(path))
+            with self._locked() as file:
+                _mend(file, path)
+        except OSError as error:
+            cure = "Make room there, or pass another --out"
+            raise WriteError(str(path), f"cannot be opened for writing ({error.strerror})", cure) from error
 
-    def release(self) -> None:
-        self._file.close()
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines, all or none. Raises WriteError where they could not be written."""
+        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        try:
+            with self._locked() as file:
+                end = _mend(file, self._path)
+                try:
+                    written = 0
+                    while written < len(content):
+                        written += os.pwrite(file, content[written:], end + written)
+                    os.fsync(file)
+                except OSError:
+                    os.ftruncate(file, end)
+                    raise
+        except OSError as error:
+            what = f"could not be written ({error.strerror})"
+            raise WriteError(str(self._path), what, "Make room there; the same command resumes the study") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        file = os.open(self._path, os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+
+
+def _mend(file: int, path: Path) -> int:
+    """End the last line of a journal, or cut it off where it is no record; gives the file's size."""
+    size = os.fstat(file).st_size
+    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
+        return size
+    content = os.pread(file, size, 0)
+    begin = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[begin:])
+    except (ValueError, RecursionError):
+        os.ftruncate(file, begin)
+        print(f"{path}: left out its last record, which was cut short ({size - begin} bytes)", file=sys.stderr)
+        return begin
+    os.pwrite(file, b"\n", size)
+    return size + 1
+
+
+@contextmanager
+def reading(where: str | Path) -> Iterator[None]:
+    """Make one line of what a damaged storage raises; it can hold anything.
+
+    Raises InputError.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _DAMAGED + storage_errors() as error:
+        what = f"damaged, or no study of this release ({_in_words(error)})"
+        raise InputError(str(where), what, "Restore it from a copy, or begin another study") from error
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What the storage in use raises when it fails, by Optuna, by SQLAlchemy or by gRPC."""
+    kinds: list[type[Exception]] = [StorageInternalError]
+    for module, name in (("sqlalchemy.exc", "SQLAlchemyError"), ("grpc", "RpcError")):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    return tuple(kinds)
+
+
+def storage_failed(where: str | Path, error: Exception) -> InputError:
+    """The error of a storage that failed in the middle of a study."""
+    what = f"the storage failed ({_in_words(error)})"
+    return InputError(str(where), what, "Check it, and that it has room; the same command resumes the study")
+
+
+def check_attributes(study: optuna.Study, where: str | Path) -> None:
+    """Raise InputError for attributes of a study and its trials that are not of their types."""
+    every: list[tuple[str, dict[str, Any], type[BaseModel]]] = [("the study", study.user_attrs, _OfStudy)]
+    every += [(f"trial {trial.number}", trial.user_attrs, _OfTrial) for trial in study.get_trials(deepcopy=False)]
+    for name, attributes, kind in every:
+        try:
+            kind.model_validate(attributes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"attribute {first['loc'][0]!r} of {name} is {first['input']!r:.100}: {first['msg'].lower()}"
+            raise InputError(str(where), what, "Restore it from a copy, or begin another study") from error
+
+
+def _in_words(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
 
 
 def count_finished(study: optuna.Study) -> int:

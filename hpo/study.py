@@ -29,9 +29,18 @@ from hpo.dispatch import run_folder
 from hpo.drive import run_trials
 from hpo.results import status, write_results
 from hpo.space import check_space, parameters_of
-from hpo.storage import DAYS, count_finished, open_storage
+from hpo.storage import (
+    DAYS,
+    JOURNAL,
+    check_attributes,
+    count_finished,
+    open_storage,
+    reading,
+    storage_errors,
+    storage_failed,
+)
 from hpo.trial import study_folds, tuning_days
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from loaders.panel import open_panel
 
 BATCH = 20  # trials of a batch on a GPU
@@ -43,12 +52,22 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
 
     An existing study is resumed. One worker is this process, several are processes of their own.
 
-    Raises InputError for a bad space, cache or storage, or a study of another search; RunFailed where too many trials
-    failed; Stopped after a signal, after which the same command resumes.
+    Raises InputError for a bad space, cache or storage, or a study of another search; WriteError where something cannot
+    be written; RunFailed where too many trials failed; Stopped after a signal. The same command resumes the study.
     """
     _quiet()
     check_space(work.config.hpo.space)
-    work.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        work.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(str(work.folder), f"cannot be made ({error.strerror})", "Pass another --out") from error
+    try:
+        return _run_study(work, workers, console)
+    except storage_errors() as error:
+        raise storage_failed(_where(work), error) from error
+
+
+def _run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     study, started = _open_study(work), time.monotonic()
     tuned_until = max(study.user_attrs[DAYS]["last"], work.config.split.tuned_until or "")
     live = Live(console=console, get_renderable=lambda: status(study, work.trials, started), refresh_per_second=1)
@@ -59,6 +78,11 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
         _run_workers(work, study, workers, live)
     write_results(study, work.config, tuned_until, work.folder)
     return study
+
+
+def _where(work: Work) -> str:
+    """Where the study lives, for messages."""
+    return str(work.folder / JOURNAL) if work.storage is None else f"--storage {work.storage}"
 
 
 def batch_size(asked: str, config: StudyConfig, trials: int) -> int:
@@ -92,10 +116,13 @@ def _open_study(work: Work) -> optuna.Study:
     Its first trial is the command's own configuration, where the space holds it: what the others have to beat.
     """
     hpo, panel = work.config.hpo, open_panel(work.config.data.arrow, work.config.data.store)
-    study = optuna.create_study(
-        storage=open_storage(work.storage, work.folder), study_name=work.name, load_if_exists=True,
-        directions=["maximize"] * len(hpo.metrics), pruner=PRUNERS[hpo.pruner](),
-    )  # fmt: skip
+    storage = open_storage(work.storage, work.folder)
+    with reading(_where(work)):
+        study = optuna.create_study(
+            storage=storage, study_name=work.name, load_if_exists=True, directions=["maximize"] * len(hpo.metrics),
+            pruner=PRUNERS[hpo.pruner](),
+        )  # fmt: skip
+        check_attributes(study, _where(work))
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
     folds = study_folds(work.config, panel)
     dates = [dates_of(fold.split, panel.calendar) for _, fold in folds]
@@ -122,9 +149,13 @@ def _run_workers(work: Work, study: optuna.Study, workers: int, live: Live) -> N
         context.Process(target=_worker, args=(work, threads), name=f"worker-{number}") for number in range(workers)
     ]
     previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
+        # Workers inherit that they ignore Ctrl-C, which a terminal sends to all: this process ends them, with one line.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in processes:
             process.start()
+        signal.signal(signal.SIGINT, interrupt)
         with live:
             for process in processes:
                 process.join()
@@ -135,6 +166,7 @@ def _run_workers(work: Work, study: optuna.Study, workers: int, live: Live) -> N
                 process.join()
         raise Stopped(f"{work.folder}: stopped by a signal. The same command resumes it") from stop
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, previous)
     finished = count_finished(study)
     if finished < work.trials:
@@ -150,8 +182,12 @@ def _worker(work: Work, threads: int) -> None:
     try:
         with open_inputs(work.config, work.config.train.device) as inputs:
             run_trials(work, _open_study(work), inputs, study_folds(work.config, inputs.panel, inputs.device))
-    except (InputError, RunFailed, Stopped) as error:
+    except Stopped:
+        sys.exit(1)  # by the process that started this one, which says so
+    except (InputError, RunFailed) as error:
         sys.exit(str(error))  # a line on stderr, and exit code 1
+    except storage_errors() as error:
+        sys.exit(str(storage_failed(_where(work), error)))
 
 
 def _stop_with_parent() -> None:

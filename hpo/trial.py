@@ -23,7 +23,7 @@ from engine.training.loop import EpochResult
 from engine.training.run import Run, open_run
 from engine.training.step.learner import Slots
 from hpo.config import StudyConfig
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from loaders.panel import Panel
 from loaders.split import Split, gap_days, tuning_folds
 
@@ -95,7 +95,7 @@ def run_trial(
         report: called after every epoch, also those before a run was resumed; returns whether to prune the trial.
         slots, stop: as for `open_run`.
 
-    Raises TrialPruned, and TrialFailed for a training that cannot go on or a metric that is missing.
+    Raises TrialPruned, TrialFailed for a training that cannot go on or a metric that is missing, and WriteError.
     """
     finished: list[list[float]] = []
     before = 0  # epochs of the folds that are finished
@@ -122,6 +122,8 @@ def run_trial(
                         raise TrialPruned
                 before += run.state.epoch
                 finished.append(metrics)
+        except WriteError:
+            raise  # the trial is not at fault
         except (RunFailed, InputError) as error:
             raise TrialFailed(str(error)) from error
     return _mean(finished)

@@ -1,4 +1,4 @@
-"""The one exception for bad input: what is wrong, where, and how to mend it. Only the CLI turns it into exit code 2."""
+"""What a user can mend: what is wrong, where, and how. Only the CLI turns it into exit code 2."""
 
 
 class InputError(Exception):
@@ -13,3 +13,7 @@ class InputError(Exception):
     def __init__(self, where: str, what: str, cure: str) -> None:
         self.where, self.what, self.cure = where, what, cure
         super().__init__(f"{where}: {what}. {cure}")
+
+
+class WriteError(InputError):
+    """What could not be written, such as on a full disk. Nothing is wrong with the work itself: it can be repeated."""

@@ -33,7 +33,7 @@ from engine.training.tracking import RunLog, device_name, open_log, write_metric
 from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from loaders.panel import Panel
 from loaders.plan import Plan
 
@@ -203,7 +203,7 @@ def _make_folder(folder: Path) -> None:
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(str(folder), f"cannot be made ({error.strerror})", "Choose another --out") from error
+        raise WriteError(str(folder), f"cannot be made ({error.strerror})", "Choose another --out") from error
 
 
 def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> State:

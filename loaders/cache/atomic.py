@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loaders.cache.format import MANIFEST
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part. Raises InputError on a full disk."""
+    """Write a file so that readers see the old content or the new, never a part. Raises WriteError on a full disk."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(
+        raise WriteError(
             str(path), f"could not be written ({error.strerror})", "Make room or choose another folder"
         ) from error
 
@@ -37,8 +37,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     The folder is `.{name}.partial-{pid}`. An `out` that is a cache is replaced (readers that mapped the old one keep
     their rows); a killed process leaves the partial folder and never a half-filled `out`.
 
-    Raises InputError where `out` holds something that is no cache, where the folder cannot be made, and where the
-    disk fills up while the block runs.
+    Raises InputError where `out` holds something that is no cache, WriteError where the folder cannot be made, and
+    where the disk fills up while the block runs.
     """
     out = out.resolve()
     _check_replaceable(out)
@@ -48,7 +48,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     except OSError as error:
-        raise InputError(str(out), f"cannot be written ({error.strerror})", "Pass another --out") from error
+        raise WriteError(str(out), f"cannot be written ({error.strerror})", "Pass another --out") from error
     try:
         yield partial
         _check_replaceable(out)
@@ -56,7 +56,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             cure = "Free some space, or pass an --out on another disk"
-            raise InputError(str(out.parent), "the disk is full", cure) from error
+            raise WriteError(str(out.parent), "the disk is full", cure) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -133,7 +133,7 @@ def test_a_live_workers_trial_is_left_to_it(opened, tmp_path, alive, monkeypatch
 
 
 def test_a_trial_that_finishes_while_it_is_taken_for_lost_stays_finished(study, tmp_path, monkeypatch):
-    def finish(trial, folder):
+    def finish(trial, folder, alone):
         study.tell(trial.number, 1.0)
         return True
 

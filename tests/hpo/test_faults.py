@@ -1,0 +1,272 @@
+"""Studies that are killed at a write, whose journal is cut short, whose disk is full, whose storage is damaged."""
+
+import errno
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import engine.checkpoint
+import hpo.dispatch
+import hpo.drive
+from hpo.algorithms import PRUNERS
+from hpo.drive import run_trials
+from hpo.storage import FINISHED, FOLDER, JOURNAL, REASON, Journal, open_storage
+from hpo.study import run_study
+from hpo.trial import Epoch
+from loaders.errors import InputError, WriteError
+from tests.hpo.workers import QUIET, SMALL, work
+
+TRIALS, EPOCHS = 6, 5
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL: no line of the study's runs after it, since every later write raises it again."""
+
+
+def trained(folds, _inputs, _folder, report, _slots, _stop):
+    """In the place of a training: validation that depends on the trial's settings and on the epoch."""
+    config, values = folds[0][0], []
+    for epoch in range(EPOCHS):
+        seen = 1000 * config.model.dropout + 7 * math.log(config.train.learning_rate) + epoch * config.objective.tau
+        values.append(math.sin(seen) + 0.1 * epoch)
+        is_last = epoch + 1 == EPOCHS
+        if report(Epoch(epoch + 1, 0, is_last, [max(values)], [max(values)])) and not is_last:
+            raise optuna.TrialPruned
+    return [max(values)]
+    yield
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a study of such trainings to its end.
+
+    Its first attempt has a fault at its first write, the next at its second, and so on until attempts finish trials.
+    """
+    monkeypatch.setattr(hpo.drive, "run_trial", trained)
+    monkeypatch.setattr(hpo.dispatch, "UNHELD", timedelta(0))
+    inputs = SimpleNamespace(
+        verification=SimpleNamespace(raise_if_failed=lambda: None, wait=lambda: None),
+        panel=SimpleNamespace(manifest=SimpleNamespace(horizons=[1, 5])), device=torch.device("cpu"),
+    )  # fmt: skip
+    whole = Journal.append_logs
+
+    def run(name, algorithms, fault=None):
+        asked = work("none", tmp_path / name, TRIALS, settings=algorithms)
+        asked.folder.mkdir()
+        writes = attempt = 0
+
+        def append(journal, logs):
+            nonlocal writes
+            writes += 1
+            if fault is None or writes <= attempt:
+                whole(journal, logs)
+            else:
+                FAULTS[fault](journal, logs, whole)
+
+        monkeypatch.setattr(Journal, "append_logs", append)
+        for attempt in range(100):
+            writes = 0
+            try:
+                study = optuna.create_study(
+                    storage=open_storage(None, asked.folder), study_name="s", load_if_exists=True,
+                    direction="maximize", pruner=PRUNERS[asked.config.hpo.pruner](),
+                )  # fmt: skip
+                run_trials(asked, study, inputs, [(asked.config, None)])
+                return study, attempt
+            except (Killed, WriteError):
+                pass
+        raise AssertionError("the study does not end")
+
+    return run
+
+
+def killed_before(_journal, _logs, _whole):
+    raise Killed
+
+
+def killed_after(journal, logs, whole):
+    whole(journal, logs)
+    raise Killed
+
+
+def torn(journal, logs, whole):
+    """The half of a record is on the disk when the process ends."""
+    before = journal._path.stat().st_size
+    whole(journal, logs)
+    os.truncate(journal._path, (before + journal._path.stat().st_size) // 2)
+    raise Killed
+
+
+def full(journal, logs, whole):
+    """Some bytes go in, then none."""
+    real, calls = os.pwrite, []
+
+    def write(file, content, at):
+        calls.append(at)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, content[:7], at)
+
+    os.pwrite = write
+    try:
+        whole(journal, logs)
+    finally:
+        os.pwrite = real
+
+
+FAULTS = {"killed before": killed_before, "killed after": killed_after, "torn": torn, "full": full}
+
+
+def figures(study):
+    """Of the finished trials, in their order."""
+    return [
+        (trial.state, trial.params, trial.values, trial.intermediate_values)
+        for trial in study.get_trials(deepcopy=False, states=FINISHED)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "faults"),
+    [
+        (("hpo.sampler=tpe", "hpo.pruner=halving"), FAULTS),
+        (("hpo.sampler=random", "hpo.pruner=median"), ["torn"]),
+        (("hpo.sampler=qmc",), ["torn"]),
+    ],
+    ids=["tpe-halving", "random-median", "qmc-halving"],
+)
+def test_a_study_with_faults_has_the_trials_of_an_unbroken_one(run, algorithms, faults):
+    unbroken, attempts = run("unbroken", algorithms)
+    assert attempts == 0
+    expected = figures(unbroken)
+    assert {state for state, *_ in expected} == set(FINISHED)
+    assert len({str(params) for _, params, *_ in expected}) == TRIALS
+    for fault in faults:
+        study, attempts = run(fault, algorithms, fault)
+        assert attempts > 20, fault
+        assert figures(study) == expected, fault
+        assert not any(REASON in trial.user_attrs for trial in study.trials), fault
+        assert len({trial.user_attrs[FOLDER] for trial in study.get_trials(states=FINISHED)}) == TRIALS, fault
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished study of six trials, to be damaged."""
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    return folder, figures(finished[1])
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_journal_cut_short_goes_on(cache, copied, cut, capsys):
+    folder, expected = copied
+    journal = folder / JOURNAL
+    os.truncate(journal, journal.stat().st_size - cut)
+    study = run_study(work(cache, folder, 6), 1, QUIET)
+    assert figures(study) == expected
+    assert ("which was cut short" in capsys.readouterr().err) == (cut > 1)  # without its newline a record is whole
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"op_code":4\n', "JSONDecodeError"),
+        (b"[" * 100_000 + b"\n", "Error"),
+        (b'{"op_code":"x"}\n', "Error"),
+        (b"[1]\n", "TypeError"),
+        (b"\xff\xfe\n", "UnicodeDecodeError"),
+    ],
+)
+def test_a_damaged_line_within_a_journal_is_refused(cache, copied, line, words):
+    folder, _ = copied
+    lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    (folder / JOURNAL).write_bytes(b"".join([*lines[:20], line, *lines[20:]]))
+    with pytest.raises(InputError, match=rf"{JOURNAL}: damaged.*{words}") as refused:
+        run_study(work(cache, folder, 7), 1, QUIET)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["settings", "epochs", "seconds", "folder"])
+def test_an_attribute_of_another_type_is_refused(cache, copied, name):
+    folder, _ = copied
+    storage = open_storage(None, folder)
+    trial = optuna.load_study(study_name="s", storage=storage).ask()
+    trial.set_user_attr(name, "red")
+    with pytest.raises(InputError, match=f"attribute '{name}' of trial 6 is 'red'"):
+        run_study(work(cache, folder, 7), 1, QUIET)
+
+
+def test_a_damaged_database_is_refused(cache, finished, tmp_path):
+    path = tmp_path / "study.db"
+    storage = f"sqlite:///{path}"
+    optuna.copy_study(
+        from_study_name="s", from_storage=open_storage(None, finished[0]), to_storage=open_storage(storage, tmp_path)
+    )
+    with sqlite3.connect(path) as database:
+        (page,) = database.execute("PRAGMA page_size").fetchone()
+    content = path.read_bytes()
+    for at in range(page, len(content), page):
+        path.write_bytes(content[:at] + bytes(page) + content[at + page :])
+        try:
+            run_study(work(cache, tmp_path / "out", 6, storage), 1, QUIET)
+        except InputError as refused:
+            assert "\n" not in str(refused)  # noqa: PT017, a page may also be one that nothing reads
+
+
+@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(cache, tmp_path, url):
+    with pytest.raises(InputError, match="keeps nothing when the process ends"):
+        run_study(work(cache, tmp_path / "out", 1, url), 1, QUIET)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(cache, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(WriteError, match="cannot be made"):
+        run_study(work(cache, tmp_path / "file" / "out", 1), 1, QUIET)
+
+
+def test_a_full_disk_ends_the_study_and_costs_no_trial(cache, finished, tmp_path, monkeypatch):
+    """In the middle of a training, when a checkpoint is written."""
+    asked = work(cache, tmp_path / "out", 3)
+    real, saved = engine.checkpoint.write_atomically, []
+
+    def save(path, content):
+        saved.append(path)
+        if len(saved) == 5:
+            raise WriteError(str(path), "could not be written (No space left on device)", "Make room")
+        real(path, content)
+
+    monkeypatch.setattr(engine.checkpoint, "write_atomically", save)
+    with pytest.raises(WriteError, match="No space left"):
+        run_study(asked, 1, QUIET)
+    study = run_study(asked, 1, QUIET)
+    assert not any(REASON in trial.user_attrs for trial in study.trials)
+    assert sum(trial.state == TrialState.FAIL for trial in study.trials) == 1
+    assert figures(study) == figures(finished[1])[:3]
+
+
+def test_ctrl_c_ends_workers_with_one_line(cache, tmp_path):
+    command = [sys.executable, "-m", "hpo", "hpo", "--trials", "100", "--workers", "2", "--arrow", str(cache)]
+    command += ["--out", str(tmp_path / "out"), *(part for setting in SMALL for part in ("--set", setting))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    journal, end = tmp_path / "out" / JOURNAL, time.monotonic() + 120
+    while not (journal.exists() and journal.read_bytes().count(b'"op_code":6') > 1):  # an epoch of a trial is reported
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.decode().count("\n") == 1, error.decode()
+    assert "stopped by a signal" in error.decode()
