@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from engine import baseline
-from engine.model import registry, temporal
+from engine.model import registry
+from engine.model.atft import temporal
 from engine.score import metrics
 from hpo import algorithms
 from kernels import rank_terms
