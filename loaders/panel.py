@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from loaders.cache.remote import is_url, local_copy
 from loaders.cache.rows import RowSet, row_set
 from loaders.cache.shards import read_manifests
 from loaders.errors import InputError
+from loaders.progress import Progress, quiet
 
 STORE = "~/.cache/atft-engine"
 
@@ -139,19 +140,21 @@ class Panel:
             return torch.from_numpy(self.features), torch.from_numpy(self.targets), torch.from_numpy(self.presence)
 
 
-def open_panel(where: str | Path, store: str | Path = STORE) -> Panel:
+def open_panel(where: str | Path, store: str | Path = STORE, progress: Progress = quiet) -> Panel:
     """Open a cache folder, or a folder of caches as one panel; costs milliseconds at any size.
 
     Args:
         where: a folder, or a URL (see `loaders.cache.remote`), of which a local copy is opened.
         store: folder of such copies.
+        progress: of copying.
 
     Raises InputError where the folder is no cache, is of another format version, or was altered or cut short, and
     where shards do not fit together.
     """
     folder = Path(where)
     if is_url(str(where)):
-        folder = local_copy(str(where), Path(store).expanduser(), lambda line: print(line, file=sys.stderr))
+        say = partial(print, file=sys.stderr)
+        folder = local_copy(str(where), Path(store).expanduser(), say, progress)
     folders, manifests, manifest = read_manifests(folder)
     files = tuple(open_columns(path, each) for path, each in zip(folders, manifests, strict=True))
     bits = [open_rows(path, each) for path, each in zip(folders, manifests, strict=True)]

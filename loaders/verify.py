@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from loaders.cache.format import Mapped, checksum_of, chunk_name, read_manifest
+from loaders.cache.format import Mapped, checksum_of, chunk_name
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.tiers.cores import usable_cores
@@ -70,7 +70,7 @@ def verifying(panel: Panel) -> Iterator[Verification]:
 
 def _compare(file: Mapped, threads: int, stop: threading.Event) -> None:
     """Compare a file's chunks, until `stop` is set. Raises InputError for the first that differs."""
-    manifest = read_manifest(file.path.parent)
+    manifest = file.manifest  # of the mapped rows, whatever cache has taken the folder since
     size = manifest.chunk_bytes
     # The pool ends before the view does, which its threads still read.
     with memoryview(file.mapping) as rows, ThreadPoolExecutor(threads, "verify") as pool:

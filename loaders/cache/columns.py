@@ -1,6 +1,6 @@
 """The rows of a cache: panel.arrow, an Arrow IPC file of record batches, mapped and viewed as NumPy arrays.
 
-A batch holds whole codes and at most BATCH_ELEMENTS feature values, Arrow's limit for one array. Its three buffers lie
+A batch holds whole codes and at most BATCH_ELEMENTS feature values, Arrow's limit for one array. Its buffers lie
 64-byte aligned in the file, and the manifest keeps where (`BatchLayout`), so opening parses no Arrow metadata. Rows are
 numbered through all batches; each batch is padded with absent rows to a multiple of 64, which have no number.
 
@@ -37,7 +37,7 @@ class BatchLayout(BaseModel):
 
     rows: int = Field(ge=1)
     features: int = Field(ge=0)
-    targets: int = Field(ge=0)
+    targets: int = Field(ge=0)  # 0: there are none
     presence: int = Field(ge=0)
 
 
@@ -123,10 +123,11 @@ class NewColumns:
 
 def joined(several: Sequence[NewColumns]) -> NewColumns:
     """Columns of several files as one, rows numbered through."""
-    return _new_columns([part for new in several for part in new.parts], [b for new in several for b in new.batches])
+    return as_columns([part for new in several for part in new.parts], [b for new in several for b in new.batches])
 
 
-def _new_columns(parts: list[Columns], batches: list[BatchLayout]) -> NewColumns:
+def as_columns(parts: list[Columns], batches: list[BatchLayout]) -> NewColumns:
+    """The batches of a file as columns, rows numbered through."""
     starts = np.cumsum([0, *(batch.rows for batch in batches[:-1])])
     return NewColumns(
         one_column([part.features for part in parts], starts),
@@ -137,8 +138,10 @@ def _new_columns(parts: list[Columns], batches: list[BatchLayout]) -> NewColumns
     )
 
 
-def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_horizons: int, dtype: str) -> NewColumns:
-    """Write panel.arrow with absent rows and return writable views on its mapping.
+def create_columns(
+    folder: Path, days: Sequence[int] | Int, n_features: int, n_horizons: int, dtype: str, name: str = PANEL
+) -> NewColumns:
+    """Write panel.arrow, or a file of another name, with absent rows and return writable views on its mapping.
 
     The file is written in place, without an array of its size, and its blocks are allocated before any view is handed
     out: a full disk is an OSError here and never a bus error later.
@@ -149,7 +152,7 @@ def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_h
     Raises InputError for a code with more feature values than a batch holds.
     """
     rows = _batch_rows(np.asarray(days, np.int64), max(n_features, n_horizons))
-    path = folder / PANEL
+    path = folder / name
     with path.open("wb") as file:
         _write(file, rows, n_features, n_horizons, dtype)
         os.posix_fallocate(file.fileno(), 0, file.tell())
@@ -162,7 +165,7 @@ def create_columns(folder: Path, days: Sequence[int] | Int, n_features: int, n_h
     parts = views(mapping, batches, n_features, n_horizons, dtype)
     for part in parts:
         part.targets[:] = np.nan
-    return _new_columns(parts, batches)
+    return as_columns(parts, batches)
 
 
 def _batch_rows(days: Int, width: int) -> list[int]:
@@ -184,10 +187,11 @@ def _batch_rows(days: Int, width: int) -> list[int]:
 
 def _schema(n_features: int, n_horizons: int, dtype: str, padding: int) -> pa.Schema:
     value = DTYPES[dtype]
+    targets = pa.list_(pa.field("item", pa.float32(), nullable=False), n_horizons)
     return pa.schema(
         [
             pa.field("features", pa.list_(pa.field("item", value, nullable=False), n_features), nullable=False),
-            pa.field("targets", pa.list_(pa.field("item", pa.float32(), nullable=False), n_horizons), nullable=False),
+            *([pa.field("targets", targets, nullable=False)] if n_horizons else []),  # Arrow fails at lists of length 0
             pa.field("presence", pa.uint8(), nullable=False),
         ],
         metadata={"padding": " " * padding},
@@ -261,15 +265,16 @@ def _header_bytes(schema: pa.Schema, padding: int) -> tuple[int, int]:
 
 
 def arrow_offsets(mapping: mmap.mmap) -> list[tuple[int, int, int]]:
-    """Where Arrow finds the buffers of each batch: features, targets, presence. Reads Arrow's metadata."""
+    """Where Arrow finds the buffers of each batch: features, targets (0: none), presence. Reads Arrow's metadata."""
     start = np.frombuffer(mapping, np.uint8).ctypes.data
     reader = pa.ipc.open_file(pa.py_buffer(mapping))
     found = []
     for i in range(reader.num_record_batches):
-        features, targets, presence = reader.get_batch(i).columns
-        flat = (features.flatten(), targets.flatten(), presence)
-        found.append(tuple(int(array.buffers()[1].address - start) for array in flat))
-    return found  # type: ignore[return-value]
+        features, *targets, presence = reader.get_batch(i).columns
+        flat = (features.flatten(), *(column.flatten() for column in targets), presence)
+        first, *middle, last = (int(array.buffers()[1].address - start) for array in flat)
+        found.append((first, middle[0] if middle else 0, last))
+    return found
 
 
 def views(
@@ -286,11 +291,15 @@ def views(
     return [
         Columns(
             view(batch.features, value, (batch.rows, n_features)),
-            view(batch.targets, np.float32, (batch.rows, n_horizons)),
+            view(batch.targets, np.float32, (batch.rows, n_horizons)) if n_horizons else _no_targets(batch.rows),
             view(batch.presence, np.uint8, (batch.rows,)),
         )
         for batch in batches
     ]
+
+
+def _no_targets(rows: int) -> npt.NDArray[np.float32]:
+    return np.empty((rows, 0), np.float32)
 
 
 def map_file(path: Path) -> mmap.mmap:

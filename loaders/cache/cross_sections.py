@@ -29,10 +29,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from loaders.cache.columns import NewColumns
+from loaders.cache.columns import Columns, NewColumns
 from loaders.cache.format import ABSENT, SCORED
 from loaders.cache.layout import Layout
-from loaders.cache.statistics import FeatureStats, RunningStats, moments
+from loaders.cache.statistics import RunningStats, moments
+from loaders.progress import Progress, counted, part_of, quiet
 
 MEMORY = 2 << 30  # bytes of collected rows above which they go to files
 FEWEST = 20  # rows of a universe that a date needs
@@ -84,6 +85,9 @@ class Collected:
                 file.flush()
             numbers = np.fromfile(rows.name, np.int64)
             raw = np.fromfile(values.name, np.float32).reshape(len(numbers), -1)
+            here = present[numbers]
+            if not here.all():
+                numbers, raw = numbers[here], raw[here]
             yield range(int(self.bounds[i]), int(self.bounds[i + 1])), numbers, raw
 
 
@@ -110,22 +114,32 @@ def collecting(folder: Path, layout: Layout, features: int) -> Iterator[Collecte
                 file.close()
 
 
-def store(collected: Collected, transform: str, columns: NewColumns, as_is: Sequence[int] = ()) -> list[FeatureStats]:
+def store(
+    collected: Collected,
+    transform: str,
+    columns: NewColumns | Columns,
+    as_is: Sequence[int] = (),
+    before: RunningStats | None = None,
+    progress: Progress = quiet,
+) -> RunningStats:
     """Transform every date and write it to the columns; gives statistics of the raw values of scored rows.
 
     Args:
         transform: a key of TRANSFORMS.
         columns: whose presence is known already.
         as_is: features that are stored as they are, without missing values.
+        before: statistics of the dates before, which are added to.
+        progress: in dates.
     """
     apply, presence = TRANSFORMS[transform], columns.presence[:]
-    stats = RunningStats(columns.features.shape[1])
+    stats = RunningStats(columns.features.shape[1]) if before is None else before
     whole = collected.values is not None
     find = collected.layout.days_of_ascending if whole else collected.layout.day_of
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for dates, rows, values in collected.stretches(presence != ABSENT):
             day = find(rows).astype(np.uint16 if dates.stop < 1 << 16 else np.int64)  # sorts by radix
-            order = np.argsort(day, kind="stable")
+            # Ascending rows within a date, whatever order they came in: sums are the same to the last bit.
+            order = np.argsort(day, kind="stable") if whole else np.lexsort((rows, day))
             cuts = np.searchsorted(day[order], np.arange(dates.start, dates.stop + 1))
 
             def one(
@@ -143,9 +157,12 @@ def store(collected: Collected, transform: str, columns: NewColumns, as_is: Sequ
                     columns.features[of_date] = transformed
                 return moments(raw, universe), int(universe.sum())
 
-            for found, count in pool.map(one, range(len(dates))):
+            all_dates = len(collected.layout.calendar)
+            of_stretch = part_of(progress, dates.start / all_dates, dates.stop / all_dates)
+            results = pool.map(one, range(len(dates)))
+            for found, count in counted(results, len(dates), of_stretch, "transforming dates"):
                 stats.add(found, count)
-    return stats.result()
+    return stats
 
 
 def _rank(raw: Float, counted: npt.NDArray[np.bool_]) -> Float:

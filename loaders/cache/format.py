@@ -1,13 +1,15 @@
-"""The cache format: one folder of three files.
+"""The cache format: one folder of three files, and a fourth of what they were built from.
 
     cache/
       manifest.json    names, calendar, codes, recipe, counts, statistics of features, layout of batches, checksums
       panel.arrow      record batches, uncompressed, every buffer 64-byte aligned in the file (see columns.py):
                          features  FixedSizeList<float16|float32>[F]
-                         targets   FixedSizeList<float32>[H]      NaN = no target, never zero
+                         targets   FixedSizeList<float32>[H]      NaN = no target, never zero; only with horizons
                          presence  uint8                          ABSENT, CONTEXT or SCORED
       rows.npy         uint64 [2, W] bits per row (see rows.py): it is present; it is a sample, that is SCORED and with
                        a target for at least one horizon. A plan reads these instead of the rows
+      source.arrow     the columns that the recipe read, float32, rows laid out alike (`BuiltFrom`): `append` compares
+                       files with them and computes from them; nothing else reads them. Not in every cache
 
 Rows lie code by code and, within a code, day by day over its whole span (first..last calendar day), so
 
@@ -37,19 +39,61 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from loaders.cache.columns import PANEL, BatchLayout, Columns, arrow_offsets, map_file, views
+from loaders.cache.columns import (
+    PANEL,
+    BatchLayout,
+    Columns,
+    NewColumns,
+    arrow_offsets,
+    as_columns,
+    map_file,
+    views,
+)
 from loaders.cache.rows import WORD, row_bits
 from loaders.cache.statistics import FeatureStats, RunningStats, moments
 from loaders.errors import InputError
+from loaders.progress import Progress, counted, part_of, quiet
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READABLE = (3, 4)  # 3 keeps no source
 ABSENT, CONTEXT, SCORED = 0, 1, 2
 CHUNK_BYTES = 16 << 20
-MANIFEST, ROWS = "manifest.json", "rows.npy"
+MANIFEST, ROWS, SOURCE = "manifest.json", "rows.npy", "source.arrow"
 
 Count = Annotated[int, Field(ge=0)]
 Dtype = Literal["float16", "float32"]
 Transform = Literal["rank", "zscore", "none"]
+
+
+class Delisting(BaseModel):
+    """What a holder of a code got after its last bar, as a fraction; known since a date."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    code: str
+    date: str  # ISO
+    value: float
+
+
+class BuiltFrom(BaseModel):
+    """What a cache was built from, kept so that days can be appended. Its rows, in source.arrow, lie as those of a
+    cache do: code by code and day by day, days before the cache's first and codes that ended before it included.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    settings: dict[str, Any]  # of the build, fields of the recipe's options
+    columns: list[str]  # of source.arrow, float32, NaN = missing
+    calendar: list[str]
+    codes: list[str]
+    first: list[Count]
+    days: list[Annotated[int, Field(ge=1)]]
+    left_out: dict[str, Count]  # dates that --min-codes left out, and how many codes held each
+    delistings: list[Delisting]  # all that were given, also of codes and dates that the cache does not have yet
+    moments: list[list[float]]  # `RunningStats.state` of the features as the source has them
+    batches: list[BatchLayout]
+    bytes: Count = 0  # size of source.arrow
+    checksums: list[str] = []  # as those of panel.arrow
 
 
 class Manifest(BaseModel):
@@ -82,17 +126,19 @@ class Manifest(BaseModel):
     chunk_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = CHUNK_BYTES
     checksums: list[str] = []  # sha256 per chunk of panel.arrow, first 16 hex digits
     rows_checksums: list[str] = []  # the same of rows.npy
+    built_from: BuiltFrom | None = None  # None: days cannot be appended
     cache_id: str = ""
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """panel.arrow of an open cache: its mapping, the file as it was on opening, and views on each batch."""
+    """panel.arrow of an open cache: its mapping, the file as it was on opening, its manifest, and views on batches."""
 
     path: Path
     opened: os.stat_result
     mapping: mmap.mmap
+    manifest: Manifest
     batches: list[Columns]
 
 
@@ -110,7 +156,23 @@ def open_columns(folder: Path, manifest: Manifest) -> Mapped:
         batches = views(mapping, manifest.batches, *width)
     except ValueError as error:
         raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
-    return Mapped(path, os.stat(path), mapping, batches)
+    return Mapped(path, os.stat(path), mapping, manifest, batches)
+
+
+def open_source(folder: Path, built_from: BuiltFrom) -> NewColumns:
+    """Map source.arrow read-only; its values are the `features`.
+
+    Raises InputError where the file is cut short or missing.
+    """
+    path = folder / SOURCE
+    mapping = map_file(path)
+    try:
+        if len(mapping) != built_from.bytes:
+            raise ValueError(f"{len(mapping):,} bytes, not {built_from.bytes:,}")
+        batches = views(mapping, built_from.batches, len(built_from.columns), 0, "float32")
+    except ValueError as error:
+        raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
+    return as_columns(batches, built_from.batches)
 
 
 def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
@@ -141,7 +203,7 @@ def chunk_name(number: int, chunk_bytes: int) -> str:
     return f"chunk {number} (bytes {number * chunk_bytes}..{(number + 1) * chunk_bytes - 1})"
 
 
-def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[str]:
+def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES, progress: Progress = quiet) -> list[str]:
     """SHA-256 of each `chunk_bytes` of the file, first 16 hex digits, computed by one thread per core."""
 
     def checksum(start: int) -> str:
@@ -149,37 +211,43 @@ def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[str]:
             file.seek(start)
             return checksum_of(file.read(chunk_bytes))
 
+    starts = range(0, path.stat().st_size, chunk_bytes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(checksum, range(0, path.stat().st_size, chunk_bytes)))
+        return list(counted(pool.map(checksum, starts), len(starts), progress, "checksums"))
 
 
 def manifest_id(manifest: Manifest) -> str:
     """Identity of a cache: a hash of everything the manifest says, checksums of the values included."""
-    content = manifest.model_dump(exclude={"cache_id"})
+    content = manifest.model_dump(exclude={"cache_id"} if manifest.format_version > 3 else {"cache_id", "built_from"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Measure the stored features, write rows.npy, checksum both files of rows, write the manifest, flush all."""
+def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet) -> None:
+    """Measure the stored features, write rows.npy, checksum all files of rows, write the manifest, flush all."""
     manifest.panel_bytes = (folder / PANEL).stat().st_size
     batches = open_columns(folder, manifest).batches
-    manifest.stored = _measure(batches)
+    manifest.stored = _measure(batches, part_of(progress, 0, 0.5))
     present = np.concatenate([columns.presence for columns in batches])
     sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
-    manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes)
+    manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes, part_of(progress, 0.5, 1))
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
+    files = [PANEL, ROWS]
+    if manifest.built_from is not None:
+        files.append(SOURCE)
+        manifest.built_from.bytes = (folder / SOURCE).stat().st_size
+        manifest.built_from.checksums = chunk_checksums(folder / SOURCE, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
         json.dump(manifest.model_dump(), file)
         file.flush()
         os.fsync(file.fileno())
-    for name in (PANEL, ROWS):
+    for name in files:
         with (folder / name).open("rb") as rows:
             os.fsync(rows.fileno())
 
 
-def _measure(batches: list[Columns], rows: int = 1 << 14) -> list[FeatureStats]:
+def _measure(batches: list[Columns], progress: Progress, rows: int = 1 << 14) -> list[FeatureStats]:
     """Statistics of the stored values of the scored rows."""
     stats = RunningStats(batches[0].features.shape[1])
 
@@ -190,7 +258,7 @@ def _measure(batches: list[Columns], rows: int = 1 << 14) -> list[FeatureStats]:
 
     pieces = [(columns, start) for columns in batches for start in range(0, len(columns.presence), rows)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found, count in pool.map(one, pieces):
+        for found, count in counted(pool.map(one, pieces), len(pieces), progress, "statistics"):
             stats.add(found, count)
     return stats.result()
 
@@ -209,8 +277,8 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise InputError(str(path), f"not a readable manifest ({error})", "Rebuild the cache") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        what = f"format version {version}, this release reads {FORMAT_VERSION}"
+    if version not in READABLE:
+        what = f"format version {version}, this release reads {' and '.join(map(str, READABLE))}"
         raise InputError(str(path), what, "Rebuild the cache")
     try:
         manifest = Manifest.model_validate(content, strict=True)
@@ -243,15 +311,18 @@ def _inconsistency(m: Manifest) -> str | None:
     return None
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, progress: Progress = quiet) -> Manifest:
     """Read every byte of a cache and compare it with the manifest; return the manifest.
 
     Raises InputError naming each chunk (its number and byte range) that differs.
     """
     manifest = read_manifest(folder)
-    _verify_file(folder / PANEL, manifest.checksums, manifest.chunk_bytes)
+    _verify_file(folder / PANEL, manifest.checksums, manifest.chunk_bytes, progress)
     mapped = open_columns(folder, manifest)
     open_rows(folder, manifest)
+    if manifest.built_from is not None:
+        _verify_file(folder / SOURCE, manifest.built_from.checksums, manifest.chunk_bytes)
+        open_source(folder, manifest.built_from)
     expected = [(batch.features, batch.targets, batch.presence) for batch in manifest.batches]
     if arrow_offsets(mapped.mapping) != expected:
         what = "its record batches are not where the manifest says"
@@ -259,10 +330,10 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def _verify_file(path: Path, checksums: list[str], size: int) -> None:
+def _verify_file(path: Path, checksums: list[str], size: int, progress: Progress = quiet) -> None:
     if not path.is_file():
         raise InputError(str(path), "is missing", "Restore or rebuild the cache")
-    found = chunk_checksums(path, size)
+    found = chunk_checksums(path, size, progress)
     if len(found) != len(checksums):
         raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
     bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]

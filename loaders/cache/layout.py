@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from loaders.cache.sources.codes import two_spellings
 from loaders.cache.sources.reader import READ_ERRORS, reading
 from loaders.cache.sources.table import Table
 from loaders.errors import InputError
+from loaders.progress import Progress, quiet
 
 Int = npt.NDArray[np.int64]
 BATCH_ROWS = 100_000
@@ -62,6 +63,16 @@ class Layout:
         borders = np.searchsorted(rows, np.append(self.offset, self.rows))
         return rows + np.repeat(self.first - self.offset, np.diff(borders))
 
+    def places(self, codes: list[str]) -> Int:
+        """Numbers of some of its codes."""
+        return np.searchsorted(np.array(self.codes), np.array(codes, np.str_))
+
+    def last_rows(self, part: "Layout") -> Int:
+        """Rows [part.rows] of some codes' last days, as many as a part has of each."""
+        code = self.places(part.codes)
+        start = (self.offset + self.days)[code] - part.days
+        return np.arange(part.rows) + np.repeat(start - part.offset, part.days)
+
     def rows_of_date(self) -> Int:
         """[T] how many spans hold each date."""
         change = np.bincount(self.first, minlength=len(self.calendar) + 1)
@@ -73,13 +84,33 @@ class Layout:
         return " on ".join(self.code_and_date(row))
 
 
+def keep_from(layout: Layout, present: Any, start: str | None, source: str) -> Layout:
+    """The layout of the rows from `start` on: spans begin with a bar, codes that ended before are gone.
+
+    Args:
+        present: [rows], 0 where the source has no bar.
+    """
+    if start is None:
+        return layout
+    begin = int(np.searchsorted(layout.calendar, np.datetime64(start, "D")))
+    first, ends = layout.first.copy(), layout.first + layout.days
+    for s in np.flatnonzero((first < begin) & (ends > begin)):
+        row = layout.offset[s] + begin - first[s]
+        first[s] = begin + int(np.argmax(present[row : layout.offset[s] + layout.days[s]]))
+    kept = ends > begin
+    if not kept.any():
+        raise InputError(source, f"no row from {start} on", "Move --start")
+    codes = [code for code, keep in zip(layout.codes, kept, strict=True) if keep]
+    return Layout(layout.calendar[begin:], codes, first[kept] - begin, (ends - first)[kept])
+
+
 class Survey(NamedTuple):
     """What the first pass found."""
 
     table: Table  # without the dates that --min-codes leaves out
     layout: Layout
     few: npt.NDArray[np.bool_]  # [T] dates held by few codes
-    counts: dict[str, int]  # what was left out, for the manifest
+    left_out: dict[str, int]  # dates that `min_codes` left out, and how many codes held each
 
 
 def survey(
@@ -88,7 +119,7 @@ def survey(
     """First pass: calendar and spans; tells of dates that few codes hold.
 
     Args:
-        min_codes: dates with fewer codes are left out, and counted; None: all are kept.
+        min_codes: dates with fewer codes are left out; None: all are kept.
 
     Raises InputError naming file and value for a row without a readable date or a code, for two spellings of one code,
     and where no row is left.
@@ -105,9 +136,9 @@ def survey(
         raise InputError(table.sources.name, "no row is left", "Check the files, --start and --end")
     if spellings := two_spellings(spans["code"]):
         faults.refuse_spellings(table, spellings)
-    counts: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     if min_codes is not None:
-        table, counts = _leave_out(table, dates, min_codes, on_progress)
+        table, left_out = _leave_out(table, dates, min_codes, on_progress)
         spans, dates = _spans_and_dates(table)
     days = dates["date"].to_numpy().astype("datetime64[D]")
     codes = dates["codes"].to_numpy().astype(np.int64)
@@ -116,7 +147,7 @@ def survey(
     low = np.searchsorted(days, spans["low"].to_numpy().astype("datetime64[D]"))
     high = np.searchsorted(days, spans["high"].to_numpy().astype("datetime64[D]"))
     layout = Layout(days, spans["code"].to_list(), low.astype(np.int64), (high - low + 1).astype(np.int64))
-    return Survey(table, layout, few, counts)
+    return Survey(table, layout, few, left_out)
 
 
 def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -135,7 +166,7 @@ def _spans_and_dates(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _leave_out(
     table: Table, dates: pl.DataFrame, min_codes: int, on_progress: Callable[[str], None]
 ) -> tuple[Table, dict[str, int]]:
-    """The table without the dates that fewer codes hold, which is told, and counts of them."""
+    """The table without the dates that fewer codes hold, which is told, and how many hold each."""
     few = dates.filter(pl.col("codes") < min_codes)
     rows = int(few["codes"].sum())
     if few.height == dates.height:
@@ -143,8 +174,8 @@ def _leave_out(
         raise InputError("--min-codes", what, "Lower it")
     if few.height:
         on_progress(f"left out {few.height:,} dates of fewer than {min_codes} codes, {rows:,} rows")
-    counts = {"dates_of_few_codes": few.height, "rows_on_dates_of_few_codes": rows}
-    return replace(table, without=tuple(few["date"])), counts
+    left_out = {str(day): int(codes) for day, codes in few.select("date", "codes").iter_rows()}
+    return replace(table, without=tuple(few["date"])), left_out
 
 
 def _tell_of_few(
@@ -172,7 +203,7 @@ def reading_table(table: Table) -> Iterator[None]:
             raise error
 
 
-def stream(table: Table, layout: Layout) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
+def stream(table: Table, layout: Layout, progress: Progress = quiet) -> Iterator[tuple[Int, npt.NDArray[np.float32]]]:
     """Second pass: batches of (rows int64 [n], numbers float32 [n, columns], null as NaN), in the order of the source.
 
     Raises InputError naming files, code and date where two rows share them, and file, column, code, date and value for
@@ -182,7 +213,7 @@ def stream(table: Table, layout: Layout) -> Iterator[tuple[Int, npt.NDArray[np.f
     lookup = np.zeros(int((layout.calendar[-1] - layout.calendar[0]).astype(np.int64)) + 1, np.int64)
     lookup[layout.calendar.astype(np.int64) - epoch] = np.arange(len(layout.calendar))
     taken = np.zeros(layout.rows, np.bool_)
-    start = layout.offset - layout.first
+    start, read = layout.offset - layout.first, 0
     located = table.frame.with_columns(
         pl.col("code").cast(pl.Enum(layout.codes)).to_physical().cast(pl.Int64),
         pl.col("date").to_physical().cast(pl.Int64),
@@ -194,6 +225,8 @@ def stream(table: Table, layout: Layout) -> Iterator[tuple[Int, npt.NDArray[np.f
             if repeated >= 0:
                 faults.refuse_twice(table, *layout.code_and_date(repeated))
             yield rows, batch.drop("code", "date").to_numpy(order="c")
+            read += len(rows)
+            progress(read, layout.rows, "reading rows")
 
 
 @njit(cache=True)

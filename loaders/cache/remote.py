@@ -30,6 +30,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.format import MANIFEST, Manifest, open_columns, open_rows, read_manifest, verify
 from loaders.errors import InputError
+from loaders.progress import Progress, counted, part_of, quiet
 
 THREADS = 8  # ranged reads at once: one stream of an object store is far slower than the network
 
@@ -39,7 +40,9 @@ def is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
-def local_copy(url: str, store: Path, on_progress: Callable[[str], None] = lambda line: None) -> Path:
+def local_copy(
+    url: str, store: Path, on_progress: Callable[[str], None] = lambda line: None, progress: Progress = quiet
+) -> Path:
     """The local copy of a remote cache, or of a remote folder of caches; downloads what `store` does not hold yet.
 
     Args:
@@ -47,6 +50,7 @@ def local_copy(url: str, store: Path, on_progress: Callable[[str], None] = lambd
             region and endpoint come from the environment or the URL's query, as pyarrow.fs reads them.
         store: folder of copies, made where it is missing.
         on_progress: receives a line before each download.
+        progress: of each download.
 
     Of what is already there only the manifest is read again. Raises InputError for a URL that cannot be opened, a
     folder that is no cache, no access, a download that fails or differs from its manifest, and a store that cannot be
@@ -60,13 +64,13 @@ def local_copy(url: str, store: Path, on_progress: Callable[[str], None] = lambd
     folder = _Folder(system, path.rstrip("/"), where)
     entries = folder.entries()
     if MANIFEST in entries:
-        return _copy_of(_read_cache(folder, entries), store, on_progress)
+        return _copy_of(_read_cache(folder, entries), store, on_progress, progress)
 
     names = sorted(n for n, e in entries.items() if e.type == FileType.Directory and not n.startswith("."))
     if not names:
         raise InputError(where, f"no cache here ({MANIFEST} is missing)", "Check the URL, or upload the cache again")
     shards = {name: _read_cache(folder.below(name), folder.below(name).entries()) for name in names}
-    copies = {name: _copy_of(shard, store, on_progress) for name, shard in shards.items()}
+    copies = {name: _copy_of(shard, store, on_progress, progress) for name, shard in shards.items()}
     content = "\n".join(f"{name} {copy.name}" for name, copy in copies.items())
     out = store / hashlib.sha256(content.encode()).hexdigest()[:16]
     with _alone_in(store):
@@ -117,7 +121,7 @@ def _read_cache(folder: _Folder, entries: dict[str, FileInfo]) -> _Cache:
     return _Cache(folder, text, manifest, files)
 
 
-def _copy_of(cache: _Cache, store: Path, on_progress: Callable[[str], None]) -> Path:
+def _copy_of(cache: _Cache, store: Path, on_progress: Callable[[str], None], progress: Progress) -> Path:
     out = store / cache.manifest.cache_id
     if _holds(out, cache.manifest):
         return out
@@ -133,8 +137,10 @@ def _copy_of(cache: _Cache, store: Path, on_progress: Callable[[str], None]) -> 
         on_progress(f"copying {cache.folder.where} ({size / 1e9:.2f} GB)")
         with atomic_folder(out) as partial:
             (partial / MANIFEST).write_bytes(cache.text)
+            before = 0
             for name, info in cache.files.items():
-                _download(cache, info, partial / name)
+                _download(cache, info, partial / name, part_of(progress, before / size, (before + info.size) / size))
+                before += info.size
             with _named_as(cache.folder.where, partial):
                 verify(partial)
     return out
@@ -151,7 +157,7 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
     return found.cache_id == manifest.cache_id
 
 
-def _download(cache: _Cache, info: FileInfo, out: Path) -> None:
+def _download(cache: _Cache, info: FileInfo, out: Path, progress: Progress) -> None:
     where, chunk, size = f"{cache.folder.where}/{info.base_name}", cache.manifest.chunk_bytes, info.size
     with _reading(where):
         source = cache.folder.system.open_input_file(info.path)
@@ -167,7 +173,8 @@ def _download(cache: _Cache, info: FileInfo, out: Path) -> None:
                 written = os.pwrite(target.fileno(), rest, start)
                 rest, start = rest[written:], start + written
 
-        list(pool.map(copy, range(0, size, chunk)))
+        starts = range(0, size, chunk)
+        list(counted(pool.map(copy, starts), len(starts), progress, "copying the cache"))
         os.fsync(target.fileno())  # a later run trusts what it finds under the final name
 
 

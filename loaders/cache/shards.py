@@ -76,6 +76,7 @@ def join_manifests(folders: list[Path], manifests: list[Manifest]) -> Manifest:
         "source": _pooled([m.source for m in manifests], [m.counts.get("scored", 0) for m in manifests]),
         "stored": _pooled([m.stored for m in manifests], [m.counts.get("scored", 0) for m in manifests]),
         "simulation": None,
+        "built_from": None,
         "batches": [],
         "panel_bytes": sum(manifest.panel_bytes for manifest in manifests),
         "checksums": [],

@@ -41,6 +41,21 @@ class RunningStats:
         self.known, self.mean, self.squares = np.zeros((3, features))
         self.low, self.high = np.full(features, np.inf), np.full(features, -np.inf)
 
+    @classmethod
+    def resume(cls, state: list[list[float]]) -> "RunningStats":
+        """As it was when it gave that state."""
+        known, mean, squares, low, high, (rows,) = (np.array(values) for values in state)
+        stats = cls(len(known))
+        stats.rows, stats.known, stats.mean, stats.squares = int(rows), known, mean, squares
+        stats.low, stats.high = np.where(known > 0, low, np.inf), np.where(known > 0, high, -np.inf)
+        return stats
+
+    def state(self) -> list[list[float]]:
+        """What `resume` goes on from, to the last bit: sums of each feature, 0 where no value is known, and rows."""
+        some = self.known > 0
+        extremes = [np.where(some, self.low, 0), np.where(some, self.high, 0)]
+        return [*(a.tolist() for a in (self.known, self.mean, self.squares, *extremes)), [float(self.rows)]]
+
     def add(self, found: Float64, rows: int) -> None:
         """Take in what `moments` gives of `rows` more rows."""
         known, mean, squares, low, high = found

@@ -9,9 +9,10 @@ S codes, D scored days, L context, T = D + L - 1 days read
 
 import ctypes
 import mmap
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from loaders.panel import Int, Panel
 from loaders.plan import Block
@@ -22,9 +23,8 @@ WARM = 0.99  # share of them in memory from which a cache counts as being in mem
 WILLNEED = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_madvise = _libc.madvise
-_madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
-_madvise.restype = ctypes.c_int
+# By name and not by ctypes, whose addresses are another process's too: so the compiled loop can be kept on disk.
+_madvise: Any = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))
 _mincore = _libc.mincore
 _mincore.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
 _mincore.restype = ctypes.c_int
@@ -72,7 +72,7 @@ def advise_rows(panel: Panel, rows: Int) -> None:
     _advise(start, lengths * row_bytes, mmap.PAGESIZE)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _advise(start, nbytes, page):  # type: ignore[no-untyped-def]
     for i in range(len(start)):
         if nbytes[i] > 0:

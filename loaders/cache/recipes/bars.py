@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from loaders.cache.layout import Layout, stream
 from loaders.cache.recipes.common import PerCode, per_code
-from loaders.cache.sources.table import Table
+from loaders.cache.recipes.source_rows import HERE, SourceRows
 
 Float = npt.NDArray[np.float32]
 
@@ -39,14 +38,10 @@ class Bars:
     usable: npt.NDArray[np.bool_]  # and a close in it
 
 
-def read_bars(table: Table, layout: Layout) -> tuple[Bars, dict[str, PerCode]]:
-    """Stream `BARS` into place and clean them; also gives counts of what was odd, of each code."""
-    raw = np.full((len(BARS), layout.rows), np.nan, np.float32)
-    present = np.zeros(layout.rows, np.bool_)
-    for rows, numbers in stream(table, layout):
-        for column, values in zip(raw, numbers.T, strict=True):
-            column[rows] = values
-        present[rows] = True
+def clean_bars(source: SourceRows) -> tuple[Bars, dict[str, PerCode]]:
+    """Clean the columns `BARS` of a source; also gives counts of what was odd, of each code."""
+    layout, present = source.layout, source.present[:] == HERE
+    raw = np.array(source.values[:].T, order="C")
     raw[~(np.isfinite(raw) & (raw > 0))] = np.nan
     open_, high, low, close, volume = raw
     usable = ~np.isnan(close)

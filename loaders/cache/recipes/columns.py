@@ -8,6 +8,7 @@ zero, or a spread that drowns in rounding.
 F features, H horizons, n rows of a batch
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,24 +18,29 @@ import numpy.typing as npt
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.columns import NewColumns
 from loaders.cache.cross_sections import Collected, collecting, store
-from loaders.cache.format import SCORED
+from loaders.cache.format import SCORED, Manifest
 from loaders.cache.layout import Int, Layout, stream
 from loaders.cache.recipes.common import (
     Content,
     Options,
-    Progress,
+    PerCode,
+    Tell,
     new_columns,
-    open_files,
     per_code,
     summary,
     survey_columns,
     write_manifests,
 )
+from loaders.cache.recipes.growth import Growth
 from loaders.cache.recipes.horizons import check_horizons, horizons_of
+from loaders.cache.recipes.source_rows import HERE, SourceRows, new_source
 from loaders.cache.sources import faults
+from loaders.cache.sources.frames import Source
 from loaders.cache.sources.names import match_columns
 from loaders.cache.sources.table import Sources, Table
+from loaders.cache.statistics import RunningStats
 from loaders.errors import InputError
+from loaders.progress import Progress, part_of, quiet
 
 LARGEST_ERROR = 0.01  # rounding error that float16 may add, in standard deviations of the column
 LARGEST_LOSS = 0.001  # share of nonzero values that float16 may turn into zero
@@ -46,50 +52,88 @@ class ColumnsOptions(Options):
 
     Args:
         features, targets: names or patterns (`*`, `?`, `[...]`) of columns; patterns never take a target, the date or
-            the code as a feature.
+            the code as a feature. Targets `none` alone: there are none.
         horizons: rows ahead of each target in the order of `targets`; None: their names state them.
         trust_horizons: do not ask the targets whether they have these horizons.
         categories: names or patterns of features that are ids from 0 on; they are not transformed.
     """
 
     features: list[str] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
     trust_horizons: bool = False
     categories: list[str] = field(default_factory=list)
 
 
-def build_columns(paths: list[Path], out: Path, options: ColumnsOptions, on_progress: Progress) -> None:
+def build_columns(
+    paths: Sequence[Source], out: Path, options: ColumnsOptions, on_progress: Tell, progress: Progress = quiet
+) -> None:
     """Build a cache of a ready panel: its features transformed within each date, its targets as they are.
 
     Raises InputError naming file, column, code or date for bad input; nothing is written then.
     """
     options = options.checked()
-    sources = open_files(paths, options, on_progress)
+    sources = options.open(paths, on_progress)
     chosen = choose(sources, options)
-    found, period = survey_columns(sources, chosen.features + chosen.targets, options, options.start, on_progress)
+    # Shares of the time, about.
+    progress(0, 1, "reading dates and codes")
+    found, period = survey_columns(sources, chosen.features + chosen.targets, options, on_progress)
     layout = found.layout
     on_progress(summary(layout, len(chosen.features), len(sources.files)))
     pairs = zip(chosen.targets, chosen.horizons, strict=True)
-    on_progress("horizons: " + ", ".join(f"{target} -> {h}" for target, h in pairs))
+    on_progress("horizons: " + (", ".join(f"{target} -> {h}" for target, h in pairs) or "none, a cache to score"))
     recipe = {"name": "columns", **options.as_read(), "targets": chosen.targets}
-    content = Content(
-        layout, chosen.features, chosen.horizons, chosen.targets, recipe, period, found.counts, chosen.categories
-    )
     with atomic_folder(out) as folder:
+        source = new_source(folder, found.table.numbers, layout) if options.keeps_source else None
+        content = Content(
+            layout, chosen.features, chosen.horizons, chosen.targets, recipe, period, found.left_out, source,
+            chosen.categories,
+        )  # fmt: skip
         columns, shards = new_columns(folder, content, options)
         with collecting(folder, layout, len(chosen.features)) as collected:
-            fill(columns, collected, found.table, chosen, options)
+            fill(columns, collected, found.table, chosen, options, source, part_of(progress, 0.1, 0.4))
             for name, line in _evidence(columns, layout, chosen, options):
                 on_progress(f"target {name}: rank correlation with itself at {line}")
             on_progress(f"transform within each date: {options.transform}")
-            stats = store(collected, options.transform, columns, chosen.ids)
-        presence, targets = columns.presence[:] == SCORED, columns.targets[:]
-        counts = {"missing_targets": per_code((np.isnan(targets) & presence[:, None]).sum(1), layout)}
-        write_manifests(shards, content, options, counts, stats)
+            stats = store(collected, options.transform, columns, chosen.ids, progress=part_of(progress, 0.4, 0.9))
+        counts = {"missing_targets": missing_targets(columns, layout)}
+        write_manifests(shards, content, options, counts, stats, part_of(progress, 0.9, 1))
+
+
+def missing_targets(columns: NewColumns, layout: Layout) -> PerCode:
+    """Targets that scored rows lack, of each code."""
+    scored = columns.presence[:] == SCORED
+    return per_code((np.isnan(columns.targets[:]) & scored[:, None]).sum(1), layout)
+
+
+def extend_columns(growth: Growth, options: ColumnsOptions, delisting_returns: Source | None) -> Manifest:
+    """Fill in the new rows of a cache that days are appended to, and targets that have become known; describes it.
+
+    Raises what `build_columns` raises for a value, and InputError for delisting returns.
+    """
+    if delisting_returns is not None:
+        raise InputError("--delisting-returns", "recipe columns does not take it", "Leave it out")
+    manifest, columns, fresh, now = growth.manifest, growth.columns, growth.fresh, growth.now
+    features, width = manifest.features, len(manifest.features)
+    chosen = Chosen(features, manifest.targets, manifest.horizons, manifest.categories)
+    rows, place = now.layout.last_rows(fresh), growth.kept.last_rows(fresh)
+    here = np.flatnonzero(now.present[rows] == HERE)
+    numbers = now.values[rows[here]]
+    _check_values(rows[here], numbers, chosen, growth.table, now.layout, options.dtype == "float16")
+    rounding = _rounding(chosen, options, growth.table, now.layout)
+    if rounding is not None:
+        rounding.add(numbers[:, :width], rows[here])
+    new = growth.empty(fresh, width)
+    new.targets[here], new.presence[here] = numbers[:, width:], SCORED
+    with collecting(growth.folder, fresh, width) as collected:
+        collected.put(here, numbers[:, :width])
+        stats = store(collected, options.transform, new, chosen.ids, RunningStats.resume(growth.built.moments))
+    columns.features[place], columns.targets[place], columns.presence[place] = new.features, new.targets, new.presence
+    columns.targets[growth.completed] = now.values[growth.completed][:, width:]
+    counts = {"missing_targets": int(missing_targets(columns, growth.kept).sum())}
+    return growth.described(options, counts, stats)
 
 
 def _evidence(columns: NewColumns, layout: Layout, chosen: "Chosen", options: ColumnsOptions) -> list[tuple[str, str]]:
-    if options.trust_horizons:
+    if options.trust_horizons or not chosen.targets:
         return []
     found = check_horizons(columns, layout, chosen.targets, chosen.horizons)
     return [(name, evidence.line()) for name, evidence in zip(chosen.targets, found, strict=True)]
@@ -115,11 +159,11 @@ def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     names, features, targets = sources.names, options.features, options.targets
     has = f"The files have {', '.join(names[:30])}"
     if not targets:
-        raise InputError("--targets", "no target column is named", has)
+        raise InputError("--targets", "no target column is named", f"{has}. Pass none for a cache to score")
     if not features:
         # Never a default: any other column of the file may be a forward return too.
         raise InputError("--features", "no feature column is named", has)
-    chosen_targets = match_columns("--targets", targets, names, sources.reserved)
+    chosen_targets = [] if options.untargeted else match_columns("--targets", targets, names, sources.reserved)
     if options.horizons is not None:
         for pattern in targets:
             found = match_columns("--targets", [pattern], names, sources.reserved)
@@ -142,22 +186,30 @@ def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     return Chosen(chosen_features, [chosen_targets[i] for i in order], [horizons[i] for i in order], categories)
 
 
-def fill(columns: NewColumns, collected: Collected, table: Table, chosen: Chosen, options: ColumnsOptions) -> None:
-    """Stream the table into place: targets and presence into the columns, features to be transformed. Every row is
-    scored.
+def fill(
+    columns: NewColumns,
+    collected: Collected,
+    table: Table,
+    chosen: Chosen,
+    options: ColumnsOptions,
+    source: SourceRows | None,
+    progress: Progress = quiet,
+) -> None:
+    """Stream the table into place: targets and presence into the columns, features to be transformed, all into the
+    source that is kept. Every row is scored.
     """
     n_features, layout = len(chosen.features), collected.layout
-    half, ids = options.dtype == "float16", chosen.ids
-    plain = np.arange(n_features) if options.transform == "none" else np.array(ids, np.int64)
-    rounding = _Rounding([chosen.features[i] for i in plain], table, layout) if half and len(plain) else None
-    for rows, numbers in stream(table, layout):
+    half, rounding = options.dtype == "float16", _rounding(chosen, options, table, layout)
+    for rows, numbers in stream(table, layout, progress):
         _check_values(rows, numbers, chosen, table, layout, half)
         values = numbers[:, :n_features]
         if rounding is not None:
-            rounding.add(np.nan_to_num(values[:, plain], nan=0.0), rows)
+            rounding.add(values, rows)
         collected.put(rows, values)
         columns.targets[rows] = numbers[:, n_features:]
         columns.presence[rows] = SCORED
+        if source is not None:
+            source.put(rows, numbers)
     if rounding is not None:
         rounding.check()
 
@@ -187,17 +239,24 @@ def _check_values(
             raise InputError(faults.file_of(table, *layout.code_and_date(int(rows[row]))), what, cure)
 
 
-class _Rounding:
-    """What float16 does to the columns of a stream: running sums per column, float64 [F]."""
+def _rounding(chosen: Chosen, options: ColumnsOptions, table: Table, layout: Layout) -> "_Rounding | None":
+    """What watches the features that float16 stores without a transform; None where there are none."""
+    plain = np.arange(len(chosen.features)) if options.transform == "none" else np.array(chosen.ids, np.int64)
+    return _Rounding(chosen.features, plain, table, layout) if options.dtype == "float16" and len(plain) else None
 
-    def __init__(self, names: list[str], table: Table, layout: Layout) -> None:
-        self.names, self.table, self.layout = names, table, layout
+
+class _Rounding:
+    """What float16 does to some columns of a stream: running sums per column, float64 [F]."""
+
+    def __init__(self, names: list[str], columns: Int, table: Table, layout: Layout) -> None:
+        self.names, self.columns, self.table, self.layout = [names[i] for i in columns], columns, table, layout
         self.rows = 0
-        self.nonzero, self.lost, self.error, self.sum, self.square = np.zeros((5, len(names)))
+        self.nonzero, self.lost, self.error, self.sum, self.square = np.zeros((5, len(columns)))
         self.shift: npt.NDArray[np.float64] | None = None  # of the sums, against cancellation
 
     def add(self, values: npt.NDArray[np.float32], rows: Int) -> None:
-        """Take in float32 [n, F] of rows [n]. Raises InputError for values beyond float16."""
+        """Take in all features, float32, of rows [n]. Raises InputError for values beyond float16."""
+        values = np.nan_to_num(values[:, self.columns], nan=0.0)
         over = np.abs(values).max(0, initial=0) >= 65520  # rounds to infinity
         if over.any():
             column = int(np.argmax(over))

@@ -3,8 +3,8 @@
 S codes, F features, H horizons
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,15 +13,28 @@ import numpy.typing as npt
 
 from loaders.cache.columns import NewColumns, create_columns, joined
 from loaders.cache.cross_sections import DESCRIPTION, TRANSFORMS
-from loaders.cache.format import ABSENT, CONTEXT, SCORED, Dtype, Manifest, Transform, write_manifest
+from loaders.cache.format import (
+    ABSENT,
+    CONTEXT,
+    SCORED,
+    BuiltFrom,
+    Delisting,
+    Dtype,
+    Manifest,
+    Transform,
+    write_manifest,
+)
 from loaders.cache.layout import Layout, Survey, survey
+from loaders.cache.recipes.source_rows import SourceRows
 from loaders.cache.sources import calendar, dates
 from loaders.cache.sources.calendar import Period
+from loaders.cache.sources.frames import Source
 from loaders.cache.sources.table import Sources, open_sources, open_table
-from loaders.cache.statistics import FeatureStats
+from loaders.cache.statistics import RunningStats
 from loaders.errors import InputError
+from loaders.progress import Progress, part_of, quiet
 
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]  # receives lines to show
 PerCode = npt.NDArray[np.int64]  # [S]
 
 
@@ -32,6 +45,7 @@ class Options:
     date: str = "date"  # column of dates
     code: str = "code"  # column of codes
     rename: list[str] = field(default_factory=list)  # `old=new` columns
+    targets: list[str] = field(default_factory=list)  # columns; `none` alone: a cache to score, without targets
     horizons: list[int] | None = None  # days ahead
     exclude: list[str] = field(default_factory=list)  # names or patterns of features that are left out
     transform: Transform = "rank"  # of features, within each date: a key of cross_sections.TRANSFORMS
@@ -42,28 +56,52 @@ class Options:
     periods_per_year: float | None = None
     min_codes: int | None = None  # dates with fewer codes are left out
     shards: int = 1  # caches of some of the codes each, in one folder
+    keep_source: bool = True  # beside the rows, so that days can be appended; shards keep none
+
+    @property
+    def untargeted(self) -> bool:
+        """Whether the cache is to have no targets."""
+        return self.targets == ["none"]
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether the cache will keep what it was built from."""
+        return self.keep_source and self.shards == 1
 
     def checked(self) -> Self:
         """The same with start and end as ISO dates.
 
-        Raises InputError for an unknown period or transform, a start or end that is no date, and an end before it.
+        Raises InputError for an unknown period or transform, horizons of no targets, a start or end that is no date,
+        and an end before it.
         """
         calendar.check_period(self.period)
         if self.transform not in TRANSFORMS:
             raise InputError("--transform", f"no transform {self.transform!r}", f"Use {', '.join(TRANSFORMS)}")
         if self.min_codes is not None and self.min_codes < 1:
             raise InputError("--min-codes", f"{self.min_codes} is less than 1", "Leave it out to keep all dates")
-        start, end = self._iso("--start", self.start), self._iso("--end", self.end)
+        if self.untargeted and self.horizons is not None:
+            raise InputError("--horizons", "there are no targets to have any (--targets none)", "Leave one of them out")
+        start, end = self.iso("--start", self.start), self.iso("--end", self.end)
         if start is not None and end is not None and start > end:
             raise InputError("--end", f"{self.end} is before --start {self.start}", "Swap them")
         return replace(self, start=start, end=end)
+
+    def open(self, paths: Sequence[Source], on_progress: Tell) -> Sources:
+        """The files and frames of a build, open; see `open_sources`."""
+        return open_sources(paths, self.date, self.code, self.rename, self.period, on_progress)
+
+    @property
+    def first_read(self) -> str | None:
+        """The first date that is read; None: all."""
+        return self.start
 
     def as_read(self) -> dict[str, Any]:
         """What decided which rows were read and by what names, for the manifest."""
         names = ("date", "code", "rename", "start", "end", "min_codes")
         return {name: getattr(self, name) for name in names}
 
-    def _iso(self, option: str, text: str | None) -> str | None:
+    def iso(self, option: str, text: str | None) -> str | None:
+        """The ISO date that a text means. Raises InputError naming the option where it is none."""
         day = None if text is None else dates.parse(text, self.period)
         if text is not None and day is None:
             raise InputError(option, f"{text!r} is no date", dates.advice(text, self.period))
@@ -80,21 +118,16 @@ class Content:
     targets: list[str]  # what the target of each horizon is
     recipe: dict[str, Any]  # name and settings
     period: Period
-    left_out: dict[str, int]  # counts of what the whole build left out
+    left_out: dict[str, int]  # dates that the whole build left out, and how many codes held each
+    source: SourceRows | None  # None: not kept
     categories: list[str] = field(default_factory=list)
     known_after: int = 0
+    delistings: list[Delisting] = field(default_factory=list)
 
 
-def open_files(paths: list[Path], options: Options, on_progress: Progress) -> Sources:
-    """The files of a build, open; see `open_sources`."""
-    return open_sources(paths, options.date, options.code, options.rename, options.period, on_progress)
-
-
-def survey_columns(
-    sources: Sources, numbers: list[str], options: Options, start: str | None, on_progress: Progress
-) -> tuple[Survey, Period]:
-    """The first pass over number columns from `start` on, and what the calendar was read as, which is told."""
-    table = open_table(sources, numbers, start, options.end, on_progress)
+def survey_columns(sources: Sources, numbers: list[str], options: Options, on_progress: Tell) -> tuple[Survey, Period]:
+    """The first pass over number columns, and what the calendar was read as, which is told."""
+    table = open_table(sources, numbers, options.first_read, options.end, on_progress)
     found = survey(table, options.min_codes, on_progress)
     days = found.layout.calendar[~found.few]  # metrics skip the others
     period = calendar.period_of(days, options.period, options.periods_per_year)
@@ -102,10 +135,18 @@ def survey_columns(
     return found, period
 
 
+def left_out_counts(left_out: dict[str, int], options: Options) -> dict[str, int]:
+    """Counts of the dates that --min-codes left out; none where it is not asked."""
+    if options.min_codes is None:
+        return {}
+    return {"dates_of_few_codes": len(left_out), "rows_on_dates_of_few_codes": sum(left_out.values())}
+
+
 def summary(layout: Layout, n_features: int, n_files: int) -> str:
-    """One line of what the files hold."""
+    """One line of what the files or frames hold."""
     days = f"{len(layout.calendar):,} days from {layout.calendar[0]} to {layout.calendar[-1]}"
-    return f"{n_files:,} files: {len(layout.codes):,} codes, {days}, {n_features} features"
+    sources = "1 source" if n_files == 1 else f"{n_files:,} sources"
+    return f"{sources}: {len(layout.codes):,} codes, {days}, {n_features} features"
 
 
 @dataclass(frozen=True)
@@ -145,18 +186,19 @@ def write_manifests(
     content: Content,
     options: Options,
     counts: dict[str, PerCode],
-    source: list[FeatureStats],
+    stats: RunningStats,
+    progress: Progress = quiet,
 ) -> None:
     """Describe and complete the caches whose columns are filled.
 
     Args:
         counts: by name, of each code.
-        source: statistics of the features as the files have them.
+        stats: of the features as the files have them.
     """
     layout = content.layout
-    for shard in shards:
+    for number, shard in enumerate(shards):
         codes = shard.codes
-        whole = content.left_out if shard is shards[0] else {}  # counts of shards are added up
+        whole = left_out_counts(content.left_out, options) if shard is shards[0] else {}  # of shards, added up
         first, days = layout.first[codes], layout.days[codes]
         begin, end = int(first.min()), int((first + days).max())
         presence = shard.columns.presence[:]
@@ -182,10 +224,31 @@ def write_manifests(
             known_after=content.known_after,
             period=content.period.name,
             periods_per_year=content.period.per_year,
-            source=source,
+            source=stats.result(),
             batches=shard.columns.batches,
         )
-        write_manifest(shard.folder, manifest)
+        if content.source is not None:
+            manifest.built_from = built_from(content.source, options, stats, content.left_out, content.delistings)
+        write_manifest(shard.folder, manifest, part_of(progress, number / len(shards), (number + 1) / len(shards)))
+
+
+def built_from(
+    source: SourceRows, options: Options, stats: RunningStats, left_out: dict[str, int], delistings: list[Delisting]
+) -> BuiltFrom:
+    """What a manifest says of the source that its cache keeps; size and checksums to be filled in."""
+    layout = source.layout
+    return BuiltFrom(
+        settings={f.name: getattr(options, f.name) for f in fields(options) if f.name != "delisting_returns"},
+        columns=source.names,
+        calendar=[str(day) for day in layout.calendar],
+        codes=layout.codes,
+        first=layout.first.tolist(),
+        days=layout.days.tolist(),
+        left_out=dict(sorted(left_out.items())),
+        delistings=delistings,
+        moments=stats.state(),
+        batches=source.batches,
+    )
 
 
 def per_code(rows: npt.NDArray[Any], layout: Layout) -> PerCode:

@@ -11,6 +11,7 @@ Array = npt.NDArray[np.float64]
 RETURN_DAYS = (1, 2, 5, 10, 20, 60, 120, 250)
 GAP_DAYS = (5, 10, 20, 60, 120, 250)
 POSITION_DAYS = (5, 20, 60, 250)
+LOOKBACK_DAYS = 250  # before the day itself: no feature sees a day further back
 
 FEATURES = (
     *(f"ret_{k}" for k in RETURN_DAYS),  # close to close over k days
@@ -44,12 +45,27 @@ def ago(x: Array, days: int) -> Array:
     return out
 
 
+def trailing_sum(x: Array, days: int) -> Array:
+    """Sum of the last `days` values, those before the first are 0: by doubling spans, log2(days) passes.
+
+    Other than a difference of running sums it is the same to the last bit whatever came before those days.
+    """
+    total, spans, span, covered = np.zeros(len(x)), x, 1, 0
+    while True:
+        if days & span:  # spans of 1, 2, 4, ... days, as the binary digits of `days` say, one before the other
+            total[covered:] += spans[: max(len(x) - covered, 0)]
+            covered += span
+        if covered == days:
+            return total
+        longer = spans.copy()
+        longer[span:] += spans[:-span]
+        spans, span = longer, 2 * span
+
+
 def trailing_mean(x: Array, days: int) -> Array:
     """Mean of the last `days` values, the day's own included. x is finite."""
-    out = np.full(len(x), np.nan)
-    if days <= len(x):
-        total = np.concatenate([[0.0], np.cumsum(x)])
-        out[days - 1 :] = (total[days:] - total[:-days]) / days
+    out = trailing_sum(x, days) / days
+    out[: days - 1] = np.nan
     return out
 
 
@@ -85,7 +101,8 @@ def daily_features(
         open_: NaN where unknown. high, low, close: finite from the first known close on. volume: 0 or more.
         returns: clipped daily log returns, finite. market: their mean over the universe, on the same days.
 
-    The value on day t depends on days up to t alone. NaN and infinite values mean that it is missing.
+    The value on day t depends on days t - LOOKBACK_DAYS..t alone, to the last bit. NaN and infinite values mean that
+    it is missing.
     """
     with np.errstate(all="ignore"):
         out = _features(
@@ -101,7 +118,7 @@ def _features(
     open_: Array, high: Array, low: Array, close: Array, volume: Array, returns: Array, market: Array
 ) -> dict[str, Array]:
     out: dict[str, Array] = {}
-    # A price that is unknown as yet (a code that begins without a usable close) must not spoil running sums.
+    # A price that is unknown as yet (a code that begins without a usable close) must not spoil sums of later days.
     price = np.where(np.isnan(close), 0.0, close)
     day_return = close / ago(close, 1) - 1
 

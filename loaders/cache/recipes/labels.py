@@ -16,13 +16,14 @@ n days of a code's span, H horizons
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from loaders.cache.format import Delisting
 from loaders.cache.layout import Layout
 from loaders.cache.sources import faults
+from loaders.cache.sources.frames import Source
 from loaders.cache.sources.reader import reading
 from loaders.cache.sources.table import Table, open_sources
 from loaders.errors import InputError
@@ -88,13 +89,10 @@ def labels(
     return out, why
 
 
-def read_delistings(path: Path, layout: Layout) -> tuple[dict[str, float], int]:
-    """Delisting returns by code of a file with `code`, `date` and `return`, and how many do not concern the panel.
+def read_delistings(path: Source) -> list[Delisting]:
+    """Delisting returns of a file with `code`, `date` and `return`, a fraction: -1 is a total loss. Sorted by code.
 
-    Those of other codes and of dates after the calendar do not. A return is a fraction: -1 is a total loss.
-
-    Raises InputError for a file that cannot be read, two rows of a code, a return that is none, and a date before the
-    code's last bar.
+    Raises InputError for a file that cannot be read, a row without date or code, and a return that is none.
     """
     table = Table(open_sources([path], "date", "code", [], None, lambda line: None), ["return"], tidy=True)
     with reading(str(path)):
@@ -103,20 +101,33 @@ def read_delistings(path: Path, layout: Layout) -> tuple[dict[str, float], int]:
         faults.refuse_date(table)
     if frame["code"].null_count():
         faults.refuse_missing_code(table)
+    found = []
+    for code, date, value in frame.select("code", "date", "return").sort("code", "date").iter_rows():
+        if value is None or not np.isfinite(value) or value < -1:
+            what = f"the return of {code} on {date} is {value}, not a fraction from -1 on"
+            raise InputError(str(path), what, "Write -0.35 for a loss of 35%")
+        found.append(Delisting(code=code, date=str(date), value=value))
+    return found
+
+
+def delistings_of(layout: Layout, given: list[Delisting], where: str) -> dict[str, float]:
+    """The returns by code that concern a panel: those of its codes, with dates up to its last.
+
+    Args:
+        where: messages say that they stand.
+
+    Raises InputError for two of a code, and a date before the code's last bar.
+    """
     last = dict(zip(layout.codes, layout.calendar[layout.first + layout.days - 1], strict=True))
     found: dict[str, float] = {}
-    others = 0
-    for code, date, value in frame.select("code", "date", "return").iter_rows():
-        of = f"the return of {code} on {date}"
-        if value is None or not np.isfinite(value) or value < -1:
-            raise InputError(str(path), f"{of} is {value}, not a fraction from -1 on", "Write -0.35 for a loss of 35%")
-        if code not in last or np.datetime64(date) > layout.calendar[-1]:
-            others += 1
+    for delisting in given:
+        code, date = delisting.code, np.datetime64(delisting.date)
+        if code not in last or date > layout.calendar[-1]:
             continue
         if code in found:
-            raise InputError(str(path), f"two rows for {code}", "Keep one row per code")
-        if np.datetime64(date) < last[code]:
+            raise InputError(where, f"two rows for {code}", "Keep one row per code")
+        if date < last[code]:
             what = f"{code} is delisted on {date} and has bars until {last[code]}"
-            raise InputError(str(path), what, "Mend the date, or remove the bars after it")
-        found[code] = float(value)
-    return found, others
+            raise InputError(where, what, "Mend the date, or remove the bars after it")
+        found[code] = delisting.value
+    return found

@@ -28,6 +28,7 @@ from loaders.cache.columns import NewColumns, create_columns
 from loaders.cache.format import ABSENT, Dtype, Manifest, write_manifest
 from loaders.cache.simulation import market, planted
 from loaders.errors import InputError
+from loaders.progress import Progress, counted, part_of, quiet
 
 Int = npt.NDArray[np.int64]
 
@@ -58,6 +59,7 @@ def simulate(
     horizons: list[int],
     dtype: Dtype,
     on_progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = quiet,
 ) -> Manifest:
     """Write a simulated cache into `out` and return its manifest.
 
@@ -68,6 +70,7 @@ def simulate(
         horizons: days ahead, ascending.
         dtype: of the stored features, "float16" or "float32".
         on_progress: receives lines to show.
+        progress: of the whole.
 
     `manifest.simulation["oracle_rank_ic"]` holds, by horizon, the mean daily RankIC of the best possible forecast on
     the scored rows of the whole panel, and `["oracle_daily_rank_ic"]` that of every day, for the mean over a part of
@@ -87,8 +90,9 @@ def simulate(
     on_progress(f"simulating {codes:,} codes x {days:,} days x {features} features, {gigabytes:.2f} GB")
     with atomic_folder(out) as folder:
         columns = create_columns(folder, spans.days, features, len(horizons), dtype)
-        forecasts = _fill(columns, spans, days, keys, scale, horizons)
-        simulation = _simulation(_oracle(columns, spans, days, forecasts), horizons, ic, scale)
+        forecasts = _fill(columns, spans, days, keys, scale, horizons, part_of(progress, 0, 0.7))
+        daily = _oracle(columns, spans, days, forecasts, part_of(progress, 0.7, 0.9))
+        simulation = _simulation(daily, horizons, ic, scale)
         manifest = Manifest(
             features=[*planted.PLANTED, *(f"f{i}" for i in range(4, features))],
             horizons=horizons,
@@ -108,7 +112,7 @@ def simulate(
             simulation=simulation,
             batches=columns.batches,
         )  # fmt: skip
-        write_manifest(folder, manifest)
+        write_manifest(folder, manifest, part_of(progress, 0.9, 1))
     for h in horizons:
         best, expected = simulation["oracle_rank_ic"][str(h)], simulation["expected_rank_ic"][str(h)]
         found = "undefined, no day has 20 samples" if best is None else f"{best:.4f}"
@@ -142,7 +146,13 @@ def _spans(keys: npt.NDArray[np.uint64], codes: int, days: int) -> _Spans:
 
 
 def _fill(
-    columns: NewColumns, spans: _Spans, days: int, keys: npt.NDArray[np.uint64], scale: float, horizons: list[int]
+    columns: NewColumns,
+    spans: _Spans,
+    days: int,
+    keys: npt.NDArray[np.uint64],
+    scale: float,
+    horizons: list[int],
+    progress: Progress,
 ) -> npt.NDArray[np.float32]:
     """Fill the columns, code by code on all cores, and return the oracle's forecasts, float32 [rows, H]."""
     n_codes, features = len(spans.first), columns.features.shape[1]
@@ -166,11 +176,13 @@ def _fill(
         columns.features[own], columns.presence[own], columns.targets[own] = x, presence, targets
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(n_codes)))
+        list(counted(pool.map(fill, range(n_codes)), n_codes, progress, "codes"))
     return forecasts
 
 
-def _oracle(columns: NewColumns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32]) -> planted.Float:
+def _oracle(
+    columns: NewColumns, spans: _Spans, days: int, forecasts: npt.NDArray[np.float32], progress: Progress
+) -> planted.Float:
     """Daily RankIC of the forecasts [T, H], NaN on a day with too few samples."""
 
     presence, targets = columns.presence[:], columns.targets[:]
@@ -179,7 +191,7 @@ def _oracle(columns: NewColumns, spans: _Spans, days: int, forecasts: npt.NDArra
         return market.day_rank_ic(day, spans.first, spans.days, spans.offset, presence, targets, forecasts)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(measure, range(days))))
+        return np.stack(list(counted(pool.map(measure, range(days)), days, progress, "the best forecast")))
 
 
 def mean_of_days(daily: planted.Float) -> float | None:

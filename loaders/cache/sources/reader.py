@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from loaders.cache.sources.files import kind_of, partitions
+from loaders.cache.sources.frames import Frame
 from loaders.errors import InputError
 
 READ_ERRORS = (pl.exceptions.PolarsError, pa.ArrowException, UnicodeDecodeError, OSError)
@@ -20,9 +21,9 @@ _FILE_MAGIC = b"ARROW1"  # of an Arrow IPC file; a stream has none
 
 @dataclass(frozen=True)
 class DataFile:
-    """An open file."""
+    """An open file, or a frame."""
 
-    path: Path
+    path: Path  # of a frame, its name
     frame: pl.LazyFrame
     kinds: dict[str, pl.DataType]  # of its columns, in their order
     as_text: frozenset[str]  # columns whose numbers are text: all of a CSV, and those of the folders
@@ -60,17 +61,30 @@ def open_file(path: Path, renames: dict[str, str]) -> DataFile:
         base, doubled, _ = name.partition("_duplicated_")
         if is_csv and doubled and base in schema:
             raise InputError(where, f"two columns are named {base!r}", "Rename one in the file")
-    trimmed = {name: name.strip() for name in schema}
-    if len(set(trimmed.values())) < len(schema):
-        twice = next(name for name, short in trimmed.items() if name != short and short in schema)
-        raise InputError(where, f"columns {twice!r} and {trimmed[twice]!r} differ in blanks alone", "Rename one")
     folders = {name: value for name, value in partitions(path).items() if name not in schema}
     if folders:
         frame = frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in folders.items())
     kinds = schema | dict.fromkeys(folders, pl.String())
     as_text = set(kinds if is_csv else folders)
-    file = rename(DataFile(path, frame, kinds, frozenset(as_text), frozenset(folders)), trimmed)
-    return rename(file, renames)
+    return _renamed(DataFile(path, frame, kinds, frozenset(as_text), frozenset(folders)), renames)
+
+
+def open_frame(frame: Frame, renames: dict[str, str]) -> DataFile:
+    """A frame with its columns renamed, as `open_file`."""
+    with reading(frame.name):
+        kinds = dict(frame.rows.collect_schema())
+    return _renamed(DataFile(Path(frame.name), frame.rows, kinds, frozenset(), frozenset()), renames)
+
+
+def _renamed(file: DataFile, renames: dict[str, str]) -> DataFile:
+    """The file without blanks around the names of its columns, and with these renamed."""
+    own = [name for name in file.kinds if name not in file.from_folders]
+    trimmed = {name: name.strip() for name in own}
+    if len(set(trimmed.values())) < len(own):
+        twice = next(name for name, short in trimmed.items() if name != short and short in own)
+        what = f"columns {twice!r} and {trimmed[twice]!r} differ in blanks alone"
+        raise InputError(str(file.path), what, "Rename one")
+    return rename(rename(file, trimmed), renames)
 
 
 def rename(file: DataFile, renames: dict[str, str]) -> DataFile:

@@ -1,22 +1,22 @@
-"""Files of any supported kind as one lazy table: `date` (Date), `code` (String), and number columns (Float32).
+"""Files and frames as one lazy table: `date` (Date), `code` (String), and number columns (Float32).
 
 Columns are matched over all files: one that a file lacks, or holds nothing in, is missing in its rows. Every row can be
 traced to its file (`faults`), so a message about a value names file, column, code or date, and the value.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from loaders.cache.sources import dates
 from loaders.cache.sources.files import find_files
+from loaders.cache.sources.frames import Frame, Source
 from loaders.cache.sources.names import PANDAS_INDEX, listed, parse_renames, resolve
-from loaders.cache.sources.reader import DataFile, open_file, rename
+from loaders.cache.sources.reader import DataFile, open_file, open_frame, rename
 from loaders.errors import InputError
 
 MISSING = ("", "NA", "N/A", "#N/A", "null", "NULL", "None")  # texts of no number; `nan` is one by itself
@@ -57,25 +57,31 @@ class Sources:
 
 
 def open_sources(
-    paths: list[Path], date: str, code: str, renaming: list[str], period: str | None, on_progress: Callable[[str], None]
+    paths: Sequence[Source],
+    date: str,
+    code: str,
+    renaming: list[str],
+    period: str | None,
+    on_progress: Callable[[str], None],
 ) -> Sources:
-    """Find and open files; tells what was left out, and which columns go by another name.
+    """Find and open files, then frames; tells what was left out, and which columns go by another name.
 
     Raises InputError for a path without data files, a file that cannot be read or has no dates or codes, and a rename
     of no column.
     """
     renames = parse_renames(renaming)
-    found = find_files(paths)
+    found = find_files([path for path in paths if not isinstance(path, Frame)])
+    opened = [open_file(path, renames) for path in found.files]
+    opened += [open_frame(frame, renames) for frame in paths if isinstance(frame, Frame)]
     files = []
-    for path in found.files:
-        file = open_file(path, renames)
+    for file in opened:
         if file.has_rows():
             files.append(file)
         else:
-            found.left_out["without rows"].append(path)
+            found.left_out["without rows"].append(file.path)
     if line := found.told():
         on_progress(line)
-    name = str(paths[0]) if len(paths) == 1 else f"{len(found.files):,} files"
+    name = str(paths[0]) if len(paths) == 1 else f"{len(opened):,} files"
     if not files:
         raise InputError(name, "no row is left", "No file holds one: check the files")
     for old in renames:

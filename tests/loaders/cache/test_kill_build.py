@@ -19,17 +19,19 @@ import pytest
 from loaders.cache.format import MANIFEST, PANEL, verify
 from loaders.panel import open_panel
 
-# Reads a line a build: the command line and the number of the moment to be killed at. Prints the fork's process number,
+# Reads a line a command: its arguments and the number of the moment to be killed at. Prints the fork's process number,
 # how it ended, and how many moments there were.
 SERVER = """
 import json, os, signal, sys
-import numba, polars, engine.training.loop, loaders.cache.build
+import numba, polars, engine.training.loop, loaders.cache.append, loaders.cache.build
 from engine.cli.app import main
-from loaders.cache import atomic, format
-from loaders.cache.recipes import common, ohlcv
+from loaders.cache import append, atomic, format
+from loaders.cache.recipes import common, ohlcv, source_rows, tail
 
 WRITES = [(common, "create_columns"), (ohlcv, "store"), (common, "write_manifest"), (format.np, "save"),
-          (format, "chunk_checksums"), (format.json, "dump"), (format.os, "fsync"), (atomic, "_publish")]
+          (format, "chunk_checksums"), (format.json, "dump"), (format.os, "fsync"), (atomic, "_publish"),
+          (source_rows, "create_columns"), (append, "_copy_runs"), (append, "put_files"), (append, "create_columns"),
+          (tail, "store"), (append, "write_manifest")]
 passed = 0
 numba.njit(lambda: 0)()  # so that no fork has to prepare the compiler
 
@@ -100,10 +102,15 @@ def server():
         process.stdin.close()
 
 
-def build(server, bars, out, kill_at=-1):
-    """Process number and exit status of a build, and the moments it passed (-1 where it was killed)."""
-    print(json.dumps([arguments(bars, out), kill_at]), file=server.stdin, flush=True)
+def run(server, command, kill_at=-1):
+    """Process number and exit status of a command, and the moments it passed (-1 where it was killed)."""
+    print(json.dumps([command, kill_at]), file=server.stdin, flush=True)
     return json.loads(server.stdout.readline())
+
+
+def build(server, bars, out, kill_at=-1):
+    """The same of a build."""
+    return run(server, arguments(bars, out), kill_at)
 
 
 @pytest.mark.parametrize("before", ["nothing", "an old cache"])
@@ -112,7 +119,7 @@ def test_a_build_killed_at_every_write(server, tmp_path, before):
     build(server, old_bars, tmp_path / "old")
     _, status, moments = build(server, bars, tmp_path / "new")
     assert status == 0
-    assert moments == 22  # two of each of 11 calls
+    assert moments == 28  # two of each of 14 calls
     old, new = (verify(tmp_path / name).cache_id for name in ("old", "new"))
     expected = old if before == "an old cache" else None
     # Without an old cache there is less to lose: the first write, one inside, and both sides of the last.

@@ -1,4 +1,4 @@
-"""What a cache holds, for a terminal."""
+"""What a cache holds and which tier it would take here, for a terminal."""
 
 import math
 
@@ -21,14 +21,15 @@ def inspect_cache(panel: Panel, tier: str) -> Table:
     manifest = panel.manifest
     size = sum(file.opened.st_size for file in panel.files)
     shards = [file.path.parent.name for file in panel.files]
-    table = Table(title=str(panel.folder), show_header=False, title_justify="left")
+    table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     shown = ", ".join(manifest.features[:60]) + (", ..." if len(manifest.features) > 60 else "")
     lines = {
         "cache id": manifest.cache_id,
         "size": f"{size / 1e9:.2f} GB, features as {manifest.dtype}",
-        "shards": f"{len(shards)}: {', '.join(shards)}" if len(shards) > 1 else "one cache",
+        **({"shards": f"{len(shards)}: {', '.join(shards)}"} if len(shards) > 1 else {}),
+        "appending days": _source(manifest),
         "tier here": tier,
         "days": f"{len(manifest.calendar):,}, {manifest.calendar[0]} to {manifest.calendar[-1]}",
         "codes": f"{len(manifest.codes):,}, {manifest.codes[0]} to {manifest.codes[-1]}",
@@ -51,9 +52,17 @@ def inspect_cache(panel: Panel, tier: str) -> Table:
 
 def _targets(manifest: Manifest) -> str:
     """Each horizon with what its target is."""
+    if not manifest.horizons:
+        return "none: a cache to score"
     names = manifest.targets or [""] * len(manifest.horizons)
     text = ", ".join(f"h={h}{f': {name}' if name else ''}" for h, name in zip(manifest.horizons, names, strict=True))
     return text + (f"; known {manifest.known_after} later than t + h" if manifest.known_after else "")
+
+
+def _source(manifest: Manifest) -> str:
+    """Whether days can be appended, and what that takes on disk."""
+    kept = manifest.built_from
+    return "not possible: no source is kept" if kept is None else f"from {kept.bytes / 1e9:.2f} GB of source kept"
 
 
 def survivorship(manifest: Manifest) -> str:
