@@ -1,0 +1,48 @@
+"""The parts of a run's score apart: the network, what neutralisation does to it, and the online regression.
+
+The network is scored twice, with and without neutralisation. The online regression, which takes a pass over the whole
+history of the panel, is what the scores have beyond the network.
+
+N rows, H horizons
+"""
+
+import numpy as np
+
+from engine.evaluation import Source
+from engine.inputs import open_loader, resolve_device
+from engine.model.ensemble import Ensemble
+from engine.model.neutral import Neutral
+from engine.score.predict import TrainedRun, score_part
+from engine.score.rows import Float32, present_rows
+from loaders.panel import Int, Panel
+from loaders.split import Days
+
+
+def scores_apart(run: TrainedRun, panel: Panel, part: Days, source: Source, rows: Int) -> dict[str, Float32]:
+    """Scores [N, H] of some rows by each of the parts of the model, and by all of them last.
+
+    Args:
+        source: the run's scores of the part.
+        rows: [N] of the source's.
+    """
+    config, device = run.config, resolve_device(run.config.train.device)
+    settings = config.model
+    alone = config.model_copy(update={"model": settings.model_copy(update={"online_weight": 0.0})})
+    model = run.model.to(device)
+    plain = Ensemble(model.members, Neutral(panel.features.shape[1], 1, 0.0), model.deviations).to(device)
+    present = present_rows(panel, part).rows
+    order = np.argsort(present)
+    place = order[np.searchsorted(present[order], rows)]
+    every = np.stack([source.at(rows, h) for h in panel.manifest.horizons], 1)
+    with open_loader(config, panel, device) as loaded:
+        found = {"network": score_part(plain, loaded, part, alone).cpu().numpy()[place]}
+        if settings.neutralize and settings.online_weight:
+            found["network, neutralised"] = score_part(model, loaded, part, alone).cpu().numpy()[place]
+    network = list(found.values())[-1]
+    if settings.online_weight:
+        name = "online regression, neutralised" if settings.neutralize else "online regression"
+        found[name] = (every - network) / np.float32(settings.online_weight)
+        found["both: the score"] = every
+    elif settings.neutralize:
+        found["network, neutralised: the score"] = every
+    return found

@@ -1,0 +1,167 @@
+"""The ledger of looks: how often the figures of a test part have been seen.
+
+Each look at a test makes the next choice depend on it, and the best of many models looks better than it is. So whatever
+evaluates days that no model was trained or chosen on appends a line of JSON to `<cache>.looks.jsonl`, beside the cache:
+
+    when, command, what      UTC time; train, evaluate, baseline or report; the run, folds or score files
+    run, config, cache       run id, hash of the configuration and id of the cache, where they are known
+    first, last, days        the days whose figures were seen
+    rank_ic                  by horizon
+
+A line is one write in append mode: writers do not lock, and a killed one leaves at most one line that readers skip.
+Figures of training and validation days are no looks, nor is what tuning sees.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config_file import config_hash, load_config
+from engine.score.metrics import Metrics
+from engine.score.tables import to_json
+
+if TYPE_CHECKING:
+    from engine.evaluation import Opened
+
+SUFFIX = ".looks.jsonl"
+NO_LOOK = ("train", "valid")  # names of days whose figures are none
+
+_told: set[Path] = set()  # ledgers that could not be written, and were told
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation of days that are out of sample."""
+
+    command: str
+    what: str
+    first: str  # ISO
+    last: str
+    days: int
+    rank_ic: dict[str, float]  # by horizon
+    cache: str
+    run: str | None = None
+    config: str | None = None
+    when: str = ""
+
+    @property
+    def model(self) -> str:
+        """What was looked at, the same for the same scores."""
+        return self.run or self.what
+
+
+@dataclass(frozen=True)
+class Count:
+    """Where a look stands among all at overlapping days."""
+
+    number: int  # this look's, from 1
+    models: int  # different runs and score files among them
+    ledger: Path
+    unwritten: str | None = None  # why this look is not in the ledger
+
+    def __str__(self) -> str:
+        models = "one model" if self.models == 1 else f"{self.models:,} different models"
+        return f"look number {self.number:,} at these days, at {models} ({self.ledger})"
+
+
+def ledger_of(cache: Path) -> Path:
+    """The file of a cache's looks. Two names of one folder share it."""
+    real = Path(os.path.realpath(cache))
+    return real.with_name(real.name + SUFFIX)
+
+
+def record(cache: Path, look: Look) -> Count:
+    """Append a look and count those whose days overlap with it, itself included. Never raises for a file system."""
+    ledger = ledger_of(cache)
+    look = replace(look, when=look.when or datetime.now(UTC).isoformat(timespec="seconds"))
+    unwritten = None
+    try:
+        _append(ledger, to_json({key: value for key, value in asdict(look).items() if value is not None}))
+    except OSError as error:
+        unwritten = f"{ledger} cannot be written ({error.strerror}): this look is not counted from now on"
+    found = at_days(cache, look.first, look.last)
+    found += [] if unwritten is None else [look]
+    return Count(len(found), len({each.model for each in found}), ledger, unwritten)
+
+
+def count_at(cache: Path, first: str, last: str) -> Count:
+    """How many looks there have been at days that overlap with these, without another one."""
+    found = at_days(cache, first, last)
+    return Count(len(found), len({each.model for each in found}), ledger_of(cache))
+
+
+def at_days(cache: Path, first: str, last: str) -> list[Look]:
+    """The looks at days that overlap with these, ISO, both included."""
+    return [look for look in looks(cache) if look.first <= last and first <= look.last]
+
+
+def looks(cache: Path) -> list[Look]:
+    """All looks at a cache's days, in the order of the file; none where there is no readable ledger."""
+    try:
+        lines = ledger_of(cache).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [look for line in lines if (look := _parsed(line)) is not None]
+
+
+def told_once(count: Count | None) -> str | None:
+    """Why a look is not in the ledger, the first time a process asks for that ledger; else None."""
+    if count is None or count.unwritten is None or count.ledger in _told:
+        return None
+    _told.add(count.ledger)
+    return count.unwritten
+
+
+def look_of(
+    command: str, what: Iterable[Any], split: str, days: dict[str, Any], metrics: dict[str, Metrics], cache: str,
+    run: str | None = None, config: str | None = None,
+) -> Look | None:  # fmt: skip
+    """The look that figures of such days are; None where they are none.
+
+    Args:
+        split: name of the days.
+        days: {first, last, days} of them.
+        metrics: by horizon.
+    """
+    if split in NO_LOOK:
+        return None
+    rank_ic = {h: values["rank_ic"] for h, values in metrics.items()}
+    named = ", ".join(map(str, what))
+    return Look(command, named, days["first"], days["last"], days["days"], rank_ic, cache, run, config)
+
+
+def look_at(opened: "Opened", command: str, result: dict[str, Any]) -> Count | None:
+    """Enter the look that figures of some sources are; None where they are none.
+
+    Args:
+        result: of `Opened.figures`.
+    """
+    split, names = opened.split, [source.name for source in opened.ours]
+    ids = " ".join(source.run_id for source in opened.ours if source.run_id) or None
+    config = Path(names[0]) / "config.toml"
+    known = config_hash(load_config(config, [])) if len(names) == 1 and config.exists() else None
+    days, metrics = result["days"][split], result["splits"][split]
+    look = look_of(command, names, split, days, metrics, opened.panel.manifest.cache_id, ids, known)
+    return None if look is None else record(opened.panel.folder, look)
+
+
+def _append(ledger: Path, line: str) -> None:
+    descriptor = os.open(ledger, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        # A line that a kill or a full disk has cut short must not take this one with it.
+        cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, ("\n" * cut + line + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def _parsed(line: str) -> Look | None:
+    try:
+        return Look(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
