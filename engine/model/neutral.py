@@ -38,6 +38,10 @@ class Neutral(nn.Module):
         self.share = share
         self.register_buffer("directions", torch.zeros(features, min(risks, features)))
 
+    def solve(self, square: Tensor, right: Tensor) -> Tensor:
+        """Slopes [D, R, H] of normal equations, positive definite [D, R, R] and [D, R, H]."""
+        return torch.linalg.solve_ex(square, right)[0]
+
     def forward(self, scores: Tensor, x: Tensor, scored: Tensor) -> Tensor:
         """Scores [S, D, H] of features x [S, D, F]; slopes are fitted on the rows that are `scored` [S, D] (float 0/1).
 
@@ -51,5 +55,5 @@ class Neutral(nn.Module):
         counted = (risks * share_of.mT).mT
         # Directions nearly alike on a day have no slopes of their own; so small an addition to 1 lets them share one.
         square = (counted @ risks).double() + 1e-6 * torch.eye(risks.shape[-1], device=x.device)
-        slopes, _ = torch.linalg.solve_ex(square, (counted @ scores.float().transpose(0, 1)).double())
+        slopes = self.solve(square, (counted @ scores.float().transpose(0, 1)).double())
         return scores - self.share * (risks @ slopes.float()).transpose(0, 1)

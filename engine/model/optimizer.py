@@ -14,8 +14,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from kernels.adamw import adamw_step
-
 ALIGN = 16  # a parameter begins at a multiple of that many floats, a cache line
 BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8
 
@@ -90,6 +88,8 @@ class AdamW:
 
     def step_of(self, k: int, rates: Sequence[float]) -> None:
         """`step` of model k alone, on a CPU, in one pass; rates are the values of StepSizes, of a model that is due."""
+        from kernels.cpu.adamw import adamw_step
+
         rate, decay, clip, average_decay, _ = rates
         adamw_step(
             self.weights[k], self.gradient[k], self.mean[k], self.square[k], self.average[k], self.sizes,

@@ -1,4 +1,4 @@
-"""Networks by the name that `model.name` gives them. A new network is an entry of MODELS."""
+"""Networks by the name that `model.name` gives them: an entry of MODELS, or `package.module:factory` (own.py)."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig, Part
 from engine.model.atft.network import ATFT
+from engine.model.own import build_own
 from loaders.errors import InputError
 
 
@@ -49,10 +50,13 @@ def build_model(
 ) -> torch.nn.Module:
     """A freshly initialised network; the same weights for the same arguments on one version of torch.
 
-    Raises InputError for a name that MODELS lacks.
+    Raises InputError for a name that MODELS lacks, and what `build_own` raises for one that is imported.
     """
-    if config.name not in MODELS:
-        raise InputError("model.name", f"no network {config.name!r}", f"Use {', '.join(MODELS)}")
+    if not config.is_own and config.name not in MODELS:
+        cure = f"Use {', '.join(MODELS)}, or package.module:factory for your own"
+        raise InputError("model.name", f"no network {config.name!r}", cure)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if config.is_own:
+            return build_own(config, features, horizons, context)
         return MODELS[config.name](config, features, horizons, context, categories or {})

@@ -131,7 +131,8 @@ class BandedConvolution(nn.Module):
         for begin in range(0, days, self.DAYS):
             count = min(self.DAYS, days - begin)
             found.append(torch.bmm(band[:, :count, : count + back], of_heads[:, begin : begin + count + back]))
-        return torch.cat(found, 1).unflatten(2, (len(x), -1)).permute(2, 1, 0, 3).flatten(2)
+        # Not len(x): an int, which torch.export would take for a constant.
+        return torch.cat(found, 1).unflatten(2, (x.shape[0], -1)).permute(2, 1, 0, 3).flatten(2)
 
 
 class BandedRecurrence(nn.Module):

@@ -1,0 +1,1 @@
+"""Callbacks of a training: what they are told (protocol.py), and ready ones for MLflow and Weights & Biases."""
