@@ -35,4 +35,4 @@ for horizon, daily in simulation["oracle_daily_rank_ic"].items():
     score = model[horizon]["rank_ic"]
     row = [f"{horizon} d", f"{ridge[horizon]['rank_ic']:.4f}", f"{score:.4f}", f"{best:.4f}", f"{score / best:.0%}"]
     table.add_row(*row)
-Console().print(table)
+Console(markup=False).print(table)
