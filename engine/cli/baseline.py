@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console
+from engine.cli.progress import showing
 
 
 def baseline_command(
@@ -22,20 +23,23 @@ def baseline_command(
 ) -> None:
     """Fit a simple rival on the same cache, split and metrics."""
     from engine.baseline import Options, run_baseline
-    from engine.config_file import load_config
+    from engine.config_file import config_hash, load_config
     from engine.dates import span_text, spans_of
     from engine.inputs import make_split
+    from engine.reporting.looks import look_of, record, told_once
     from engine.score.files import write_scores
     from engine.score.part_metrics import part_metrics, part_samples
     from engine.score.rows import row_scores, to_file
-    from engine.score.tables import metrics_table, to_json
+    from engine.score.tables import splits_table, to_json
     from loaders.panel import open_panel
 
     resolved = load_config(config, settings or [], arrow)
-    panel = open_panel(arrow, resolved.data.store)
-    split = make_split(resolved, panel)
-    days = spans_of(split, panel.calendar)
-    scores = run_baseline(panel, split, kind, Options(feature, resolved.train.seed, resolved.model.online_features))
+    with showing(console) as progress:
+        panel = open_panel(arrow, resolved.data.store, progress)
+        split = make_split(resolved, panel)
+        days = spans_of(split, panel.calendar)
+        options = Options(feature, resolved.train.seed, resolved.model.online_features, progress)
+        scores = run_baseline(panel, split, kind, options)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
         name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)
@@ -44,8 +48,17 @@ def baseline_command(
     if out is not None:
         test = row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")
         write_scores(out, to_file(panel, replace(test, trained_until=days["valid"]["last"])))
+    look = look_of(
+        "baseline", [f"baseline {kind}"], "test", days["test"], result["test"], panel.manifest.cache_id,
+        f"baseline-{kind}", config_hash(resolved),
+    )  # fmt: skip
+    count = None if look is None else record(panel.folder, look)
     if as_json:
         print(to_json({"splits": result, "days": {name: days[name] for name in result}, "periods_per_year": periods}))
         return
-    for name, metrics in result.items():
-        console.print(metrics_table(f"{kind} · {name} {span_text(days[name])}", metrics, periods, cost_bps))
+    spans = {name: span_text(days[name]) for name in result}
+    console.print(splits_table(kind, result, spans, periods, cost_bps))
+    if count is not None:
+        console.print(str(count))
+        if (unwritten := told_once(count)) is not None:
+            console.print(unwritten)

@@ -1,12 +1,15 @@
-"""`atft-engine cache`: build, inspect and verify caches."""
+"""`atft-engine cache`: build, append to, inspect and verify caches."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from engine.cli.options import AsJson, console
+from engine.cli.progress import showing
 from loaders.errors import InputError
 
 
@@ -18,7 +21,9 @@ def cache_build(
     code: Annotated[str | None, typer.Option(help="Column of codes (default: code, or ticker for ohlcv).")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="old=new, a column's name; may be repeated.")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
-    targets: Annotated[list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns).")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option(help="Names or patterns, comma-separated (columns); none: a cache to score.")
+    ] = None,
     categories: Annotated[list[str] | None, typer.Option(help="Features that are ids, stored as is (columns).")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Features to leave out: names or patterns.")] = None,
     horizons: Annotated[str | None, typer.Option(help="Rows ahead, such as 1,5, in the order of --targets.")] = None,
@@ -36,6 +41,9 @@ def cache_build(
     ] = None,
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
     shards: Annotated[int, typer.Option(min=1, help="Write this many caches, of some of the codes each.")] = 1,
+    keep_source: Annotated[
+        bool, typer.Option("--keep-source/--no-keep-source", help="Keep the columns read, to append days.")
+    ] = True,
     start: Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")] = None,
     period: Annotated[str | None, typer.Option(help="day, week, month or era (default: as the calendar says).")] = None,
@@ -45,23 +53,47 @@ def cache_build(
     min_dollar_volume: Annotated[float | None, typer.Option(min=0, help="Universe: 20-day mean (ohlcv).")] = None,
 ) -> None:
     """Build a cache from files, in any row order."""
-    try:
+    with _needs_polars("cache build"):
         from loaders.cache.build import build
-    except ModuleNotFoundError as error:
-        if error.name != "polars":
-            raise
-        raise InputError("cache build", "polars is not installed", "pip install 'atft-engine[build]'") from error
 
     settings = {
         "date": date, "code": code, "features": _names(features), "targets": _names(targets),
         "categories": _names(categories), "exclude": _names(exclude), "rename": rename,
         "horizons": None if horizons is None else _horizons(horizons), "trust_horizons": trust_horizons or None,
         "transform": transform, "entry": entry, "delisting_returns": delisting_returns, "dtype": dtype,
-        "shards": shards, "start": start, "end": end, "period": period, "periods_per_year": periods_per_year,
-        "min_codes": min_codes, "min_price": min_price, "min_dollar_volume": min_dollar_volume,
+        "shards": shards, "keep_source": keep_source, "start": start, "end": end, "period": period,
+        "periods_per_year": periods_per_year, "min_codes": min_codes, "min_price": min_price,
+        "min_dollar_volume": min_dollar_volume,
     }  # fmt: skip
-    manifest = build(recipe, sources, out, settings, console.print)
+    with showing(console) as progress:
+        manifest = build(recipe, sources, out, settings, console.print, progress)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
+
+
+def cache_append(
+    cache: Annotated[Path, typer.Argument(help="Folder of a cache made by `cache build`, which is replaced.")],
+    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV or Arrow files, or folders of them.")],
+    end: Annotated[str | None, typer.Option(help="Last date to take, YYYY-MM-DD.")] = None,
+    delisting_returns: Annotated[
+        Path | None, typer.Option(help="File of code, date, return that were not known before (ohlcv).")
+    ] = None,
+) -> None:
+    """Append the days after a cache's last one, by the recipe and settings that built it."""
+    with _needs_polars("cache append"):
+        from loaders.cache.append import append
+
+    manifest = append(cache, files, console.print, end=end, delisting_returns=delisting_returns)
+    console.print(f"{cache}: {manifest.rows:,} rows to {manifest.calendar[-1]}, cache {manifest.cache_id}")
+
+
+@contextmanager
+def _needs_polars(command: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "polars":
+            raise
+        raise InputError(command, "polars is not installed", "pip install 'atft-engine[build]'") from error
 
 
 def cache_simulate(
@@ -77,7 +109,9 @@ def cache_simulate(
     """Build a cache of a simulated market whose attainable RankIC is known."""
     from loaders.cache.simulation.simulate import simulate
 
-    manifest = simulate(out, codes, days, features, ic, seed, _horizons(horizons), dtype, on_progress=console.print)
+    ahead = _horizons(horizons)
+    with showing(console) as progress:
+        manifest = simulate(out, codes, days, features, ic, seed, ahead, dtype, console.print, progress)
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
 
 
@@ -89,9 +123,9 @@ def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
         print(json.dumps(read_manifests(folder)[-1].model_dump()))
         return
     from engine.inputs import resolve_device
-    from loaders.inspect import inspect_cache
     from loaders.panel import open_panel
     from loaders.tiers.choose import probe
+    from loaders.tiers.inspect import inspect_cache
 
     panel = open_panel(folder)
     console.print(inspect_cache(panel, probe(panel, resolve_device("auto"))))
@@ -103,7 +137,8 @@ def cache_verify(folder: Path) -> None:
     from loaders.cache.shards import shard_folders
 
     for path in shard_folders(folder):
-        manifest = verify(path)
+        with showing(console) as progress:
+            manifest = verify(path, progress)
         console.print(f"{path}: {len(manifest.checksums)} chunks agree with the manifest, cache {manifest.cache_id}")
 
 

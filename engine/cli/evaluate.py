@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console
+from engine.cli.progress import showing
 
 
 def evaluate_command(
@@ -23,11 +24,14 @@ def evaluate_command(
     """Metrics of runs or score files."""
     from engine.dates import span_text
     from engine.evaluation import evaluate
+    from engine.reporting.looks import Count
     from engine.score.tables import comparison_table, metrics_table, to_json
 
-    result = evaluate(
-        paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample
-    )
+    with showing(console) as progress:
+        result = evaluate(
+            paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
         print(to_json(result))
         return
@@ -37,3 +41,7 @@ def evaluate_command(
         console.print(metrics_table(title, metrics, result["periods_per_year"], cost_bps, result["notes"]))
     if against is not None:
         console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))
+    if (look := result["look"]) is not None:
+        console.print(str(Count(**look)))
+        if look["unwritten"] is not None:
+            console.print(look["unwritten"])

@@ -6,11 +6,8 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import (
-    ConfigFile,
-    Settings,
-    console,
-)
+from engine.cli.options import ConfigFile, Settings, console
+from engine.cli.progress import showing
 
 
 def train_command(
@@ -22,27 +19,36 @@ def train_command(
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
     folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="Folds train on as many days as the first.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="A network of your own, package.module:factory (model.name).")
+    ] = None,
+    callback: Annotated[
+        list[str] | None, typer.Option(help="mlflow, wandb, or package.module:object; may be repeated.")
+    ] = None,
     short: Annotated[bool, typer.Option("--dry-run", help="Two short epochs and a checklist.")] = False,
 ) -> None:
-    """Train a model, evaluate it on validation and test, and write a run folder."""
+    """Train a model, evaluate it, write a run folder."""
+    from engine.callbacks.protocol import named_callbacks
     from engine.config_file import load_config
     from engine.dates import span_text
     from engine.distributed import is_first
     from engine.errors import RunFailed
     from engine.score.files import holds_folds
-    from engine.score.tables import metrics_table
+    from engine.score.tables import splits_table
     from engine.training.dry_run import checklist, dry_run
     from engine.training.folds import fold_settings, train_folds
     from engine.training.loop import train
     from engine.training.run import resumed_config
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
+    settings += [] if model is None else [f"model.name={model}"]
     if resume and config is None:
         resolved = resumed_config(out, settings, arrow)
     else:
         resolved = load_config(config, settings, arrow)
     if short:
-        items = dry_run(resolved, console)
+        with showing(console, is_first()) as progress:
+            items = dry_run(resolved, console, progress)
         if is_first():
             console.print(checklist(items))
         failed = [item.name for item in items if item.ok is False]
@@ -50,12 +56,11 @@ def train_command(
             raise RunFailed(f"the dry run: {', '.join(failed)}")
         return
     walk = folds is not None or (resume and out is not None and holds_folds(out))
-    run = (train_folds if walk else train)(resolved, out, resume, console)
+    callbacks = named_callbacks(callback or []) if is_first() else []
+    with showing(console, is_first()) as progress:
+        run = (train_folds if walk else train)(resolved, out, resume, console, callbacks, progress)
     if not is_first():
         return
     summary = json.loads((run / "summary.json").read_text())
-    for name, metrics in summary["splits"].items():
-        notes = summary["notes"] if name == "test" else []
-        title = f"{run} · {name} {span_text(summary['days'][name])}"
-        console.print(metrics_table(title, metrics, summary["periods_per_year"], notes=notes))
-    console.print(f"run: {run}")
+    days = {name: span_text(span) for name, span in summary["days"].items()}
+    console.print(splits_table(str(run), summary["splits"], days, summary["periods_per_year"], notes=summary["notes"]))
