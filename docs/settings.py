@@ -16,7 +16,8 @@ HEAD = """# Settings
 
 Settings come from `--config FILE.toml` and from `--set section.key=value`, which wins. A run's `config.toml` holds all
 of them, resolved. Unknown keys and values out of range are refused by name. A value of `--set` is read as TOML where it
-is valid TOML (numbers, booleans, lists, tables) and as text otherwise.
+is valid TOML (numbers, booleans, lists, tables) and as text otherwise. `atft-engine config show` prints what a command
+would use, `atft-engine config schema` the JSON Schema of this page.
 """
 SYMBOLS = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
 

@@ -1,5 +1,9 @@
-"""`python -m engine` is `atft-engine` without `hpo`, which stands above it: what torchrun starts."""
+"""`python -m engine` is `atft-engine` without `hpo`, which stands above it."""
 
-from engine.cli.app import main
+from atft_engine import refuse_clashes
+
+refuse_clashes()
+
+from engine.cli.app import main  # noqa: E402
 
 main()

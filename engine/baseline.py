@@ -13,7 +13,7 @@ N rows or samples, F features, H horizons
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Panel
+from loaders.progress import Progress, counted, part_of, quiet
 from loaders.split import Days, Split
 
 Float = npt.NDArray[np.float64]
@@ -55,6 +56,7 @@ class Options:
     feature: str = "ret_1"  # that `reversal` bets against
     seed: int = 0  # of the trees' sampling of rows and features
     online_features: int | None = None  # most that `online` uses; None: all
+    progress: Progress = quiet
 
 
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
@@ -73,7 +75,8 @@ def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None 
 
 def _online(panel: Panel, split: Split, options: Options) -> PartScores:
     start = split.valid.start
-    slopes = online_slopes(panel, Days(start, split.test.stop), [], options.online_features)
+    days = Days(start, split.test.stop)
+    slopes = online_slopes(panel, days, [], options.online_features, progress=options.progress)
     parts = {name: split.part(name) for name in ("valid", "test")}
     return {
         name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)
@@ -101,7 +104,9 @@ def _by_horizon(
     """A rival whose fit takes one horizon at a time, by its number."""
 
     def every(panel: Panel, split: Split, options: Options) -> PartScores:
-        columns = [fit(panel, split, i, options) for i in range(len(panel.manifest.horizons))]
+        count = len(panel.manifest.horizons)
+        parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]
+        columns = [fit(panel, split, i, part) for i, part in enumerate(parts)]
         return {name: np.stack([column[name] for column in columns], 1) for name in ("valid", "test")}
 
     return every
@@ -136,7 +141,7 @@ def _ridge(panel: Panel, split: Split, horizon: int, options: Options) -> PartSc
     target = ranks_within_day(panel.targets[rows, horizon], day)
     width = panel.features.shape[1]
     gram, moment = np.zeros((width, width)), np.zeros(width)
-    for piece in _chunks(day):
+    for piece in counted(_chunks(day), -(-len(day) // CHUNK_ROWS), options.progress, "ridge"):
         x = panel.features[rows[piece]].astype(np.float64)
         starts = np.flatnonzero(np.diff(day[piece], prepend=-1))
         counts = np.diff(np.append(starts, len(x)))
@@ -188,7 +193,12 @@ def _trees(panel: Panel, split: Split, horizon: int, options: Options) -> PartSc
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
     # Small panels still split: a leaf asks for a twentieth of the samples at most.
     parameters = TREES | {"seed": options.seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
-    booster = lightgbm.train(parameters, train, MOST_TREES, valid_sets=[dataset("valid", train)], callbacks=[stop])
+    valid = dataset("valid", train)
+
+    def told(state: "lightgbm.callback.CallbackEnv") -> None:
+        options.progress(state.iteration, MOST_TREES, "trees")
+
+    booster = lightgbm.train(parameters, train, MOST_TREES, valid_sets=[valid], callbacks=[stop, told])
     scores = {}
     for name in ("valid", "test"):
         rows, _, _ = present_rows(panel, split.part(name))

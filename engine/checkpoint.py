@@ -36,6 +36,9 @@ class State:
     horizons: list[int]
     split: dict[str, list[str]]  # first and last day of train, valid and test, ISO
     source: str  # of the cache: its absolute path, or its URL
+    made: dict[str, Any] = field(default_factory=dict)  # how the cache was made, `made_of`; empty: an earlier release
+    begun: str = ""  # first day of the cache; "": an earlier release
+    online: list[str] = field(default_factory=list)  # features of the online regression; empty: none, or not kept
     step: int = 0
     epoch: int = 0  # epochs completed
     position: int = 0  # blocks of the current epoch that were trained on
@@ -61,6 +64,16 @@ class Weights:
     average: Ensemble | None  # average of its weights; None: off
     optimizer: AdamW  # holds the weights of all members
     loss_sums: Tensor  # [K, 1 + TERMS] float64, sums over the epoch's blocks of each member's loss and terms
+
+    def copy_buffers(self) -> None:
+        """Give the average the buffers that training has written, such as running means of a network of one's own."""
+        if self.average is None:
+            return
+        trained = self.model.state_dict()
+        of_weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        for name, tensor in self.average.state_dict().items():
+            if name not in of_weights:
+                tensor.copy_(trained[name])
 
     @property
     def scoring(self) -> Ensemble:

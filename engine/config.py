@@ -1,6 +1,8 @@
 """What a run is asked: every setting, its default and its limits. Unknown keys are refused by name.
 
 `docs/settings.md` is made from this file. `config_file.py` reads and writes it as TOML.
+
+Longer than other modules, since all settings stand in one place.
 """
 
 from datetime import date
@@ -16,6 +18,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Literal["embedding", "normalisation", "temporal", "static", "market", "heads"]  # of the model, see engine/model
 BYPASSED: tuple[Part, ...] = ("normalisation", "temporal", "static", "market")  # parts that a model can do without
+Option = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 
 class Section(BaseModel):
@@ -100,7 +103,10 @@ class ModelConfig(Section):
     """The network, and what is done to its scores."""
 
     name: str = "atft"
-    """Which network, a key of engine/model/registry.py's MODELS."""
+    """Which network: a key of engine/model/registry.py's MODELS, or `package.module:factory` for one of your own, see
+    own_models.md."""
+    options: dict[str, Option] = {}
+    """Settings of a network of your own: the keyword arguments of its factory."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Width and depth."""
     selection: bool = True
@@ -139,11 +145,53 @@ class ModelConfig(Section):
     """Weight of the online regression that is added to the network's scores, see engine/score/online.py. 0: none."""
     online_features: Positive = 256
     """Most features that the online regression uses: its cost per day grows with their square and cube. Of more it
-    takes those with the largest mean daily IC, either sign, on the days before the part that it scores."""
+    takes those with the largest mean daily IC, either sign, on the days before validation."""
     neutralize: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the scores' exposure to risk factors that is removed. 0: none."""
     risk_factors: Positive = 5
     """Number of risk factors, see engine/score/risk.py."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is one that `name` imports, rather than one of the engine's."""
+        return ":" in self.name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.options and self.name == "atft":
+            raise ValueError("model.options are for a network of your own, whose factory model.name imports")
+        changed = [name for name in OF_ATFT if getattr(self, name) != ModelConfig.model_fields[name].default]
+        if self.is_own and changed:
+            raise ValueError(f"model.{changed[0]} is a setting of ATFT; those of {self.name} are in [model.options]")
+        return self
+
+
+OF_ATFT = (
+    "size",
+    "selection",
+    "bins",
+    "residual",
+    "normalisation",
+    "attention",
+    "recurrence",
+    "static",
+    "convolution",
+    "market_tokens",
+    "gaussian",
+    "feature_dropout",
+    "feature_noise",
+    "spans",
+    "dropout",
+)  # settings of [model] that mean nothing to a network of the user's own
+
+
+class OwnTerm(Section):
+    """A term of the loss of your own, see own_models.md."""
+
+    term: Annotated[str, Field(pattern=":")]
+    """`package.module:function`."""
+    weight: Weight = 1.0
+    """Its weight."""
 
 
 class Terms(Section):
@@ -171,14 +219,6 @@ class Terms(Section):
         return {term: getattr(self, term) for term in Terms.model_fields if getattr(self, term) > 0}
 
 
-def _known(weights: dict[str, float]) -> dict[str, float]:
-    unknown = sorted(set(weights) - set(Terms.model_fields))
-    if unknown:
-        known = ", ".join(Terms.model_fields)
-        raise ValueError(f"no term of the objective is called {unknown[0]!r}; there are {known}")
-    return weights
-
-
 class ObjectiveConfig(Terms):
     """Weights of the terms of the loss, and what they aim at."""
 
@@ -192,14 +232,30 @@ class ObjectiveConfig(Terms):
     """Weight of each horizon. Empty: all the same."""
     target: Literal["rank", "z", "winsorised"] = "rank"
     """What all terms but `sharpe` aim at: ranks, z-scores within the day, or z-scores clipped at 3."""
+    own: dict[str, OwnTerm] = {}
+    """Terms of your own by name, each a table of `term` and `weight`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ObjectiveConfig":
+        taken = [name for name in self.own if name in ("loss", *Terms.model_fields)]
+        if taken:
+            raise ValueError(f"objective.own.{taken[0]} has the name of a term of the engine; choose another one")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Weight per term, your own last, terms that are off left out."""
+        return super().weights() | {name: own.weight for name, own in self.own.items() if own.weight > 0}
 
     def with_weights(
         self, weights: dict[str, float] | None, horizon_weights: tuple[float, ...] | None
     ) -> "ObjectiveConfig":
         """The same with these weights (terms not named are off) and weights of horizons; None: as they are."""
-        changes: dict[str, Any] = (
-            {} if weights is None else {term: weights.get(term, 0.0) for term in Terms.model_fields}
-        )
+        changes: dict[str, Any] = {}
+        if weights is not None:
+            changes = {term: weights.get(term, 0.0) for term in Terms.model_fields}
+            changes["own"] = {
+                name: own.model_copy(update={"weight": weights.get(name, 0.0)}) for name, own in self.own.items()
+            }
         if horizon_weights is not None:
             changes["horizon_weights"] = horizon_weights
         return self.model_copy(update=changes)
@@ -254,7 +310,7 @@ class PhaseConfig(Section):
     """Most epochs of the phase."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate."""
-    weights: Annotated[dict[str, Weight], AfterValidator(_known)] | None = None
+    weights: dict[str, Weight] | None = None
     """Weights of the objective's terms. Terms that are not named are off."""
     horizon_weights: tuple[Weight, ...] | None = None
     """Weight of each horizon."""
@@ -300,4 +356,12 @@ class Config(Section):
             raise ValueError("objective.quantile needs at least one level in model.quantiles")
         if self.model.normalisation and (not self.model.spans or max(self.model.spans) > self.data.context):
             raise ValueError(f"model.spans must be 1 or more spans of at most data.context={self.data.context} days")
+        terms = [*Terms.model_fields, *self.objective.own]
+        for phase in self.phases:
+            unknown = sorted(set(phase.weights or {}) - set(terms))
+            if unknown:
+                raise ValueError(f"no term of the objective is called {unknown[0]!r}; there are {', '.join(terms)}")
+            if self.model.is_own and (phase.frozen or phase.off):
+                part = (*phase.frozen, *phase.off)[0]
+                raise ValueError(f"the phase {phase.name!r} names {part!r}, a part of ATFT; {self.model.name} has none")
         return self

@@ -1,15 +1,17 @@
 """A configuration read from TOML and `--set`, written as TOML, and identified by a hash."""
 
+import copy
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from engine.config import Config
+from engine.config import OF_ATFT, Config
 from loaders.errors import InputError
 
 RENAMED = {
@@ -22,15 +24,13 @@ OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training take
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def load_config(path: Path | None, settings: list[str], arrow: str | None = None) -> Config:
+def load_config(path: Path | None, settings: Sequence[str], arrow: str | None = None) -> Config:
     """`load` of a run's configuration."""
     return load(Config, path, settings, arrow)
 
 
-def load(kind: type[AnyConfig], path: Path | None, settings: list[str], arrow: str | None = None) -> AnyConfig:
-    """Defaults, then the TOML file, then `section.key=value` settings, then the cache named on the command line.
-
-    A setting's value is read as TOML where it is valid TOML (numbers, booleans, lists) and as text otherwise.
+def load(kind: type[AnyConfig], path: Path | None, settings: Sequence[str], arrow: str | None = None) -> AnyConfig:
+    """`configured` of the TOML file, if any.
 
     Args:
         kind: the configuration's class; sections that it does not have, and other commands do, may stand in the file.
@@ -46,14 +46,32 @@ def load(kind: type[AnyConfig], path: Path | None, settings: list[str], arrow: s
                 str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
             ) from error
         values = {key: value for key, value in values.items() if key in kind.model_fields or key not in OTHER_SECTIONS}
+    return configured(kind, values, settings, arrow)
+
+
+def configured(
+    kind: type[AnyConfig], values: dict[str, Any], settings: Sequence[str] = (), arrow: str | None = None
+) -> AnyConfig:
+    """Defaults, then these values by section, then `section.key=value` settings, then a cache named beside them.
+
+    A setting's value is read as TOML where it is valid TOML (numbers, booleans, lists) and as text otherwise. A key may
+    go on into a table, such as `model.options.width=64`.
+
+    Raises InputError naming the key, the value and what is allowed.
+    """
+    values = copy.deepcopy(values)
     for setting in settings:
         key, equals, text = setting.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot and name):
+        section, *inner = [name.strip() for name in key.split(".")]
+        if not (equals and inner and all(inner)):
             raise InputError("--set", f"{setting!r} is not section.key=value", "Write for example --set train.epochs=4")
-        if not isinstance(values.setdefault(section, {}), dict):
-            raise InputError("--set", f"{section!r} is no section", f"Sections are {', '.join(kind.model_fields)}")
-        values[section][name] = _value(text.strip())
+        place = values
+        for name in (section, *inner[:-1]):
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                what = f"{name!r} is no section" if name == section else f"{name!r} of {setting!r} is no table"
+                raise InputError("--set", what, f"Sections are {', '.join(kind.model_fields)}")
+        place[inner[-1]] = _value(text.strip())
     if arrow is not None:
         values.setdefault("data", {})["arrow"] = arrow
     try:
@@ -88,8 +106,11 @@ def _value(text: str) -> Any:
 
 
 def to_toml(config: Config) -> str:
-    """The complete configuration of a run as TOML; unset keys are left out."""
-    return tomli_w.dumps(_of_run(config, exclude_none=True))
+    """The complete configuration of a run as TOML, without unset keys and those that mean nothing to its network."""
+    content = _of_run(config, exclude_none=True)
+    if config.model.is_own:
+        content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
+    return tomli_w.dumps(content)
 
 
 def config_hash(config: Config) -> str:
@@ -99,6 +120,9 @@ def config_hash(config: Config) -> str:
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
+    for section, name in (("model", "options"), ("objective", "own")):
+        if not content[section][name]:
+            del content[section][name]  # so that runs of releases that had no such setting keep their identity
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

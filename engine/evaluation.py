@@ -7,7 +7,9 @@ differences.
 N rows, H horizons
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,22 +29,28 @@ from engine.dates import (
     span_text,
     tuned_note,
 )
+from engine.inputs import check_targets
+from engine.reporting.looks import look_at
 from engine.score.cross_section import zscores_within_day
-from engine.score.files import between, holds_folds, read_joined, read_scores
-from engine.score.metrics import Metrics, daily_rank_ic, split_metrics
+from engine.score.files import ScoreTable, between, holds_folds, read_joined, read_scores, scores_of
+from engine.score.metrics import Daily, DailyIc, Metrics, daily_ic, daily_rank_ic, metrics_of_daily, split_daily
 from engine.score.predict import load_run, predict_days
 from engine.score.rows import Float32, RowScores, check_cache_id, from_file, later_targets
 from engine.score.standard_error import mean_test
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
+from loaders.progress import Progress, part_of, quiet
+
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """One run or score file, on the rows of the panel."""
 
     name: str
+    run_id: str  # "" where it is not known
     split: str
     trained_until: str | None
     dates: Dates  # its distinct days
@@ -54,10 +62,13 @@ class _Source:
         return self.values[horizon][np.searchsorted(self.rows, rows)]
 
 
+Scored = Path | ScoreTable  # a run folder, a folder of folds or a score file; scores in memory
+
+
 def evaluate(
-    paths: list[Path],
+    paths: Sequence[Scored],
     split: str,
-    against: Path | None,
+    against: Scored | None,
     arrow: str | Path | None,
     cost_bps: float = 10.0,
     periods_per_year: float | None = None,
@@ -65,82 +76,188 @@ def evaluate(
     start: str | None = None,
     end: str | None = None,
     in_sample: bool = False,
+    progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Metrics of the average of runs and score files, and their comparison with another.
 
     Args:
-        paths: run folders, scored here on their own days of `split`, folders of folds, and score files, whose own rows
-            count.
+        paths: run folders, scored here on their own days of `split`, folders of folds, score files and tables, whose
+            own rows count.
         against: a run folder or score file to compare with.
         arrow: the cache; default: that of the first run among the paths, else cache/.
         cost_bps: see `split_metrics`.
         periods_per_year: of Sharpe ratios; default: those of the cache's calendar, which may be unknown.
         start, end, in_sample: choose other days than a part's, see `Asked`.
+        progress: of scoring all sources.
 
     Returns {"splits": {split: {horizon: metrics}}, "periods_per_year": of Sharpe ratios} and, with `against`,
     "against": {horizon: {rank_ic, rank_ic_against, difference, difference_se, difference_t, difference_p, days,
     samples}}, the test of the mean daily difference of RankIC. A score file's own split names its metrics. "days" holds
     the {first, last, days} of both, "in_sample" whether some are, and "notes" what has to be said with the figures.
+    "look" counts how often figures of these days were seen (engine/reporting/looks.py); None for days of training.
 
     Raises InputError for unreadable files, scores of another cache, sources of different splits, days at or before the
     last validation day of a source, unless they are asked for, and sources that share no horizon or sample.
     """
+    opened = open_sources(
+        paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
+        progress=progress,
+    )  # fmt: skip
+    result = opened.figures()
+    count = look_at(opened, "evaluate", result)
+    return result | {"look": None if count is None else asdict(count) | {"ledger": str(count.ledger)}}
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What is evaluated: sources that are averaged, and what they are compared with, on one panel."""
+
+    panel: Panel
+    ours: list[Source]
+    against: Source | None
+    cost_bps: float = 10.0  # see `split_metrics`
+    periods_per_year: float | None = None  # of Sharpe ratios; None: not known
+    known: dict[int, "tuple[Samples, DatedDaily | None]"] = field(default_factory=dict, repr=False)
+
+    @property
+    def split(self) -> str:
+        """The name of the days."""
+        return self.ours[0].split
+
+    @cached_property
+    def rows(self) -> Int:
+        """Rows that all of ours score."""
+        return _common_rows(self.ours)
+
+    @cached_property
+    def horizons(self) -> list[int]:
+        """Horizons that all of ours and the panel have."""
+        return _common_horizons(self.ours, self.panel)
+
+    def samples(self, horizon: int) -> "Samples":
+        """The samples of a horizon, with the scores of ours, averaged where they are several."""
+        return self._of(horizon)[0]
+
+    def daily(self, horizon: int) -> "DatedDaily | None":
+        """The days that count [G], calendar indices, and the daily values of a horizon; None where no day counts."""
+        return self._of(horizon)[1]
+
+    def _of(self, h: int) -> "tuple[Samples, DatedDaily | None]":
+        if h not in self.known:
+            s = _samples(self.panel, self.ours, self.rows, h)
+            later = self._later(s, h)
+            daily = split_daily(s.scores, s.targets, s.day, s.code, h, self.cost_bps, self.periods_per_year, later)
+            self.known[h] = s, daily
+        return self.known[h]
+
+    def scores(self, rows: Int, horizon: int) -> npt.NDArray[np.floating]:
+        """The scores of ours at some of the rows, ordered by day or not; averaged where they are several."""
+        code = self.panel.code_of(rows)
+        return _averaged(self.ours, rows, rows - self.panel.offset[code] + self.panel.first[code], horizon)
+
+    def figures(self) -> dict[str, Any]:
+        """What `evaluate` returns, without the look."""
+        panel, every = self.panel, [*self.ours, *([] if self.against is None else [self.against])]
+        metrics = {}
+        for h in self.horizons:
+            daily = self.daily(h)
+            metrics[str(h)] = metrics_of_daily(None if daily is None else daily[1])
+        result: dict[str, Any] = {
+            "splits": {self.split: metrics},
+            "periods_per_year": self.periods_per_year,
+            **_days(panel, self.ours, every),
+        }
+        if self.against is not None:
+            result["against"] = _compare(panel, self.ours, self.against)
+        return result
+
+    def daily_ic(self, horizon: int) -> DailyIc:
+        """IC by day of a horizon, on calendar indices."""
+        s = self.samples(horizon)
+        return daily_ic(s.scores, s.targets, s.day, self._later(s, horizon))
+
+    def _later(self, s: "Samples", horizon: int) -> Float32:
+        """Targets of samples one calendar day later."""
+        return later_targets(self.panel, s.rows, s.code)[:, self.panel.manifest.horizons.index(horizon)]
+
+    def pairs(self, horizon: int) -> "Pairs":
+        """The daily RankICs that the comparison of a horizon is made of. Raises ValueError without a comparison."""
+        if self.against is None:
+            raise ValueError("nothing to compare with")
+        rows = _common_rows([*self.ours, self.against])
+        return _pairs(self.panel, self.ours, self.against, rows, horizon)
+
+
+def open_sources(
+    paths: Sequence[Scored],
+    split: str,
+    against: Scored | None,
+    arrow: str | Path | None,
+    cost_bps: float = 10.0,
+    periods_per_year: float | None = None,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    in_sample: bool = False,
+    progress: Progress = quiet,
+) -> Opened:
+    """Score the runs and read the files that `evaluate` is asked for; arguments and errors as there."""
     asked = Asked(split, start, end, in_sample)
     every = paths if against is None else [*paths, against]
     data = _cache_of(every) if arrow is None else Data(arrow=str(arrow))
-    panel = open_panel(data.arrow, data.store)
-    sources = [_source(path, panel, asked, None if arrow is not None else data) for path in every]
+    panel = open_panel(data.arrow, data.store, progress)
+    check_targets(panel)
+    parts = [part_of(progress, i / len(every), (i + 1) / len(every)) for i in range(len(every))]
+    opened = None if arrow is not None else data
+    sources = [_source(path, panel, asked, opened, part) for path, part in zip(every, parts, strict=True)]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
         raise InputError(
             "evaluate", f"different splits: {found}", "Compare scores of one split, or choose days by --start and --end"
         )
-    ours = sources[: len(paths)]
-    rows = _common_rows(ours)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
-    metrics = {}
-    for h in _common_horizons(ours, panel):
-        s = _samples(panel, ours, rows, h)
-        later = later_targets(panel, s.rows, s.code)[:, panel.manifest.horizons.index(h)]
-        metrics[str(h)] = split_metrics(s.scores, s.targets, s.day, s.code, h, cost_bps, periods, later)
-    result: dict[str, Any] = {
-        "splits": {ours[0].split: metrics},
-        "periods_per_year": periods,
-        **_days(panel, ours, sources),
-    }
-    if against is not None:
-        result["against"] = _compare(panel, ours, sources[-1])
-    return result
+    return Opened(panel, sources[: len(paths)], None if against is None else sources[-1], cost_bps, periods)
 
 
-def _cache_of(paths: list[Path]) -> Data:
+def _cache_of(paths: Sequence[Scored]) -> Data:
     """Where the cache of the first run lies, and where copies of remote ones do."""
-    runs = (load_config(path / "config.toml", []) for path in paths if (path / "config.toml").exists())
-    return next(runs, Config()).data
+    files = (path / "config.toml" for path in paths if isinstance(path, Path))
+    return next((load_config(file, []) for file in files if file.exists()), Config()).data
 
 
-def _source(path: Path, panel: Panel, asked: Asked, opened: Data | None) -> _Source:
-    scores, notes = _scores(path, panel, asked, opened)
+def _source(path: Scored, panel: Panel, asked: Asked, opened: Data | None, progress: Progress) -> Source:
+    scores, notes = _scores(path, panel, asked, opened, progress)
+    return source_of(str(path), scores, notes, panel)
+
+
+def source_of(name: str, scores: RowScores, notes: list[str], panel: Panel) -> Source:
+    """Scores of rows of a panel as something to evaluate, with what has to be said of their figures."""
     order = np.argsort(scores.rows)
     rows, values = scores.rows[order], {h: v[order] for h, v in scores.values.items()}
-    return _Source(str(path), scores.split, scores.trained_until, _dates(panel, rows), notes, rows, values)
+    dates = _dates(panel, rows)
+    return Source(name, scores.run_id, scores.split, scores.trained_until, dates, notes, rows, values)
 
 
-def _scores(path: Path, panel: Panel, asked: Asked, opened: Data | None) -> tuple[RowScores, list[str]]:
-    """Scores of a run, a folder of folds or a score file, and what has to be said with their figures.
+def _scores(
+    path: Scored, panel: Panel, asked: Asked, opened: Data | None, progress: Progress
+) -> tuple[RowScores, list[str]]:
+    """Scores of a run, a folder of folds, a score file or a table, and what has to be said with their figures.
 
     Args:
         opened: the panel's place where it is that of the first run, None where the user named it.
     """
     where = str(path)
-    if path.is_dir() and not holds_folds(path):
+    if isinstance(path, Path) and path.is_dir() and not holds_folds(path):
         run = load_run(path)
         own = run.config.data
         if opened is not None and own.arrow != opened.arrow:
             check_cache_id(open_panel(own.arrow, own.store).manifest.cache_id, panel, where)
         days, notes = choose_days(run.state, asked, panel, where, run.config.split.tuned_until)
-        return predict_days(run, panel, days, asked.name), notes
-    file = read_joined(path, asked.split) if path.is_dir() else read_scores(path, panel.manifest.period)
+        return predict_days(run, panel, days, asked.name, progress=progress), notes
+    if isinstance(path, ScoreTable):
+        file = scores_of(path, panel.manifest.period)
+    else:
+        file = read_joined(path, asked.split) if path.is_dir() else read_scores(path, panel.manifest.period)
     if asked.name == SPAN:
         file = between(file, asked.start, asked.end, where)
     scores = from_file(panel, file, where, asked.split)
@@ -159,7 +276,7 @@ def _dates(panel: Panel, rows: Int) -> Dates:
     return panel.calendar[np.unique(rows - panel.offset[code] + panel.first[code])]
 
 
-def _days(panel: Panel, ours: list[_Source], every: list[_Source]) -> dict[str, Any]:
+def _days(panel: Panel, ours: list[Source], every: list[Source]) -> dict[str, Any]:
     """What the result says of days: of the metrics, of the comparison where there is one, and in notes."""
     dates = _dates(panel, _common_rows(ours))
     days = {ours[0].split: span_of(dates)}
@@ -174,7 +291,7 @@ def _days(panel: Panel, ours: list[_Source], every: list[_Source]) -> dict[str, 
     return {"days": days, "in_sample": any(reached), "notes": notes}
 
 
-def _common_horizons(sources: list[_Source], panel: Panel) -> list[int]:
+def _common_horizons(sources: list[Source], panel: Panel) -> list[int]:
     horizons = [h for h in panel.manifest.horizons if all(h in source.values for source in sources)]
     if not horizons:
         found = ", ".join(f"{source.name} has {sorted(source.values)}" for source in sources)
@@ -183,7 +300,7 @@ def _common_horizons(sources: list[_Source], panel: Panel) -> list[int]:
     return horizons
 
 
-def _common_rows(sources: list[_Source]) -> Int:
+def _common_rows(sources: list[Source]) -> Int:
     rows = sources[0].rows
     for source in sources[1:]:
         rows = np.intersect1d(rows, source.rows, assume_unique=True)
@@ -192,7 +309,10 @@ def _common_rows(sources: list[_Source]) -> Int:
     return rows
 
 
-class _Samples(NamedTuple):
+DatedDaily = tuple[Int, Daily]
+
+
+class Samples(NamedTuple):
     """The samples of a horizon among some rows, with the averaged scores of several sources."""
 
     rows: Int  # [N] the panel's
@@ -202,27 +322,44 @@ class _Samples(NamedTuple):
     code: Int  # [N] numbers of their codes
 
 
-def _samples(panel: Panel, sources: list[_Source], rows: Int, h: int) -> _Samples:
+def _samples(panel: Panel, sources: list[Source], rows: Int, h: int) -> Samples:
     target = panel.targets[rows, panel.manifest.horizons.index(h)]
     sample = (panel.presence[rows] == SCORED) & np.isfinite(target)
     rows, target = rows[sample], target[sample]
     code = panel.code_of(rows)
     day = rows - panel.offset[code] + panel.first[code]
+    return Samples(rows, _averaged(sources, rows, day, h), target, day, code)
+
+
+def _averaged(sources: list[Source], rows: Int, day: Int, h: int) -> npt.NDArray[np.floating]:
     columns: list[npt.NDArray[Any]] = [source.at(rows, h) for source in sources]
     if len(columns) > 1:
         columns = [zscores_within_day(column, day) for column in columns]
-    return _Samples(rows, np.mean(columns, 0), target, day, code)
+    return np.mean(columns, 0)
 
 
-def _compare(panel: Panel, ours: list[_Source], other: _Source) -> dict[str, Metrics]:
+class Pairs(NamedTuple):
+    """Daily RankICs of both sides of a comparison, on the days on which both have one."""
+
+    days: Int  # [G] calendar indices
+    ours: Float64  # [G]
+    against: Float64  # [G]
+    samples: int
+
+
+def _pairs(panel: Panel, ours: list[Source], other: Source, rows: Int, h: int) -> Pairs:
+    s = _samples(panel, ours, rows, h)
+    days, rank_ic = daily_rank_ic(s.scores, s.targets, s.day)
+    _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h).scores, s.targets, s.day)
+    both = np.isfinite(rank_ic) & np.isfinite(rank_ic_against)
+    return Pairs(days[both], rank_ic[both], rank_ic_against[both], int(np.isin(s.day, days[both]).sum()))
+
+
+def _compare(panel: Panel, ours: list[Source], other: Source) -> dict[str, Metrics]:
     rows = _common_rows([*ours, other])
     result: dict[str, Metrics] = {}
     for h in _common_horizons([*ours, other], panel):
-        s = _samples(panel, ours, rows, h)
-        days, rank_ic = daily_rank_ic(s.scores, s.targets, s.day)
-        _, rank_ic_against = daily_rank_ic(_samples(panel, [other], rows, h).scores, s.targets, s.day)
-        both = np.isfinite(rank_ic) & np.isfinite(rank_ic_against)
-        rank_ic, rank_ic_against = rank_ic[both], rank_ic_against[both]
+        days, rank_ic, rank_ic_against, samples = _pairs(panel, ours, other, rows, h)
         difference = rank_ic - rank_ic_against
         test = mean_test(difference, h)
         result[str(h)] = {
@@ -232,7 +369,7 @@ def _compare(panel: Panel, ours: list[_Source], other: _Source) -> dict[str, Met
             "difference_se": float(test.se),
             "difference_t": float(test.t),
             "difference_p": float(test.p),
-            "days": int(both.sum()),
-            "samples": int(np.isin(s.day, days[both]).sum()),
+            "days": len(days),
+            "samples": samples,
         }
     return result

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os.path import abspath
+from typing import Any
 
 import torch
 
 from engine.config import Config
 from engine.config_file import AnyConfig
+from engine.model.causality import check_own
 from engine.model.features import check_features
+from engine.model.own import own_resolved
+from loaders.cache.format import Manifest
 from loaders.cache.remote import is_url
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
+from loaders.progress import Progress, quiet
 from loaders.split import Split, gap_days, split_by_date, split_by_fraction, walk_forward
 from loaders.tiers.choose import Source, open_source
 from loaders.verify import Verification, verifying
@@ -32,17 +37,20 @@ class Inputs:
 
 
 @contextmanager
-def open_inputs(config: Config, device: str) -> Iterator[Inputs]:
+def open_inputs(config: Config, device: str, progress: Progress = quiet) -> Iterator[Inputs]:
     """Open what a configuration names; its loader and the verification of its rows end with the `with`.
 
     Args:
         device: as train.device, or of this rank.
+        progress: of copying a remote cache.
 
     Raises InputError for a cache that cannot be read or is not the one expected, ids out of range, an empty part, an
-    absent device.
+    absent device, and a network of the user's own that looks ahead.
     """
-    panel = open_panel(config.data.arrow, config.data.store)
-    resolve(config, panel)
+    panel = open_panel(config.data.arrow, config.data.store, progress)
+    resolved = resolve(config, panel)
+    if config.model.is_own:
+        check_own(resolved)
     check_features(config, panel)
     make_split(config, panel)
     on = resolve_device(device)
@@ -59,14 +67,22 @@ def open_loader(config: Config, panel: Panel, device: torch.device) -> Iterator[
 
 
 def resolve(config: Config, panel: Panel) -> Config:
-    """Fill in what the cache decides, and where it lies. Raises InputError where another cache is expected."""
+    """Fill in what the cache and a network of the user's own decide, and where the cache lies.
+
+    Raises InputError where another cache is expected, for one without targets, and for a network that does not do what
+    it has to.
+    """
+    check_targets(panel)
     manifest = panel.manifest
     if config.data.features is not None:
         check_agreement(list(config.data.features), manifest.horizons, panel, "data.features")
     if config.data.horizons is not None:
         check_agreement(manifest.features, list(config.data.horizons), panel, "data.horizons")
     known = {"features": tuple(manifest.features), "horizons": tuple(manifest.horizons)}
-    return with_absolute_source(config.model_copy(update={"data": config.data.model_copy(update=known)}))
+    config = with_absolute_source(config.model_copy(update={"data": config.data.model_copy(update=known)}))
+    if config.model.is_own:
+        config = own_resolved(config, len(manifest.features), len(manifest.horizons))
+    return config
 
 
 def with_absolute_source(config: AnyConfig) -> AnyConfig:
@@ -78,8 +94,9 @@ def with_absolute_source(config: AnyConfig) -> AnyConfig:
 def make_split(config: Config, panel: Panel) -> Split:
     """The parts that a configuration means on a panel; a trained run has its own dates (see dates.py).
 
-    Raises InputError where one is empty.
+    Raises InputError where one is empty, and for a panel without targets.
     """
+    check_targets(panel)
     gap = gap_days(config.data.context, panel.manifest.horizons, panel.manifest.known_after)
     split = config.split
     if split.valid_start is not None and split.test_start is not None:
@@ -104,8 +121,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_targets(panel: Panel) -> None:
+    """Raise InputError for a panel without targets, which is there to be scored alone."""
+    if not panel.manifest.horizons:
+        what = "has no targets (--targets none): it can be scored, not trained on or evaluated"
+        raise InputError(str(panel.folder), what, "Build a cache with targets")
+
+
 def check_agreement(features: list[str], horizons: list[int], panel: Panel, where: str) -> None:
-    """Raise InputError where a run and a cache differ in the names or order of features, or in horizons."""
+    """Raise InputError where a run and a cache differ in the names or order of features, or in horizons.
+
+    A cache without targets has no horizons, and fits a run of any.
+    """
     manifest = panel.manifest
     if list(features) != manifest.features:
         odd = next(
@@ -113,6 +140,40 @@ def check_agreement(features: list[str], horizons: list[int], panel: Panel, wher
         )
         what = f"expects {len(features)} features, {panel.folder} has {len(manifest.features)}; first difference: {odd}"
         raise InputError(where, what, "Use the cache it was made for, or build one with the same recipe")
-    if list(horizons) != manifest.horizons:
+    if manifest.horizons and list(horizons) != manifest.horizons:
         what = f"expects horizons {list(horizons)}, {panel.folder} has {manifest.horizons}"
         raise InputError(where, what, "Use the cache it was made for, or build one with --horizons")
+
+
+COMPARED = ("name", "min_price", "min_dollar_volume")  # of a recipe: what features and the universe are made by
+
+
+def made_of(manifest: Manifest) -> dict[str, Any]:
+    """How the features, the universe and the labels of a cache were made, as JSON: what caches that go together share.
+
+    A folder of shards does not say by which recipe, and a cache without horizons has no labels.
+    """
+    made: dict[str, Any] = {
+        "transform": manifest.transform,
+        "normalisation": manifest.normalisation,
+        "categories": list(manifest.categories),
+        "dtype": manifest.dtype,
+        "period": manifest.period,
+    }
+    if manifest.recipe.get("name") != "shards":
+        made |= {f"recipe.{key}": value for key, value in manifest.recipe.items() if key in COMPARED}
+    if manifest.horizons:
+        made |= {"known_after": manifest.known_after, "recipe.entry": manifest.recipe.get("entry")}
+    return made
+
+
+def check_made_alike(made: dict[str, Any], panel: Panel, where: str) -> None:
+    """Raise InputError where a cache was not made like that of a run.
+
+    Args:
+        made: `made_of` the run's; empty, of a run of an earlier release: nothing is compared.
+    """
+    for key, value in made_of(panel.manifest).items():
+        if key in made and made[key] != value:
+            what = f"trained on a cache whose {key} is {made[key]!r}, that of {panel.folder} is {value!r}"
+            raise InputError(where, what, "Build the cache with the same recipe and options")

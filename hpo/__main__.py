@@ -1,5 +1,5 @@
 """`python -m hpo` is `atft-engine`."""
 
-from hpo.cli import main
+from atft_engine import main
 
 main()

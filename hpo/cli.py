@@ -1,18 +1,40 @@
 """The whole command line, `atft-engine`: the engine's commands and `hpo`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.app import app, main
+import engine.cli.config
+from engine.cli.app import EXAMPLES, app, examples, main
 from engine.cli.options import ConfigFile, Settings, console
+from engine.cli.progress import showing
 from loaders.errors import InputError
+
+if TYPE_CHECKING:
+    from hpo.config import StudyConfig
 
 __all__ = ["main"]
 
 
-@app.command("hpo")
+def of_study() -> "type[StudyConfig]":
+    """All settings: those of a training, and [hpo]."""
+    from hpo.config import StudyConfig
+
+    return StudyConfig
+
+
+engine.cli.config.settings_class = of_study
+
+
+EXAMPLES["hpo"] = (
+    "hpo --trials 20 --arrow cache/ --out hpo/first",
+    "hpo --trials 20 --config search.toml --workers 2",
+    "train --config hpo/first/best.toml",
+)
+
+
+@app.command("hpo", epilog=examples("hpo"))
 def hpo_command(
     trials: Annotated[int, typer.Option(min=1, help="Trials to finish, complete or pruned.")],
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
@@ -22,9 +44,7 @@ def hpo_command(
     out: Annotated[Path | None, typer.Option(help="The study's folder (default: hpo/<name>).")] = None,
     storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a journal file).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    batch: Annotated[
-        str, typer.Option(help="Trials that a process trains at a time, as one batch (default: auto).")
-    ] = "auto",
+    batch: Annotated[str, typer.Option(help="Trials that a process trains at a time, as one batch.")] = "auto",
     evaluate_best: Annotated[
         bool, typer.Option("--evaluate-best", help="Then evaluate the best trial on test.")
     ] = False,
@@ -35,10 +55,12 @@ def hpo_command(
     from engine.evaluation import evaluate
     from engine.score.tables import metrics_table
     from hpo.config import StudyConfig
+    from loaders.panel import open_panel
 
     try:
         from hpo.config import Work
         from hpo.results import best_trial, summary
+        from hpo.space import fitting
         from hpo.study import batch_size, run_study, trial_folders
     except ModuleNotFoundError as error:
         if error.name != "optuna":
@@ -46,7 +68,9 @@ def hpo_command(
         raise InputError("hpo", "optuna is not installed", "pip install 'atft-engine[hpo]'") from error
 
     folder = Path("hpo") / study if out is None else out
-    read = load(StudyConfig, config, settings or [], arrow)
+    read = fitting(load(StudyConfig, config, settings or [], arrow))
+    with showing(console) as progress:  # of copying a remote cache; the study has a display of its own
+        open_panel(read.data.arrow, read.data.store, progress)
     work = Work(read, trials, folder, study, storage, batch_size(batch, read, trials))
     result = run_study(work, workers, console)
     console.line()  # a live table ends without a newline where the console is no terminal

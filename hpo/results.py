@@ -10,11 +10,14 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Group
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from engine.config_file import to_toml
 from engine.dates import span_text
 from engine.inputs import with_absolute_source
+from engine.score.tables import plain_table
 from hpo.config import StudyConfig
 from hpo.dispatch import failed_by_itself
 from hpo.space import configured
@@ -49,20 +52,20 @@ def settings_of(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.user_attrs.get(SETTINGS, {}))
 
 
-def summary(study: optuna.Study, most: int = 5) -> Table:
+def summary(study: optuna.Study, most: int = 3) -> Group:
     """The best trials, best first, with their settings."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = sorted(complete, key=lambda trial: trial.values[0], reverse=True)[:most]
     title = f"best of {len(study.get_trials(deepcopy=False))} trials, validation {span_text(study.user_attrs[DAYS])}"
-    table = Table(title=title, title_justify="left")
+    table = plain_table()
     table.add_column("trial")
     for trial in complete:
-        table.add_column(f"#{trial.number}", justify="right")
+        table.add_column(f"#{trial.number}", justify="right", overflow="fold")
     table.add_row("value", *(", ".join(f"{value:.4f}" for value in trial.values) for trial in complete))
     table.add_row("epochs", *(str(trial.user_attrs.get(EPOCHS, "")) for trial in complete))
     for key in dict.fromkeys(key for trial in complete for key in settings_of(trial)):
         table.add_row(key, *(_short(settings_of(trial).get(key)) for trial in complete))
-    return table
+    return Group(title, table)
 
 
 def _short(value: Any) -> str:
@@ -88,21 +91,32 @@ def _parquet(trials: list[FrozenTrial], config: StudyConfig) -> bytes:
     return buffer.getvalue()
 
 
-def status(study: optuna.Study, wanted: int, started: float) -> Table:
-    """The table; `started` is the time.monotonic() at which this process opened the study."""
+def status(study: optuna.Study, wanted: int, epochs: int, started: float, bar: bool) -> Group:
+    """How far the study is.
+
+    Args:
+        wanted: trials.
+        epochs: that a trial has at most.
+        started: the time.monotonic() at which this process opened the study.
+        bar: whether to draw one.
+    """
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state in FINISHED]
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     failed = sum(map(failed_by_itself, trials))
-    table = Table(title=f"{len(finished)} of {wanted} trials", title_justify="left", show_header=False)
+    left = _time_left(finished, running, wanted, epochs)
+    under_way = sum(min(trial.user_attrs.get(EPOCHS, 0) / epochs, 1) for trial in running)
+    heading = Table.grid(padding=(0, 2))
+    drawn = [ProgressBar(wanted, len(finished) + under_way, width=30)] if bar else []
+    heading.add_row(f"{len(finished)} of {wanted} trials", *drawn, "" if not left else f"{_time(left)} left")
+    table = Table.grid(padding=(0, 2))
     table.add_row("validation", span_text(study.user_attrs[DAYS]))
     table.add_row("best so far", "; ".join(_describe(trial) for trial in best_trials(study)[:3]) or "–")
     table.add_row("running", "; ".join(_describe(trial) for trial in running) or "–")
     table.add_row("pruned, failed", f"{pruned}, {failed}")
-    table.add_row("time left", _time_left(finished, wanted, max(len(running), 1)))
-    table.add_row("time spent", str(timedelta(seconds=round(time.monotonic() - started))))
-    return table
+    table.add_row("time spent", _time(time.monotonic() - started))
+    return Group(heading, table)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -116,12 +130,24 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 def _describe(trial: FrozenTrial) -> str:
     steps = trial.intermediate_values
     values = trial.values or ([steps[max(steps)]] if steps else [])
-    metrics = ", ".join(f"{value:.4f}" for value in values) or "no epoch yet"
-    return f"#{trial.number} {metrics} ({trial.user_attrs.get(EPOCHS, 0)} epochs)"
+    epochs = trial.user_attrs.get(EPOCHS, 0)
+    if not values:
+        return f"#{trial.number} no epoch yet"
+    metrics = ", ".join(f"{value:.4f}" for value in values)
+    return f"#{trial.number} {metrics} ({epochs} epoch{'s' * (epochs != 1)})"
 
 
-def _time_left(finished: list[FrozenTrial], wanted: int, workers: int) -> str:
+def _time_left(finished: list[FrozenTrial], running: list[FrozenTrial], wanted: int, epochs: int) -> float | None:
+    """Seconds, by what trials took so far; None before the first epoch."""
+    of = finished or [trial for trial in running if trial.user_attrs.get(EPOCHS)]
+    if not of:
+        return None
+    mean = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in of) / len(of)
     if not finished:
-        return "–"
-    mean = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in finished) / len(finished)
-    return str(timedelta(seconds=round(mean * max(wanted - len(finished), 0) / workers)))
+        mean *= epochs * len(of) / sum(trial.user_attrs[EPOCHS] for trial in of)
+    spent = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in running)
+    return max(mean * max(wanted - len(finished), 0) - spent, 0.0) / max(len(running), 1)
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

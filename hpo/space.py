@@ -8,11 +8,12 @@ from typing import Any
 
 from optuna import Trial
 
-from engine.config import Config
-from hpo.config import Choices, Dimension, Range, Simplex, Space, StudyConfig
+from engine.config import OF_ATFT, Config
+from hpo.config import SPACE, Choices, Dimension, Range, Simplex, Space, StudyConfig
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
+TABLES = ("model.options", "objective.own")  # whose entries are settings too
 SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken
 OUT = 0.5  # a setting of a simplex is left out where its parameter is above
 
@@ -27,7 +28,8 @@ def check_space(space: Space) -> None:
             section, _, field = key.partition(".")
             known = Config.model_fields.get(section)
             fields = getattr(known.annotation, "model_fields", {}) if known else {}
-            if field not in fields:
+            table, _, inner = field.partition(".")
+            if field not in fields and not (inner and f"{section}.{table}" in TABLES):
                 where = f"settings of [{section}] are {', '.join(fields)}" if fields else "write section.key"
                 raise InputError("hpo.space", f"no setting {key!r}", where[0].upper() + where[1:])
             if key in decided:
@@ -55,26 +57,44 @@ def parameters_of(config: StudyConfig, horizons: int) -> dict[str, Any] | None:
 
     None where these lie outside the space.
     """
-    given = config.model_dump()
+    values = config.model_dump()
     parameters: dict[str, Any] = {}
     for name, dimension in config.hpo.space.items():
-        section, _, field = name.partition(".")
         if isinstance(dimension, Simplex):
             parts, most = _parts(dimension, horizons)
             of_horizons = dimension.simplex == "horizons"
-            weights = (given[section][field] or [1.0] * horizons) if of_horizons else [given[name][p] for p in parts]
-            total = sum(weights)
-            if not total or len(weights) != len(parts):
+            keys = [name] if of_horizons else [f"{name}.{part}" for part in parts]
+            given = [_value(values, key) for key in keys]
+            weights = (given[0] or [1.0] * horizons) if of_horizons else given
+            if None in weights or not sum(weights) or len(weights) != len(parts):
                 return None
+            total = sum(weights)
             # So that the variates have mean 1, like those that are drawn.
             scale = min(len(parts), math.log(OUT / SMALLEST)) / total
             for part, weight in zip(parts, weights, strict=True):
                 parameters[f"{name}.{part}"] = most * math.exp(-scale * weight) if weight else 1.0
-        elif _holds(dimension, given[section][field]):
-            parameters[name] = given[section][field]
+        elif _holds(dimension, _value(values, name)):
+            parameters[name] = _value(values, name)
         else:
             return None
     return parameters
+
+
+def fitting(config: StudyConfig) -> StudyConfig:
+    """The same; where the network is the user's own, the default space without settings of ATFT."""
+    if not config.model.is_own or config.hpo.space != SPACE:
+        return config
+    space = {name: dimension for name, dimension in SPACE.items() if name.removeprefix("model.") not in OF_ATFT}
+    return config.model_copy(update={"hpo": config.hpo.model_copy(update={"space": space})})
+
+
+def _value(values: dict[str, Any], key: str) -> Any:
+    """The setting of that name; None where a table has no such entry."""
+    section, *inner = key.split(".")
+    place = values[section]
+    for name in inner:
+        place = place.get(name) if isinstance(place, dict) else None
+    return place
 
 
 def _holds(dimension: Range | Choices, value: Any) -> bool:
@@ -87,8 +107,11 @@ def configured(config: StudyConfig, settings: Settings) -> StudyConfig:
     """The configuration with these settings. Raises InputError where they do not go together."""
     values = config.model_dump()
     for key, value in settings.items():
-        section, _, field = key.partition(".")
-        values[section][field] = value
+        section, *tables, field = key.split(".")
+        place = values[section]
+        for name in tables:
+            place = place.setdefault(name, {})
+        place[field] = value
     try:
         return StudyConfig.model_validate(values)
     except ValueError as error:

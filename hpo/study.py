@@ -16,13 +16,15 @@ import optuna
 import torch
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from engine.config_file import config_hash
 from engine.dates import dates_of
 from engine.errors import RunFailed, Stopped
 from engine.inputs import open_inputs, resolve, resolve_device
+from engine.reporting.report import report_study
+from engine.training.schedule import phases_of
 from hpo.algorithms import PRUNERS
 from hpo.config import StudyConfig, Work
 from hpo.dispatch import run_folder
@@ -70,13 +72,19 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
 def _run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     study, started = _open_study(work), time.monotonic()
     tuned_until = max(study.user_attrs[DAYS]["last"], work.config.split.tuned_until or "")
-    live = Live(console=console, get_renderable=lambda: status(study, work.trials, started), refresh_per_second=1)
+    epochs = sum(phase.epochs for phase in phases_of(work.config)) * max(work.config.hpo.folds, 1)
+
+    def shown() -> Group:
+        return status(study, work.trials, epochs, started, console.is_terminal)
+
+    live = Live(console=console, get_renderable=shown, refresh_per_second=1)
     if workers == 1:
         with open_inputs(work.config, work.config.train.device) as inputs, live:
             run_trials(work, study, inputs, study_folds(work.config, inputs.panel, inputs.device))
     else:
         _run_workers(work, study, workers, live)
     write_results(study, work.config, tuned_until, work.folder)
+    report_study(work.folder, console)
     return study
 
 

@@ -28,6 +28,31 @@ def rewritten(panel: Panel, folder: Path, manifest: dict[str, Any] | None = None
     return open_panel(folder)
 
 
+def cut(panel: Panel, folder: Path, start: int, stop: int) -> Panel:
+    """The days start..stop-1 of a panel as a cache of their own, built when no later day, nor return, was known."""
+    low, high = np.maximum(panel.first, start), np.minimum(panel.first + panel.days, stop)
+    inside = np.flatnonzero(high > low)
+    days = (high - low)[inside]
+    rows = np.concatenate([panel.offset[s] + np.arange(low[s], high[s]) - panel.first[s] for s in inside])
+    day = np.concatenate([np.arange(low[s], high[s]) for s in inside])
+    manifest = panel.manifest
+    folder.mkdir(parents=True)
+    columns = create_columns(folder, days, len(manifest.features), len(manifest.horizons), manifest.dtype)
+    columns.features[:], columns.presence[:] = panel.features[rows], panel.presence[rows]
+    targets = panel.targets[rows]
+    for i, h in enumerate(manifest.horizons):
+        targets[day + h + manifest.known_after >= stop, i] = np.nan
+    columns.targets[:] = targets
+    counts = zip(("absent", "context", "scored"), np.bincount(panel.presence[rows], minlength=3), strict=True)
+    changes = {
+        "calendar": manifest.calendar[start:stop], "rows": len(rows),
+        "codes": [manifest.codes[s] for s in inside], "first": (low[inside] - start).tolist(), "days": days.tolist(),
+        "counts": {name: int(n) for name, n in counts}, "batches": columns.batches,
+    }  # fmt: skip
+    write_manifest(folder, manifest.model_copy(update=changes))
+    return open_panel(folder)
+
+
 def write_panel(
     folder: Path,
     n_codes: int = 40,

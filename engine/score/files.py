@@ -27,6 +27,7 @@ from loaders.cache.sources.dates import advice, fault, is_text, parse_column
 from loaders.errors import InputError
 
 SCORES = "scores.parquet"  # in a folder of folds
+CURE = "Score files hold date, code and score_H per horizon, one row per date and code"
 METADATA = ("cache_id", "split", "run_id", "trained_until", "tuned_until", "in_sample")
 
 
@@ -38,6 +39,17 @@ class Scores:
     code: npt.NDArray[np.str_]  # [N]
     values: dict[int, npt.NDArray[np.float32]]  # horizon -> [N]
     metadata: dict[str, str] = field(default_factory=dict)  # of METADATA
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores in memory that have the columns of a score file, and what messages call them."""
+
+    name: str
+    table: pa.Table
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def write_scores(path: Path, scores: Scores) -> None:
@@ -62,25 +74,29 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
     Raises InputError for a file that is no Parquet, lacks a column or has one of another type, holds a date of no
     accepted form, a score that is missing or infinite, or a (date, code) twice.
     """
-    where = str(path)
-    cure = "Score files hold date, code and score_H per horizon, one row per date and code"
     try:
-        table = pq.read_table(pa.OSFile(where, "rb"))
+        table = pq.read_table(pa.OSFile(str(path), "rb"))
     except (OSError, pa.ArrowException) as error:
-        raise InputError(where, f"not a readable Parquet file ({error})", cure) from error
+        raise InputError(str(path), f"not a readable Parquet file ({error})", CURE) from error
+    return scores_of(ScoreTable(str(path), table), period)
+
+
+def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
+    """The scores of a table. Raises what `read_scores` raises of a file's content."""
+    where, table = source.name, source.table
     names = [name for name in table.column_names if name.startswith("score_") and name[6:].isdecimal()]
     if not {"date", "code"} <= set(table.column_names) or not names:
-        raise InputError(where, f"columns are {', '.join(table.column_names)}", cure)
+        raise InputError(where, f"columns are {', '.join(table.column_names)}", CURE)
     try:
         date = parse_column(table["date"], period)
         codes = _codes(table["code"])
         values = {int(name[6:]): table[name].cast(pa.float32()).to_numpy() for name in names}
     except (pa.ArrowException, TypeError) as error:
-        raise InputError(where, f"a column has the wrong type ({error})", cure) from error
+        raise InputError(where, f"a column has the wrong type ({error})", CURE) from error
     dateless = pc.sum(pc.is_null(table["date"], nan_is_null=True)).as_py()
     for column, missing in (("date", dateless), ("code", codes.null_count)):
         if missing:
-            raise InputError(where, f"{missing:,} rows have no {column}", cure)
+            raise InputError(where, f"{missing:,} rows have no {column}", CURE)
     if (unread := np.isnat(date)).any():
         i = int(np.argmax(unread))
         value = table["date"][i].as_py()
@@ -98,7 +114,7 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
     dictionary = np.array(codes.dictionary.to_pylist(), np.str_)
     if again.any():
         i = order[int(np.argmax(again))]
-        raise InputError(where, f"holds {date[i]} {dictionary[code[i]]} twice", cure)
+        raise InputError(where, f"holds {date[i]} {dictionary[code[i]]} twice", CURE)
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     keep = {key: metadata[key] for key in METADATA if key in metadata}
     return Scores(date, dictionary[code], values, keep)

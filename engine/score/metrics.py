@@ -36,7 +36,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -155,8 +155,29 @@ def metrics_of(
     late: Later | None = None,
 ) -> Metrics:
     """`split_metrics` of samples made once: scores and code are [N] of the rows that `samples_of` was given."""
-    daily = _daily(s, np.asarray(scores), np.asarray(code, np.int64), horizon, cost_bps, periods_per_year, late)
-    return metrics_of_daily(daily)
+    found = _daily(s, np.asarray(scores), np.asarray(code, np.int64), horizon, cost_bps, periods_per_year, late)
+    return metrics_of_daily(None if found is None else found[1])
+
+
+def split_daily(
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    day: npt.ArrayLike,
+    code: npt.ArrayLike,
+    horizon: int,
+    cost_bps: float = 10.0,
+    periods_per_year: float | None = TRADING_DAYS,
+    later: npt.ArrayLike | None = None,
+) -> tuple[npt.NDArray[Any], Daily] | None:
+    """The days that count [G] and the daily values that `split_metrics` of the same arguments is made of.
+
+    None where no day counts or a score is not finite.
+    """
+    s = samples_of(targets, day)
+    late = None if later is None else with_later(s, later, day)
+    codes = np.asarray(code, np.int64)
+    found = _daily(s, np.asarray(scores), codes, horizon, cost_bps, periods_per_year, late)
+    return None if found is None else (s.days[found[0]], found[1])
 
 
 def metrics_of_daily(daily: Daily | None) -> Metrics:
@@ -174,24 +195,19 @@ def _daily(
     cost_bps: float,
     periods_per_year: float | None,
     late: Later | None,
-) -> Daily | None:
-    """None where no day counts or a score is not finite."""
+) -> tuple[Int, Daily] | None:
+    """Which of the days count, and their values; None where none does or a score is not finite."""
     values = scores[s.rows]
     if not len(s.days) or not np.isfinite(values).all():
         return None
-    order = sort_within_day(values, s)
-    ic = correlation(centred(values.astype(np.float64), s), s.centred_targets, s)
-    rank_ic = rank_correlation(order, s)
+    order, ic, rank_ic, late_rank_ic = _correlations(s, values, late)
     counted = np.flatnonzero(np.isfinite(ic) & np.isfinite(rank_ic))
     if not len(counted):
         return None
-    late_rank_ic = np.empty(0)
-    if late is not None and len(late.samples.days):
-        late_rank_ic = rank_correlation(order_of_later(order, values, late), late.samples)
     books = _books(order, s)
     spread = np.add.reduceat(books.weights * s.targets[books.samples], books.starts)[counted]
     turnover = _turnover(books, code[s.rows[books.samples]], counted, horizon)
-    return Daily(
+    daily = Daily(
         horizon=horizon,
         periods_per_year=periods_per_year,
         ic=ic[counted],
@@ -202,6 +218,44 @@ def _daily(
         net=spread - cost_bps / 1e4 * turnover,
         samples=int(s.counts[counted].sum()),
     )
+    return counted, daily
+
+
+def _correlations(s: Samples, values: npt.NDArray[Any], late: Later | None) -> tuple[Order, Float, Float, Float]:
+    """The order of values [N], their IC and RankIC [G] by day, and RankIC by day of the samples with a later target."""
+    order = sort_within_day(values, s)
+    ic = correlation(centred(values.astype(np.float64), s), s.centred_targets, s)
+    late_rank_ic = np.empty(0)
+    if late is not None and len(late.samples.days):
+        late_rank_ic = rank_correlation(order_of_later(order, values, late), late.samples)
+    return order, ic, rank_correlation(order, s), late_rank_ic
+
+
+class DailyIc(NamedTuple):
+    """IC by day, of the days that `split_metrics` averages over."""
+
+    days: npt.NDArray[Any]  # [G] ascending
+    ic: Float  # [G]
+    rank_ic: Float  # [G]
+    rank_ic_late: Float  # [G] entered one period later; NaN on days with fewer than MIN_SAMPLES later targets
+    samples: Int  # [G]
+
+
+def daily_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike, later: npt.ArrayLike) -> DailyIc:
+    """What `split_metrics` averages to `ic`, `rank_ic` and `rank_ic_late`, and adds up to `samples`.
+
+    Arguments as for `split_metrics`. There is no day where a score is not finite.
+    """
+    s = samples_of(targets, day)
+    values, empty = np.asarray(scores)[s.rows], np.empty(0)
+    if not len(s.days) or not np.isfinite(values).all():
+        return DailyIc(s.days[:0], empty, empty, empty, np.empty(0, np.int64))
+    late = with_later(s, later, day)
+    _, ic, rank_ic, late_rank_ic = _correlations(s, values, late)
+    of_day = np.full(len(s.days), np.nan)
+    of_day[np.searchsorted(s.days, late.samples.days)] = late_rank_ic
+    counted = np.isfinite(ic) & np.isfinite(rank_ic)
+    return DailyIc(s.days[counted], ic[counted], rank_ic[counted], of_day[counted], s.counts[counted])
 
 
 def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike) -> tuple[npt.NDArray[Any], Float]:
@@ -216,6 +270,25 @@ def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayL
     rank_ic = rank_correlation(sort_within_day(values, s), s)
     bad = np.add.reduceat(~np.isfinite(values), s.starts) > 0
     return s.days, np.where(bad, np.nan, rank_ic)
+
+
+def daily_tenths(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike) -> tuple[npt.NDArray[Any], Float]:
+    """The mean target of each tenth of every day with enough samples: days [G] ascending and float64 [G, 10].
+
+    The lowest scores come first. The outer tenths are those of `decile_spread`; the inner borders lie floor(i n / 10)
+    names from the nearer end. Arguments as for `split_metrics`; scores must be finite.
+    """
+    s = samples_of(targets, day)
+    if not len(s.days):
+        return s.days, np.empty((0, 10))
+    o = sort_within_day(np.asarray(scores)[s.rows], s)
+    # Names that tie share the places inside a border: each place has the mean target of its run.
+    runs = np.cumsum(o.lengths) - o.lengths
+    shared = np.repeat(np.add.reduceat(s.targets[o.order], runs) / o.lengths, o.lengths)
+    total = np.concatenate([[0.0], np.cumsum(shared)])
+    i, n = np.arange(11), s.counts[:, None]
+    borders = np.where(i <= 5, i * n // 10, n - (10 - i) * n // 10)
+    return s.days, np.diff(total[s.starts[:, None] + borders], axis=1) / np.diff(borders, axis=1)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ nothing later, on days of validation and test as on any other.
 
 Width: a day costs O(N F^2) for its samples and O(F^3) for its slopes, per horizon: seconds with 2,000 features. So the
 regression can be held to the features whose daily ICs have the largest mean, either sign, over the returns that are
-known on the first day of the part.
+known on one day. A run chooses them on its first validation day and keeps them.
+
+Days need not be counted twice: the sums of a day are all that later days need of those before (see engine/live).
 
 On a CPU everything runs in one thread: the products of a day are too small to be shared. On a GPU the host reads the
 rows and all else is computed there, products in float64. Slopes of many days are solved at once.
@@ -24,6 +26,7 @@ N rows, F features, H horizons
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +39,9 @@ from engine.score.rows import CPU, present_rows
 from engine.threads import one_thread_each
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
+from loaders.errors import InputError
 from loaders.panel import Int, Panel
+from loaders.progress import Progress, counted, quiet
 from loaders.split import Days
 
 HALF_LIFE = 250.0  # days
@@ -47,60 +52,189 @@ EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: wh
 Float32 = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Sums:
+    """All that the regression knows on a day: sums over the samples counted by then, C = 2 x the features used."""
+
+    squares: Tensor  # [H, C, C] float64, x'x
+    products: Tensor  # [H, C] float64, x'r
+
+    def clone(self) -> "Sums":
+        return Sums(self.squares.clone(), self.products.clone())
+
+    def to(self, device: torch.device) -> "Sums":
+        return Sums(self.squares.to(device), self.products.to(device))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Slopes of some days, and the sums of one of them, from which later days go on."""
+
+    slopes: Float32  # [D, 2F, H], in units of EXPECTED
+    sums: Sums
+
+
 def online_slopes(
-    panel: Panel, part: Days, without: list[int], most: int | None = None, device: torch.device = CPU
+    panel: Panel,
+    part: Days,
+    without: list[int],
+    most: int | None = None,
+    device: torch.device = CPU,
+    progress: Progress = quiet,
 ) -> Float32:
     """Slopes of each day of a part, [D, 2F, H], in units of EXPECTED, fitted to all days of the panel before.
 
     Args:
         without: features that are left out, such as ids.
-        most: features that are used, the slopes of others are 0; those of the largest mean IC. None: all.
+        most: features that are used, the slopes of others are 0; see `choose_features`. None: all.
         device: that computes them.
+
+    Raises InputError for a panel without targets.
+        progress: in days.
     """
+    used = choose_features(panel, part.start, without, most, device)
+    return fit_online(panel, part, used, without, device, progress=progress).slopes
+
+
+def choose_features(
+    panel: Panel, day: int, without: list[int], most: int | None = None, device: torch.device = CPU
+) -> Int:
+    """Places of the features that the regression uses, ascending: all where they are not more than `most`, else those
+    of the largest mean IC over the returns that are known on a day.
+
+    Args:
+        day: calendar index; the features of a run are those chosen on its first validation day.
+        without, device: as for `online_slopes`.
+    """
+    features = len(panel.manifest.features)
+    if most is None or features - len(without) <= most:
+        return np.arange(features)
+    until = [max(day + 1 - days, 0) for days in label_days(panel)]
     with one_thread_each(1, "online") as threads:
-        return threads.submit(_slopes, panel, part, without, most, device).result()
+        size = threads.submit(_ic_size, panel, until, device).result()
+    size[without] = -1
+    return np.sort(np.argsort(-size, stable=True)[:most])
 
 
-def _slopes(panel: Panel, part: Days, without: list[int], most: int | None, device: torch.device) -> Float32:
-    horizons, features = panel.manifest.horizons, len(panel.manifest.features)
-    known_after = panel.manifest.known_after
-    used = np.arange(features)
-    if most is not None and features - len(without) > most:
-        until = [max(part.start + 1 - h - known_after, 0) for h in horizons]
-        size = _ic_size(panel, until, device)
-        size[without] = -1
-        used = np.sort(np.argsort(-size, stable=True)[:most])
-    places, unused = (torch.from_numpy(index).to(device) for index in (used, np.flatnonzero(np.isin(used, without))))
-    columns = 2 * len(used)
-    squares = torch.zeros(len(horizons), columns, columns, dtype=torch.float64, device=device)
-    products = torch.zeros(len(horizons), columns, dtype=torch.float64, device=device)
-    prior = columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64, device=device)
-    fade, precision = 0.5 ** (1 / HALF_LIFE), torch.float32 if device.type == "cpu" else torch.float64
-    # Of each horizon's last days whose returns are not known yet, the oldest first.
-    none = torch.zeros_like(prior, dtype=precision), torch.zeros_like(products[0], dtype=precision)
-    waiting = [deque([none] * (h + known_after), h + known_after) for h in horizons]
-    at_once = max(SOLVED_BYTES // (squares.numel() * squares.itemsize), 1)
+def label_days(panel: Panel) -> list[int]:
+    """Of each horizon, the days after which a return is known."""
+    return [h + panel.manifest.known_after for h in panel.manifest.horizons]
+
+
+def fit_online(
+    panel: Panel,
+    part: Days,
+    used: Int,
+    without: list[int],
+    device: torch.device = CPU,
+    *,
+    after: tuple[int, Sums] | None = None,
+    keep: int | None = None,
+    progress: Progress = quiet,
+) -> Fit:
+    """Slopes of each day of a part, and the sums of a day.
+
+    Args:
+        used: features that are used, the slopes of others are 0.
+        without, device: as for `online_slopes`.
+        after: a day before the part, or its first, and the sums of that day; the panel must have the days whose
+            returns were not known on it. None: the panel's first day is the first that is counted.
+        keep: calendar index of the day whose sums are given, not before `after`; None: the part's last day.
+        progress: in days.
+
+    Raises InputError for a panel without targets.
+    """
+    if not panel.manifest.horizons:
+        what = "has no targets (--targets none), which the online regression is fitted to"
+        cure = "Score a cache with targets, or days that a kept state reaches; or train with model.online_weight=0"
+        raise InputError(str(panel.folder), what, cure)
+    with one_thread_each(1, "online") as threads:
+        keep = part.stop - 1 if keep is None else keep
+        return threads.submit(_fit, panel, part, used, without, device, after, keep, progress).result()
+
+
+def _fit(
+    panel: Panel,
+    part: Days,
+    used: Int,
+    without: list[int],
+    device: torch.device,
+    after: tuple[int, Sums] | None,
+    keep: int,
+    progress: Progress,
+) -> Fit:
+    features, prior = len(panel.manifest.features), _prior(2 * len(used), device)
+    at_once = max(SOLVED_BYTES // (len(panel.manifest.horizons) * prior.numel() * prior.itemsize), 1)
     unsolved: list[tuple[Tensor, Tensor]] = []
-    solved = []
-    for t, (x, ranks) in enumerate(_universe_by_day(panel, part.stop, device)):
-        x = x[:, places] if len(used) < features else x
-        x[:, unused] = 0
-        x = _columns(x, torch.ones(len(x), device=device)).to(precision)
-        for i, days in enumerate(waiting):
-            square, product = days[0]
-            squares[i].mul_(fade).add_(square)
-            products[i].mul_(fade).add_(product)
-            of_known = torch.where(torch.isfinite(ranks[:, i, None]), x, 0.0)
-            days.append((of_known.T @ x, of_known.T @ ranks[:, i].nan_to_num().to(precision)))
-        if t >= part.start:
-            unsolved.append((squares + prior, products.clone()))
+    solved: list[Tensor] = []  # [days, H, C]
+    kept = None
+    last = max(part.stop - 1, keep)
+    by_day = _sums_by_day(panel, last, used, without, device, after)
+    first = 0 if after is None else after[0]
+    for t, sums in counted(by_day, last - first + 1, progress, "online regression"):
+        if t == keep:
+            kept = sums.clone()
+        if part.start <= t < part.stop:
+            unsolved.append((sums.squares + prior, sums.products.clone()))
         if len(unsolved) == at_once or (unsolved and t == part.stop - 1):
             left, right = (torch.stack(each) for each in zip(*unsolved, strict=True))
             solved.append((torch.linalg.solve(left, right) / EXPECTED).float().cpu())
             unsolved.clear()
-    slopes = torch.zeros(len(part), 2 * features, len(horizons))
-    slopes[:, np.concatenate([used, features + used])] = torch.cat(solved).mT
+    if kept is None:
+        raise ValueError(f"day {keep} is before the last day that is counted")
+    return Fit(_spread(torch.cat(solved), used, features), kept)
+
+
+def slopes_of(sums: Sums, used: Int, features: int) -> Float32:
+    """Slopes [1, 2F, H] of a day by its sums."""
+    prior = _prior(sums.squares.shape[-1], sums.squares.device)
+    solved = (torch.linalg.solve(sums.squares + prior, sums.products) / EXPECTED).float().cpu()
+    return _spread(solved[None], used, features)
+
+
+def _spread(solved: Tensor, used: Int, features: int) -> Float32:
+    """Slopes [D, 2F, H] of those of the features that are used [D, H, C]."""
+    slopes = torch.zeros(len(solved), 2 * features, solved.shape[1])
+    slopes[:, np.concatenate([used, features + used])] = solved.mT
     return slopes.numpy()
+
+
+def _prior(columns: int, device: torch.device) -> Tensor:
+    return columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64, device=device)
+
+
+def _sums_by_day(
+    panel: Panel, last: int, used: Int, without: list[int], device: torch.device, after: tuple[int, Sums] | None
+) -> Iterator[tuple[int, Sums]]:
+    """Each day up to the `last`, from that of `after` or from the first on, and its sums: the next day changes them."""
+    horizons, columns, waits = len(panel.manifest.horizons), 2 * len(used), label_days(panel)
+    if after is None:
+        shape = (horizons, columns, columns)
+        counted, sums = -1, Sums(*(torch.zeros(s, dtype=torch.float64, device=device) for s in (shape, shape[:2])))
+    else:
+        counted, sums = after[0], after[1].to(device).clone()
+        yield counted, sums
+    if counted >= last:
+        return
+    places, unused = (torch.from_numpy(index).to(device) for index in (used, np.flatnonzero(np.isin(used, without))))
+    fade, precision = 0.5 ** (1 / HALF_LIFE), torch.float32 if device.type == "cpu" else torch.float64
+    # Of each horizon's last days whose returns are not known yet, the oldest first.
+    none = tuple(torch.zeros_like(each[0], dtype=precision) for each in (sums.squares, sums.products))
+    waiting = [deque([none] * days, days) for days in waits]
+    first = max(counted + 1 - max(waits), 0)
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, first, last + 1, device), first):
+        x = x[:, places] if len(used) < len(panel.manifest.features) else x
+        x[:, unused] = 0
+        x = _columns(x, torch.ones(len(x), device=device)).to(precision)
+        for i, days in enumerate(waiting):
+            if t > counted:
+                square, product = days[0]
+                sums.squares[i].mul_(fade).add_(square)
+                sums.products[i].mul_(fade).add_(product)
+            of_known = torch.where(torch.isfinite(ranks[:, i, None]), x, 0.0)
+            days.append((of_known.T @ x, of_known.T @ ranks[:, i].nan_to_num().to(precision)))
+        if t > counted:
+            yield t, sums
 
 
 def _ic_size(panel: Panel, known: list[int], device: torch.device) -> npt.NDArray[np.float64]:
@@ -110,7 +244,7 @@ def _ic_size(panel: Panel, known: list[int], device: torch.device) -> npt.NDArra
         known: days from the first on whose returns are known, of each horizon.
     """
     totals = torch.zeros(len(known), len(panel.manifest.features), dtype=torch.float64, device=device)
-    for t, (x, ranks) in enumerate(_universe_by_day(panel, max(known), device)):
+    for t, (x, ranks) in enumerate(_universe_by_day(panel, 0, max(known), device)):
         centred, scale = centred_and_scale(x[None], torch.full((1, 1, len(x)), 1 / max(len(x), 1), device=device))
         z = (centred * scale)[0]
         for i, of_horizon in enumerate(known):
@@ -148,10 +282,10 @@ def _scores(panel: Panel, part: Days, slopes: Float32, neutral: Neutral | None) 
     return torch.cat(found).cpu().numpy()
 
 
-def _universe_by_day(panel: Panel, stop: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features [N, F] of the universe's rows on each of the first `stop` days, and ranks [N, H] of their targets."""
+def _universe_by_day(panel: Panel, first: int, stop: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [N, F] of the universe's rows on each of the days first..stop-1, and ranks [N, H] of their targets."""
     step = max(ROWS // len(panel.offset), 1)
-    for start in range(0, stop, step):
+    for start in range(first, stop, step):
         days = np.arange(start, min(start + step, stop) + 1)
         rows, day, _ = present_rows(panel, Days(start, int(days[-1])))
         universe = panel.presence[rows] == SCORED

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,14 +26,15 @@ from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
-from engine.score.online import device_of, online_scores, online_slopes
+from engine.score.online import choose_features, device_of, fit_online, online_scores, online_slopes
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
 from engine.threads import one_thread_each
 from loaders.batch import Request
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
-from loaders.panel import Panel
+from loaders.panel import Int, Panel
 from loaders.plan import scoring_blocks
+from loaders.progress import Progress, counted, part_of, quiet
 from loaders.split import Days
 from loaders.tiers.choose import Source
 
@@ -49,6 +51,7 @@ def score_part(
     online: Float32 | None = None,
     metrics_only: PartRows | None = None,
     world: World = SINGLE,
+    progress: Progress = quiet,
 ) -> Tensor:
     """Scores [N, H] of all present rows of a part, ordered by day and code; dropout off, every day's codes together.
 
@@ -58,17 +61,26 @@ def score_part(
         online: what `weighted_online_scores` gave for the part; None: it is computed here.
         metrics_only: the part's present rows, where the scores go to metrics alone, which need rows of the universe. A
             code that has none in a block's days is then left out and its rows are NaN, unless codes see one another.
+        progress: of both, each of which is taken for half of the work.
 
     Raises RankLost.
     """
-    network = _network_scores(model, source, part, config, metrics_only, world)
+    alone = online is not None or not config.model.online_weight
+    own = progress if alone else part_of(progress, 0, 0.5)
+    network = _network_scores(model, source, part, config, metrics_only, world, own)
     if online is None:
-        online = weighted_online_scores(config, source.panel, part, model.neutral)
+        own = part_of(progress, 0.5, 1)
+        online = weighted_online_scores(config, source.panel, part, model.neutral, progress=own)
     return network if online is None else network + torch.from_numpy(online).to(network.device)
 
 
 def weighted_online_scores(
-    config: Config, panel: Panel, part: Days, neutral: Neutral, slopes: Float32 | None = None
+    config: Config,
+    panel: Panel,
+    part: Days,
+    neutral: Neutral,
+    slopes: Float32 | None = None,
+    progress: Progress = quiet,
 ) -> Float32 | None:
     """What the online regression adds to the scores of a part [N, H], neutralised like them; None where it is off.
 
@@ -79,13 +91,19 @@ def weighted_online_scores(
         return None
     if slopes is None:
         ids = categorical_features(config, panel)
-        slopes = online_slopes(panel, part, ids, config.model.online_features, device_of(neutral))
+        slopes = online_slopes(panel, part, ids, config.model.online_features, device_of(neutral), progress)
     return config.model.online_weight * online_scores(panel, part, slopes, neutral)
 
 
 @torch.no_grad()
 def _network_scores(
-    model: Ensemble, source: Source, part: Days, config: Config, metrics_only: PartRows | None, world: World
+    model: Ensemble,
+    source: Source,
+    part: Days,
+    config: Config,
+    metrics_only: PartRows | None,
+    world: World,
+    progress: Progress,
 ) -> Tensor:
     was_training = model.training
     model.eval()
@@ -94,9 +112,10 @@ def _network_scores(
     some = metrics_only if model.codes_are_independent else None
     blocks = scoring_blocks(panel, part, days) if some is None else universe_blocks(panel, part, some, days)
     values, here = [], []
-    loading = source.load(Request(part, world.shard(blocks), days, context))
+    mine = world.shard(blocks)
+    loading = source.load(Request(part, mine, days, context))
     with _in_pieces(model, days, context, len(panel.manifest.features), device) as pieces, loading as loader:
-        for batch in loader:
+        for batch in counted(loader, len(mine), progress, "scoring"):
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
                 scores, _ = pieces(batch.x, present.float(), (batch.presence == SCORED).float())
@@ -200,12 +219,35 @@ def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | No
     return predict_days(run, panel, days, split_name, member)
 
 
-def predict_days(run: TrainedRun, panel: Panel, days: Days, name: str, member: int | None = None) -> RowScores:
+def features_used(run: TrainedRun, panel: Panel, device: torch.device) -> Int:
+    """Places of the features that the online regression of a run uses.
+
+    A run of an earlier release does not hold them: they are chosen on its first validation day, or on the panel's last
+    where that is before.
+    """
+    if run.state.online:
+        return np.array([run.state.features.index(name) for name in run.state.online])
+    last = len(panel.calendar) - 1
+    day = min(int(np.searchsorted(panel.calendar, np.datetime64(run.state.split["valid"][0]))), last)
+    ids = categorical_features(run.config, panel)
+    return choose_features(panel, day, ids, run.config.model.online_features, device)
+
+
+def predict_days(
+    run: TrainedRun,
+    panel: Panel,
+    days: Days,
+    name: str,
+    member: int | None = None,
+    slopes: Float32 | None = None,
+    progress: Progress = quiet,
+) -> RowScores:
     """Scores of a run's best model on any days of a panel.
 
     Args:
         name: of the days, `Asked.name`.
         member: of a run of several models, this one alone; the first is 0.
+        slopes: of the online regression on these days; None: fitted here, to all days of the panel before them.
 
     Raises InputError where the cache does not fit the run, and for a member that the run does not have.
     """
@@ -218,7 +260,14 @@ def predict_days(run: TrainedRun, panel: Panel, days: Days, name: str, member: i
             raise InputError("--member", what, "Count from 0, or leave it out for the average of all")
         model = model.with_members([model.members[member]])
     device = resolve_device(config.train.device)
+    model = model.to(device)
+    if slopes is None and config.model.online_weight:
+        ids = categorical_features(config, panel)
+        used, part = features_used(run, panel, device), part_of(progress, 0, 0.5)
+        slopes = fit_online(panel, days, used, ids, device, progress=part).slopes
+        progress = part_of(progress, 0.5, 1)
+    online = weighted_online_scores(config, panel, days, model.neutral, slopes)
     with open_loader(config, panel, device) as source:
-        values = score_part(model.to(device), source, days, config).cpu().numpy()
-    scores = row_scores(panel, days, values, name, run.state.run_id)
+        values = score_part(model, source, days, config, online=online, progress=progress).cpu().numpy()
+    scores = row_scores(panel, days, values, name, run.state.run_id, run.state.horizons)
     return replace(scores, trained_until=run.state.split["valid"][1], tuned_until=config.split.tuned_until)

@@ -59,25 +59,37 @@ def present_rows(panel: Panel, part: Days) -> PartRows:
     return PartRows(rows[order], day[order], code[order])
 
 
-def later_targets(panel: Panel, rows: Int, code: Int) -> Float32:
-    """Targets [N, H] of the rows one calendar day later; NaN after a code's span.
+def later_targets(panel: Panel, rows: Int, code: Int, days: int = 1) -> Float32:
+    """Targets [N, H] of the rows so many calendar days later; NaN after a code's span.
 
     Args:
         rows: [N] the panel's.
         code: [N] numbers of their codes.
     """
-    inside = rows + 1 < panel.offset[code] + panel.days[code]
-    targets = panel.targets[np.where(inside, rows + 1, rows)]
+    inside = rows + days < panel.offset[code] + panel.days[code]
+    targets = panel.targets[np.where(inside, rows + days, rows)]
     targets[~inside] = np.nan
     return targets
 
 
-def row_scores(panel: Panel, part: Days, values: npt.NDArray[np.floating], split: str, run_id: str) -> RowScores:
-    """Scores [N, H] of a part, in the order of `present_rows`."""
+def row_scores(
+    panel: Panel,
+    part: Days,
+    values: npt.NDArray[np.floating],
+    split: str,
+    run_id: str,
+    horizons: list[int] | None = None,
+) -> RowScores:
+    """Scores [N, H] of a part, in the order of `present_rows`.
+
+    Args:
+        horizons: of the scores; None: the panel's.
+    """
     rows, _, _ = present_rows(panel, part)
-    if values.shape != (len(rows), len(panel.manifest.horizons)):
-        raise ValueError(f"scores of shape {values.shape} for {len(rows)} rows and horizons {panel.manifest.horizons}")
-    columns = {h: values[:, i].astype(np.float32) for i, h in enumerate(panel.manifest.horizons)}
+    horizons = panel.manifest.horizons if horizons is None else horizons
+    if values.shape != (len(rows), len(horizons)):
+        raise ValueError(f"scores of shape {values.shape} for {len(rows)} rows and horizons {horizons}")
+    columns = {h: values[:, i].astype(np.float32) for i, h in enumerate(horizons)}
     return RowScores(rows, columns, split, run_id)
 
 

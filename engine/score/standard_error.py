@@ -70,3 +70,19 @@ def two_sided_p(t: npt.ArrayLike, degrees: int) -> Any:
         term = term * cosine**2 * k / (k + 1)
     inside = (angle + sine * total) * 2 / math.pi if odd else sine * total
     return np.clip(1 - inside, 0, 1)[()]
+
+
+def half_width(se: float, days: int, horizon: int, level: float = 0.95) -> float:
+    """Half the width of the interval around a mean that `mean_test` gives; NaN where there is no test.
+
+    Args:
+        se: standard error of the mean of that many days, of labels over `horizon` days.
+    """
+    degrees = degrees_of_freedom(days, horizon)
+    if not degrees or not math.isfinite(se):
+        return math.nan
+    low, high = 0.0, 1e4
+    for _ in range(60):  # bisection: p falls with t
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided_p(middle, degrees) > 1 - level else (low, middle)
+    return se * high

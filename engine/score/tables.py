@@ -2,16 +2,19 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from engine.score.metrics import METRICS, Metrics
 
 _METRICS = {name: (metric.label, metric.form) for name, metric in METRICS.items()}
-_COMPARISON = {
+WIDTH, GAP = 80, 3  # characters of a table, and between its columns
+COMPARISON = {
     "rank_ic": ("RankIC", ".4f"),
     "rank_ic_against": ("RankIC against", ".4f"),
     "difference": ("difference", "+.4f"),
@@ -29,7 +32,7 @@ def metrics_table(
     periods_per_year: float | None,
     cost_bps: float = 10.0,
     notes: Sequence[str] = (),
-) -> Table:
+) -> Group:
     """One column per horizon, one line per metric, and what Sharpe ratios rest on.
 
     Args:
@@ -38,34 +41,74 @@ def metrics_table(
         cost_bps: that they are net of.
         notes: what has to be said with the figures, such as days that are in sample; stands below them.
     """
-    sharpe = (
-        "No Sharpe: the cache does not say how many periods a year has (--periods-per-year)"
-        if periods_per_year is None
-        else f"Sharpe: {periods_per_year:g} periods a year; costs: {cost_bps:g} bp of turnover, half of what is traded"
-    )
-    return _table(title, results, [sharpe, *notes], _METRICS)
+    below = [_of_sharpe(periods_per_year, cost_bps), *notes]
+    return Group(title, *_tables([_by_horizon(results)], _METRICS), *below)
 
 
-def comparison_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Table:
+def splits_table(
+    title: str,
+    splits: dict[str, dict[str, Metrics]],
+    days: dict[str, str],
+    periods_per_year: float | None,
+    cost_bps: float = 10.0,
+    notes: Sequence[str] = (),
+) -> Group:
+    """The same of several parts side by side, such as valid and test.
+
+    Args:
+        days: in words, of each part.
+    """
+    parts = [_by_horizon(results, f"{name}\n") for name, results in splits.items()]
+    heading = [title, *(f"{name} {days[name]}" for name in splits)]
+    return Group(*heading, *_tables(parts, _METRICS), _of_sharpe(periods_per_year, cost_bps), *notes)
+
+
+def comparison_table(title: str, results: dict[str, Metrics], notes: Sequence[str] = ()) -> Group:
     """The same for the paired comparison that `evaluate` returns under "against"."""
-    return _table(title, results, notes, _COMPARISON)
+    return Group(title, *_tables([_by_horizon(results)], COMPARISON), *notes)
 
 
-def _table(title: str, results: dict[str, Metrics], notes: Sequence[str], rows: dict[str, tuple[str, str]]) -> Table:
-    below = _whole("\n".join(notes)) if notes else None
-    table = Table(title=_whole(title), title_justify="left", caption=below, caption_justify="left")
-    table.add_column("metric")
-    for horizon in results:
-        table.add_column(f"h={horizon}", justify="right")
-    for key, (label, form) in rows.items():
-        values = [metrics[key] for metrics in results.values()]
-        table.add_row(label, *("–" if value is None or value != value else format(value, form) for value in values))
-    return table
+def plain_table() -> Table:
+    """An empty table in the look of all: a line below the headings and no other."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
-def _whole(text: str) -> Text:
-    """Text whose lines are not broken at the table's width."""
-    return Text(text, no_wrap=True, overflow="ignore")
+def _by_horizon(results: dict[str, Metrics], before: str = "") -> dict[str, Metrics]:
+    return {f"{before}h={h}": metrics for h, metrics in results.items()}
+
+
+def _of_sharpe(periods_per_year: float | None, cost_bps: float) -> str:
+    if periods_per_year is None:
+        return "No Sharpe: the cache does not say how many periods a year has (--periods-per-year)"
+    return f"Sharpe: {periods_per_year:g} periods a year; costs: {cost_bps:g} bp of turnover, half of what is traded"
+
+
+def _tables(parts: Sequence[dict[str, Metrics]], rows: dict[str, tuple[str, str]]) -> Iterator[Table]:
+    """The columns of all parts side by side where they fit into WIDTH, else those of each part, as many as fit."""
+    columns = {heading: _column(metrics, rows) for part in parts for heading, metrics in part.items()}
+    labels = [label for label, _ in rows.values()]
+    widths = [GAP + max(map(len, [*heading.splitlines(), *cells])) for heading, cells in columns.items()]
+    room = WIDTH - max(map(len, labels))
+    if len(parts) > 1 and sum(widths) > room:
+        for part in parts:
+            yield from _tables([part], rows)
+        return
+    headings = list(columns)
+    while headings:
+        fitting = max(sum(total <= room for total in accumulate(widths)), 1)
+        some, headings, widths = headings[:fitting], headings[fitting:], widths[fitting:]
+        table = plain_table()
+        table.add_column("metric", no_wrap=True)
+        for heading in some:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for label, *cells in zip(labels, *(columns[heading] for heading in some), strict=True):
+            table.add_row(label, *cells)
+        yield table
+
+
+def _column(metrics: Metrics, rows: dict[str, tuple[str, str]]) -> list[str]:
+    values = ((metrics[key], form) for key, (_, form) in rows.items())
+    return ["–" if value is None or value != value else format(value, form) for value, form in values]
 
 
 def finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.model.optimizer import layout_of
+from engine.score.tables import plain_table
 from engine.training.fold import make_fold
 from engine.training.loop import EpochResult, epochs
 from engine.training.objective import draw_rotations
@@ -26,6 +27,7 @@ from engine.training.run import Run, lost_ranks_explained, open_run, phase_objec
 from engine.training.schedule import phases_of
 from engine.training.tracking import throughput
 from loaders.batch import Request
+from loaders.progress import Progress, quiet
 
 BLOCKS = 32  # of an epoch
 MOST_WAIT = 0.05  # share of the training time, beyond which the loader holds the device up
@@ -45,7 +47,7 @@ class Item:
     ok: bool | None = None  # None: shown, not checked
 
 
-def dry_run(config: Config, console: Console) -> list[Item]:
+def dry_run(config: Config, console: Console, progress: Progress = quiet) -> list[Item]:
     """Two short epochs of a training; of its first phase, where it has several.
 
     Raises what `engine.training.loop.train` raises: InputError for bad input, RunFailed for a loss that is not finite.
@@ -53,12 +55,14 @@ def dry_run(config: Config, console: Console) -> list[Item]:
     with (
         open_world(config.train.device) as (world, device),
         lost_ranks_explained(None),
-        open_inputs(config, device) as inputs,
+        open_inputs(config, device, progress) as inputs,
         TemporaryDirectory(prefix="atft-dry-run-") as folder,
     ):
         console = console if world.first else Console(quiet=True)
         fold = make_fold(config, inputs.panel, inputs.device)
-        with open_run(_short(config), inputs, fold, Path(folder) / "run", False, console, world) as run:
+        with open_run(
+            _short(config), inputs, fold, Path(folder) / "run", False, console, world, progress=progress
+        ) as run:
             before = _loss(run)
             _, last = epochs(run)
             return [*_checks(run, last, before, _loss(run)), *_projections(run, config, last)]
@@ -66,7 +70,7 @@ def dry_run(config: Config, console: Console) -> list[Item]:
 
 def checklist(items: list[Item]) -> Table:
     """The items as a table."""
-    table = Table(title="dry run", title_justify="left")
+    table = plain_table()
     for column in ("", "check", "found", "wanted"):
         table.add_column(column)
     marks = {True: "ok", False: "FAILED", None: ""}

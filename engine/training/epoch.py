@@ -18,13 +18,13 @@ from engine.training.run import Run, phase_objective
 from engine.training.schedule import ema_decay, learning_rate
 from engine.training.step.table import ModelSteps
 from engine.training.step.threads import StepInput, train_step
-from engine.training.tracking import Live, live
 from loaders.batch import Batch, Loader, Request, Stages, total
 from loaders.plan import Block, count_samples
 from loaders.random_bits import mix, signed
 from loaders.split import Days
 
 CPU = torch.device("cpu")
+SHOW_SECONDS = 0.5  # between two looks at the loss
 READ_EVERY = 64  # steps between two looks at what the device has computed
 
 
@@ -104,15 +104,15 @@ def train_epoch(runs: Sequence[Run]) -> list[Stages]:
         epoch.run.learner.enter_phase(epoch.run.phase)
         epoch.run.state.off = list(epoch.run.phase.off)
     first = runs[0]
-    display = live(first.log.console)
+    if len(runs) == 1:
+        first.tell("training")
     waits = [run.state.seconds["wait"] for run in runs]
     with ExitStack() as stack:
-        stack.enter_context(display.progress)
         for run in runs:
             stack.enter_context(run.usage.of_training())
         batched = first.learner.slots is not None
         loaders, step = (_batched if batched else _threaded)(epochs, stack)
-        saved = begun = time.perf_counter()
+        shown = saved = begun = time.perf_counter()
         stopping = False
         for i in range(max(epoch.steps for epoch in epochs)):
             first.inputs.verification.raise_if_failed()
@@ -133,8 +133,9 @@ def train_epoch(runs: Sequence[Run]) -> list[Stages]:
             for epoch in epochs:
                 if i < epoch.steps:
                     epoch.run.state.seconds["train"] += begun - now
-            if len(runs) == 1 and display.due():  # which also refuses a loss that is not finite, for that run alone
-                _show(display, epochs[0])
+            if len(runs) == 1 and begun - shown > SHOW_SECONDS:  # also refuses a loss not finite, for that run alone
+                _show(epochs[0])
+                shown = begun
             # Between two steps of the optimizer there are gradients, which a checkpoint does not hold.
             if not all(epoch.between for epoch in epochs):
                 continue
@@ -229,12 +230,10 @@ def _stopped(run: Run) -> bool:
     return bool(run.stop) if slots is None else bool(slots.batch.stopped)
 
 
-def _show(display: Live, epoch: EpochOfRun) -> None:
+def _show(epoch: EpochOfRun) -> None:
     state, run = epoch.run.state, epoch.run
-    speed, wait = state.samples / state.seconds["train"], state.seconds["wait"] / state.seconds["train"]
-    loss = mean_losses(run, epoch.every)[0]
-    rounds, of_run = epoch.begin + epoch.steps, sum(phase.epochs for phase in run.phases)
-    display.show(state.epoch, of_run, state.position, rounds, speed, wait, loss)
+    speed = state.samples / state.seconds["train"]
+    run.tell(f"{speed:,.0f} samples/s · loss {mean_losses(run, epoch.every)[0]:.4f}")
 
 
 def epoch_of(run: Run) -> EpochOfRun:

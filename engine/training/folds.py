@@ -11,6 +11,7 @@ Test parts follow each other without gap or overlap, so each day is scored once,
 import json
 import secrets
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from os import environ
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from engine.callbacks.protocol import Callback
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.dates import span_of, tuned_note
 from engine.errors import Stopped
 from engine.inputs import make_split, resolve
+from engine.reporting.looks import count_at
+from engine.reporting.report import report_training
 from engine.score.files import SCORES, holds_folds, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import load_run, predict_run
@@ -33,6 +37,7 @@ from engine.training.loop import train
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
+from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
 
 SUMMARY = "summary.json"
@@ -49,12 +54,21 @@ def fold_settings(folds: int | None, rolling: bool) -> list[str]:
     return [f"split.folds={folds}", *(["split.rolling=true"] if rolling else [])]
 
 
-def train_folds(config: Config, out: Path | None, resume: bool, console: Console) -> Path:
+def train_folds(
+    config: Config,
+    out: Path | None,
+    resume: bool,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress = quiet,
+) -> Path:
     """Train every fold of `split.folds` in order of time, join their test scores, and return the folder of all.
 
     Args:
         out: the folder to write (default runs/<date and number>); it must be empty unless `resume`.
         resume: keep the folds that are finished, and continue inside the one that is not.
+        callbacks: told of every fold's training.
+        progress: of all folds, each of which is taken to be as long as the others.
 
     Raises InputError for a bad cache, split or folder, and what `train` raises; nothing is trained where any fold
     would have an empty part.
@@ -84,7 +98,8 @@ def train_folds(config: Config, out: Path | None, resume: bool, console: Console
             folder.mkdir()
         console.print(f"{name}: {folder}")
         try:
-            train(fold, folder, begun, console)
+            part = part_of(progress, i / len(folds), (i + 1) / len(folds))
+            train(fold, folder, begun, console, callbacks, part)
         except Stopped as stop:
             raise Stopped(f"{out}: stopped in {name}. Resume with --resume --out {out}") from stop
     _join(out, folders, splits, panel, config.split.tuned_until, console)
@@ -158,6 +173,8 @@ def _join(
     }
     write_scores(out / SCORES, to_file(panel, joined))
     write_atomically(out / SUMMARY, to_json(summary, indent=2).encode())
+    count = count_at(panel.folder, str(dates[0]), str(dates[-1]))  # the folds have entered their looks
+    report_training(out, panel, joined, [] if note is None else [note], count, console)
 
 
 def _line(folder: Path, split: Split, panel: Panel) -> dict[str, Any]:

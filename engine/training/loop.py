@@ -8,53 +8,72 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
+from engine.callbacks.protocol import Callback, EpochTraining
 from engine.checkpoint import BEST, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
 from engine.errors import RunFailed
 from engine.inputs import open_inputs
+from engine.live.state import ONLINE, state_of, write_state
 from engine.model.ensemble import Ensemble
+from engine.reporting.looks import look_of, record
+from engine.reporting.report import report_training
 from engine.score.metrics import Metrics
+from engine.score.online import fit_online
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
-from engine.score.predict import score_part
-from engine.score.rows import Float32
+from engine.score.predict import score_part, weighted_online_scores
+from engine.score.rows import Float32, row_scores
 from engine.score.tables import finite, to_json
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
+from engine.training.objective import term_names
 from engine.training.run import Run, lost_ranks_explained, open_run
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
-from kernels.rank_terms import TERMS
 from loaders.batch import Stages
 from loaders.cache.atomic import write_atomically
+from loaders.progress import Progress, quiet
 from loaders.split import Days
 
 
-def train(config: Config, folder: Path | None, resume: bool, console: Console) -> Path:
+def train(
+    config: Config,
+    folder: Path | None,
+    resume: bool,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress = quiet,
+) -> Path:
     """Train, evaluate the best checkpoint on validation and test, and return the run's folder.
 
     Args:
         folder: to write (default runs/<run id>); it must not hold a run unless `resume`.
         resume: continue from the folder's last checkpoint, to the metrics an unbroken run would have had.
+        callbacks: told of epochs, validations and the end, on the first rank.
+        progress: of the whole run, in steps; told by the first rank.
 
-    Raises InputError for a bad cache, split, folder or checkpoint; RunFailed for a loss or validation metric that is
-    not finite; Stopped after a signal, when a checkpoint has been saved.
+    Raises InputError for a bad cache, split, folder or checkpoint, and a network or term of the user's own that cannot
+    be trained; RunFailed for a loss or validation metric that is not finite, and a callback that raises; Stopped after
+    a signal, when a checkpoint has been saved.
     """
     with (
         open_world(config.train.device) as (world, device),
         lost_ranks_explained(folder),
-        open_inputs(config, device) as inputs,
+        open_inputs(config, device, progress) as inputs,
     ):
         console = console if world.first else Console(quiet=True)
         fold = make_fold(config, inputs.panel, inputs.device)
-        with open_run(config, inputs, fold, folder, resume, console, world) as run:
+        with open_run(
+            config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=progress
+        ) as run:
             for _ in epochs(run):
                 pass
             inputs.verification.wait()
             world.barrier()  # for the best checkpoint
-            _write_summary(run)
+            run.callbacks.on_end(run, _write_summary(run))
     return run.folder
 
 
@@ -89,7 +108,8 @@ def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:
     results: list[EpochResult | RunFailed] = []
     for run, (seconds, step), stages in zip(runs, before, train_epoch(runs), strict=True):
         try:
-            line = _validate(run, stages)
+            spent = {name: value - seconds[name] for name, value in run.state.seconds.items()}
+            line = _validate(run, stages, spent["train"])
         except RunFailed as failure:
             results.append(failure)
         else:
@@ -98,21 +118,26 @@ def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:
     return results
 
 
-def _validate(run: Run, stages: Stages) -> dict[str, Any]:
+def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     """Score every day of the validation part, keep the best model, decide what comes next; the line of metrics.jsonl.
 
     Raises RunFailed for a loss or a validation metric that is not finite.
     """
     state, phase, weights = run.state, run.phase, run.learner.weights
-    means = dict(zip(["loss", *TERMS], mean_losses(run, epoch_of(run).every), strict=True))
+    means = dict(zip(["loss", *term_names(run.config.objective)], mean_losses(run, epoch_of(run).every), strict=True))
+    terms = phase.objective.weights()
+    losses = {name: means[name] for name in ("loss", *terms)}
+    trained = EpochTraining(state.epoch + 1, state.step, phase.name, losses, state.lr, seconds)
+    run.callbacks.on_epoch(run, trained)
+    weights.copy_buffers()
     begun = time.perf_counter()
+    run.tell("validation")
     valid = _part_metrics(run, weights.scoring, run.fold.split.valid, run.fold.valid, run.valid_online)
     horizons = trained_horizons(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in horizons) / len(horizons)
     if not math.isfinite(figure):
         what = f"{run.folder}: validation RankIC is {figure} after epoch {state.epoch + 1}"
         raise RunFailed(f"{what}. Scores are constant, or no validation day has 20 samples")
-    terms = phase.objective.weights()
     best = end_epoch(state, figure)
     line = {
         "epoch": state.epoch,
@@ -123,7 +148,7 @@ def _validate(run: Run, stages: Stages) -> dict[str, Any]:
         "horizon_weights": list(phase.objective.horizon_weights) or [1.0] * len(state.horizons),
         "frozen": list(phase.frozen),
         "off": list(phase.off),
-        "train": {name: means[name] for name in ("loss", *terms)},
+        "train": losses,
         "valid": valid,
         "valid_rank_ic": figure,
         "best": best,
@@ -146,6 +171,7 @@ def _validate(run: Run, stages: Stages) -> dict[str, Any]:
         f"{state.samples / state.seconds['train']:,.0f} samples/s, "
         f"data wait {state.seconds['wait'] / state.seconds['train']:.1%}, bottleneck {stages.bottleneck}"
     )
+    run.callbacks.on_validation(run, state.history[-1])
     return state.history[-1]
 
 
@@ -153,23 +179,51 @@ def _part_metrics(
     run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None
 ) -> dict[str, Metrics]:
     """Metrics per horizon of a part that the ranks score together."""
-    scores = score_part(
+    return part_metrics(samples, _part_scores(run, model, part, samples, online))
+
+
+def _part_scores(run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None) -> Tensor:
+    """Scores of a part that the ranks score together, NaN for rows that no metric needs."""
+    return score_part(
         model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
         world=run.learner.world,
     )  # fmt: skip
-    return part_metrics(samples, scores)
 
 
-def _write_summary(run: Run) -> None:
-    """Evaluate the best checkpoint and write summary.json."""
+def _test_online(run: Run) -> Float32 | None:
+    """What is added to the network's scores of the test part. The regression's state is kept for days to come."""
+    config, fold = run.config, run.fold
+    if not config.model.online_weight:
+        return None
+    used, _ = fold.online(config.model.online_features)
+    # That of the last day but one: the newest day is compared with the day before.
+    keep = len(fold.panel.calendar) - 2
+    fit = fit_online(fold.panel, fold.split.test, used, fold.categorical, fold.device, keep=keep)
+    if run.learner.world.first:
+        write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums))
+    neutral = run.learner.weights.model.neutral
+    return weighted_online_scores(config, fold.panel, fold.split.test, neutral, fit.slopes)
+
+
+def _write_summary(run: Run) -> dict[str, Any]:
+    """Evaluate the best checkpoint, write summary.json, enter the look at the test, write the report; the summary."""
     config, state, model, fold = run.config, run.state, run.learner.weights.model, run.fold
+    run.log.progress(1, 1, "valid and test of the best epoch")
     path = run.folder / "checkpoints" / BEST
     best, tensors = load_checkpoint(path)
     if best.run_id != state.run_id:
         raise RunFailed(f"{run.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
     restore_model(model, tensors, path)
     model.bypass(best.off)
-    summary = {
+    test = part_samples(fold.panel, fold.split.test)
+    scores = _part_scores(run, model, fold.split.test, test, _test_online(run))
+    splits = {
+        "valid": _part_metrics(
+            run, model, fold.split.valid, part_samples(fold.panel, fold.split.valid), run.valid_online
+        ),
+        "test": part_metrics(test, scores),
+    }
+    summary: dict[str, Any] = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
         "config_hash": state.config_hash,
@@ -182,14 +236,18 @@ def _write_summary(run: Run) -> None:
         "source": state.source,
         "days": spans_of(fold.split, fold.panel.calendar),
         "notes": run.notes,
-        "splits": {
-            "valid": _part_metrics(
-                run, model, fold.split.valid, part_samples(fold.panel, fold.split.valid), run.valid_online
-            ),
-            "test": _part_metrics(run, model, fold.split.test, part_samples(fold.panel, fold.split.test)),
-        },
+        "splits": splits,
         "periods_per_year": fold.panel.manifest.periods_per_year,
         "throughput": throughput(state, run.inputs.device, run.usage),
     }
-    if run.learner.world.first:
-        write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())
+    if not run.learner.world.first:
+        return finite(summary)
+    write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())
+    look = look_of(
+        "train", [run.folder], "test", summary["days"]["test"], splits["test"], state.cache_id, state.run_id,
+        state.config_hash,
+    )  # fmt: skip
+    count = None if look is None else record(fold.panel.folder, look)
+    of_test = row_scores(fold.panel, fold.split.test, scores.cpu().numpy(), "test", state.run_id)
+    report_training(run.folder, fold.panel, of_test, run.notes, count, run.log.console)
+    return finite(summary)

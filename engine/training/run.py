@@ -2,7 +2,8 @@
 
 import secrets
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,15 +14,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from engine.callbacks.protocol import Callback, Callbacks
 from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weights, save_best, save_last
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
 from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
 from engine.errors import RunFailed
-from engine.inputs import Inputs, resolve
+from engine.inputs import Inputs, made_of, resolve
 from engine.model.ensemble import seeds_of
 from engine.model.features import useless
+from engine.model.own import OwnNetwork, summary_of
 from engine.score.predict import weighted_online_scores
 from engine.score.risk import risk_directions
 from engine.score.rows import Float32
@@ -36,6 +39,7 @@ from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError, WriteError
 from loaders.panel import Panel
 from loaders.plan import Plan
+from loaders.progress import Progress, quiet
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Run:
     log: RunLog
     stop: list[int]  # signals received
     usage: Usage
+    callbacks: Callbacks
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -60,6 +65,22 @@ class Run:
     @property
     def phase(self) -> Phase:
         return self.phases[self.state.phase]
+
+    @cached_property
+    def steps(self) -> int:
+        """Of the whole run, about, where no phase ends early."""
+        return steps_of(self.config, self.plans[0])
+
+    def tell(self, doing: str) -> None:
+        """Tell how far the run is, and what it is doing."""
+        state = self.state
+        epoch, epochs = min(state.epoch + 1, self.epochs), self.epochs
+        self.log.progress(min(state.step, self.steps), self.steps, f"epoch {epoch}/{epochs} · {doing}")
+
+    @cached_property
+    def epochs(self) -> int:
+        """Of the whole run, where no phase ends early."""
+        return sum(phase.epochs for phase in self.phases)
 
     @cached_property
     def notes(self) -> list[str]:
@@ -73,7 +94,7 @@ class Run:
     def valid_online(self) -> Float32 | None:
         """What is added to the network's scores of the validation part."""
         model = self.config.model
-        slopes = self.fold.slopes(model.online_features) if model.online_weight else None
+        slopes = self.fold.online(model.online_features)[1] if model.online_weight else None
         neutral = self.learner.weights.model.neutral
         return weighted_online_scores(self.config, self.fold.panel, self.fold.split.valid, neutral, slopes)
 
@@ -99,13 +120,17 @@ def open_run(
     world: World = SINGLE,
     slots: Slots | None = None,
     stop: list[int] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress = quiet,
 ) -> Iterator[Run]:
     """A run that is ready for its next epoch, its folder made or its last checkpoint restored; arguments as `train`.
 
     Args:
         slots: of a batch that other runs are trained in too; None: the run has its own, where its device wants one.
         stop: receives signals, see `stop_signals`; None: the run's own, which does until the `with` ends.
+        progress: of the whole run, in steps.
     """
+    progress(0, 0, "preparing")
     panel, device = inputs.panel, inputs.device
     config = resolve(config, panel)
     data, train = config.data, config.train
@@ -131,15 +156,19 @@ def open_run(
                 raise InputError(str(folder), "the folder is not empty", "Pass --resume, or another --out")
             split = dates_of(fold.split, panel.calendar)
             state = State(
-                run_id, panel.manifest.cache_id, config_hash(config), features, horizons, split, config.data.arrow
-            )
+                run_id, panel.manifest.cache_id, config_hash(config), features, horizons, split, config.data.arrow,
+                made_of(panel.manifest), str(panel.calendar[0]),
+            )  # fmt: skip
+            if config.model.online_weight:
+                state.online = [features[i] for i in fold.online(config.model.online_features)[0]]
             if config.model.neutralize:
                 _set_risk_directions(learner, config, fold)
             if world.first:
                 _make_folder(folder)
         stop = stack.enter_context(stop_signals()) if stop is None else stop
-        log = stack.enter_context(open_log(folder, console, state, resume, world.first))
-        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, usage)
+        log = stack.enter_context(open_log(folder, console, state, resume, world.first, progress))
+        called = Callbacks(tuple(callbacks) if world.first else ())
+        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, usage, called)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume:
             run.save_last()
@@ -151,7 +180,8 @@ def open_run(
         if (line := useless(panel.manifest)) is not None:
             console.print(line)
         world.barrier()  # until all have read the checkpoint that the first will replace
-        yield run
+        with run.callbacks.of(run):
+            yield run
 
 
 @contextmanager
@@ -230,21 +260,31 @@ def _heading(run: Run) -> str:
         params += f" in {len(model.members)} models trained {side}"
     numbers, most = len(state.features) - len(run.config.model.categories), run.config.model.online_features
     bounded = f"\nonline regression: the {most} of {numbers} features of the largest mean IC (model.online_features)"
+    first = model.members[0]
+    of_members = (len(model.members), learner.threads is None)
+    own = f"\n{summary_of(first, *of_members)}" if isinstance(first, OwnNetwork) else ""
     begun = f", resumed at epoch {state.epoch + 1}, block {state.position}" if state.step else ""
     return (
         f"run {state.run_id}: {params} on {device_name(run.inputs.device)}, {len(state.features)} features, "
         f"context {run.config.data.context} days{begun}\n"
-        + "\n".join([" | ".join(dates), *run.notes])
+        + "\n".join([*dates, *run.notes])
         + f"\nloader: {run.inputs.source}, {AHEAD} blocks ahead\n"
         f"step: {learner.how}"
+        f"{own}"
         f"{bounded if run.config.model.online_weight and numbers > most else ''}"
     )
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once."""
+    """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once.
+
+    In a thread beside the main one, where Python takes no signals, it stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     previous = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(number: int, _frame: Any) -> None:

@@ -1,8 +1,7 @@
-"""Reporting of a run: progress bar, TensorBoard events, metrics.jsonl, throughput. Nothing here changes a metric."""
+"""Reporting of a run: its console, TensorBoard events, metrics.jsonl, throughput. Nothing here changes a metric."""
 
 import platform
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.checkpoint import State
 from engine.score.tables import to_json
 from engine.training.usage import Usage
 from loaders.cache.atomic import write_atomically
+from loaders.progress import Progress, quiet
 
 
 @dataclass(frozen=True)
@@ -25,50 +24,24 @@ class RunLog:
 
     console: Console
     writer: Any  # TensorBoard's SummaryWriter; None on all ranks but the first
+    progress: Progress  # of the whole run, in steps
 
 
 @contextmanager
-def open_log(folder: Path, console: Console, state: State, resumed: bool, first: bool) -> Iterator[RunLog]:
+def open_log(
+    folder: Path, console: Console, state: State, resumed: bool, first: bool, progress: Progress
+) -> Iterator[RunLog]:
     """A run's log; events after the step that it resumes from are dropped."""
     if not first:
-        yield RunLog(console, None)
+        yield RunLog(console, None, quiet)
         return
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder), purge_step=state.step + 1 if resumed else None)
     try:
-        yield RunLog(console, writer)
+        yield RunLog(console, writer, progress)
     finally:
         writer.close()
-
-
-@dataclass
-class Live:
-    """The progress bar of a run: one task per epoch, refreshed twice a second."""
-
-    progress: Progress
-    task: TaskID
-    shown: float = 0.0
-
-    def due(self) -> bool:
-        """Whether half a second has passed since the figures were last shown."""
-        return time.perf_counter() - self.shown > 0.5
-
-    def show(self, epoch: int, epochs: int, position: int, blocks: int, speed: float, wait: float, loss: float) -> None:
-        self.shown = time.perf_counter()
-        text = f"{speed:,.0f} samples/s · data wait {wait:.0%} · loss {loss:.4f}"
-        self.progress.update(
-            self.task, description=f"epoch {epoch + 1}/{epochs}", completed=position, total=blocks, figures=text
-        )
-
-
-def live(console: Console) -> Live:
-    """A progress display; use its `progress` as a context manager."""
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(), console=console, transient=True,
-    )  # fmt: skip
-    return Live(progress, progress.add_task("preparing", total=None, figures=""))
 
 
 def write_metrics(run: Path, state: State) -> None:

@@ -1,4 +1,5 @@
-"""AdamW of a model's flat weights in one pass over them.
+"""A step of AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization") on a model's flat weights: one
+pass over its arrays in place of one for each operator.
 
 N parameters, P floats of a row
 """
@@ -40,9 +41,24 @@ def _step(  # type: ignore[no-untyped-def]
         average[i] += (weights[i] - average[i]) * follow
 
 
-def step(
+def adamw_step(
     weights: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, average: Tensor, sizes: Tensor, steps: Tensor,
-    trained: Tensor, numbers: tuple[float, ...],
+    trained: Tensor, *, learning_rate: float, weight_decay: float, clip: float, average_decay: float,
+    betas: tuple[float, float], epsilon: float,
 ) -> None:  # fmt: skip
-    """See kernels.adamw.adamw_step."""
-    _step(*(t.numpy() for t in (weights, gradient, mean, square, average, sizes, steps, trained)), *numbers)
+    """Clip the gradient, step down it, set it to 0, and let the average follow; all in place. Holds no GIL.
+
+    Args:
+        weights, gradient, mean, square: float32 [P], contiguous: the parameters one after the other, their gradients,
+            and the moments.
+        average: float32 [P] of the weights, average = decay * average + (1 - decay) * weights; or [0], none.
+        sizes: int64 [N], floats of each parameter; they sum to P.
+        steps: float32 [N], that each parameter has had.
+        trained: float32 [N], above 0: the parameter is trained; else it stays as it is, and so do its moments.
+        clip: largest norm of the gradient of all parameters together.
+
+    A gradient that is not finite makes the weights so.
+    """
+    arrays = [array.numpy() for array in (weights, gradient, mean, square, average, sizes, steps, trained)]
+    numbers = [learning_rate, weight_decay, clip, average_decay, *betas, epsilon]
+    _step(*arrays, *numbers)

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from numba import float32, int32
+from numba import float32, int32, njit
 from torch import Tensor
 
 from kernels.cpu.loops import compiled
@@ -55,20 +55,25 @@ def _table(matrix: Tensor, high: Tensor) -> Tensor:
     return torch.cat([before, own], 2).view(-1, 2 * len(matrix))
 
 
+@njit(inline="always")
+def _find(x, edges, bins, piece, along):  # type: ignore[no-untyped-def]
+    """Fill the piece that each value lies in, and how far it lies from that piece's edge; a NaN stays one."""
+    for i in range(len(x)):
+        passed = int32(0)
+        for b in range(1, bins):
+            passed += int32(x[i] >= edges[b])
+        piece[i] = passed
+    for i in range(len(x)):
+        along[i] = x[i] - edges[piece[i]]
+
+
 @cache
 def _loops(bins: int, width: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of forward and backward, compiled for B and d so that they vectorise."""
+    """The loops of forward and backward, compiled for B and d so that they vectorise.
 
-    @compiled
-    def find(x, edges, piece, along):  # type: ignore[no-untyped-def]
-        """Fill the piece that each value lies in, and how far it lies from that piece's edge; a NaN stays one."""
-        for i in range(len(x)):
-            passed = int32(0)
-            for b in range(1, bins):
-                passed += int32(x[i] >= edges[b])
-            piece[i] = passed
-        for i in range(len(x)):
-            along[i] = x[i] - edges[piece[i]]
+    They may hold nothing but numbers: numba looks compiled code up on disk by them, and never finds it again by a
+    function.
+    """
 
     @compiled
     def forward(x, weight, edges, table, out):  # type: ignore[no-untyped-def]
@@ -76,7 +81,7 @@ def _loops(bins: int, width: int) -> tuple[Callable[..., None], Callable[..., No
         piece, along = np.empty((TILE, features), np.int32), np.empty((TILE, features), np.float32)
         for begin in range(0, rows, TILE):
             end = min(begin + TILE, rows)
-            find(x[begin:end].ravel(), edges, piece.ravel(), along.ravel())
+            _find(x[begin:end].ravel(), edges, bins, piece.ravel(), along.ravel())
             for n in range(begin, end):
                 total = out[n]
                 total[:] = 0
@@ -100,7 +105,7 @@ def _loops(bins: int, width: int) -> tuple[Callable[..., None], Callable[..., No
         piece, along = np.empty((TILE, features), np.int32), np.empty((TILE, features), np.float32)
         for begin in range(0, rows, TILE):
             end = min(begin + TILE, rows)
-            find(x[begin:end].ravel(), edges, piece.ravel(), along.ravel())
+            _find(x[begin:end].ravel(), edges, bins, piece.ravel(), along.ravel())
             for f in range(features):  # the rows of one feature stay in the cache for a tile
                 for n in range(begin, end):
                     w, q = weight[n, f], along[n - begin, f]

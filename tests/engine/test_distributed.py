@@ -114,7 +114,7 @@ def test_two_ranks_are_one_process(cache, alone, script, tmp_path):
     assert done.returncode == 0, done.stderr
     assert lines(alone)[-1]["step"] >= 100
     check_same(tmp_path / "run", alone)
-    assert done.stdout.count("· test") == 1  # one rank speaks
+    assert done.stdout.count("Sharpe: ") == 1  # one rank speaks
 
 
 def test_a_killed_rank_ends_the_job_and_one_process_resumes(cache, alone, script, tmp_path):
@@ -138,6 +138,20 @@ def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(cache, alone, script,
     done = ranks(script, "--resume", "--out", str(run))
     assert done.returncode == 0, done.stderr
     check_same(run, alone)
+
+
+def test_a_network_and_a_term_of_the_users_own_are_shared_by_ranks(cache, script, tmp_path):
+    """A term that gives a value per cross-section is the same whoever has the day."""
+    own = [
+        "model.name=tests.own_models:Market", "model.spans=[5, 10]", "model.market_tokens=0", "train.epochs=1",
+        "train.blocks=12", "objective.own.squares={term='tests.own_models:squares', weight=0.1}",
+    ]  # fmt: skip
+    settings = [*fresh(cache, tmp_path / "run"), *(part for setting in own for part in ("--set", setting))]
+    done = ranks(script, *settings)
+    assert done.returncode == 0, done.stderr
+    train(load_config(None, [*SETTINGS, *own], str(cache)), tmp_path / "alone", False, QUIET)
+    check_same(tmp_path / "run", tmp_path / "alone")
+    assert done.stdout.count("network tests.own_models:Market") == 1
 
 
 def test_days_are_shared_evenly_or_not_at_all():

@@ -15,8 +15,8 @@ from loaders.cache import build as recipes
 from loaders.cache import cross_sections
 from loaders.cache.format import read_manifest
 from loaders.errors import InputError
-from loaders.inspect import oddest, survivorship
 from loaders.panel import open_panel
+from loaders.tiers.inspect import oddest, survivorship
 
 FEATURES = ["plain", "tiny", "huge", "shifted", "tied", "holes", "constant", "nothing"]
 SQRT_12 = 12**0.5
@@ -109,7 +109,8 @@ def test_few_rows_in_memory_make_the_same_cache(tmp_path, monkeypatch, transform
     assert [s.model_dump() for s in whole.manifest.source] == [
         pytest.approx(s.model_dump(), rel=1e-12) for s in pieces.manifest.source
     ]
-    assert sorted(p.name for p in (tmp_path / "b" / "cache").iterdir()) == ["manifest.json", "panel.arrow", "rows.npy"]
+    files = ["manifest.json", "panel.arrow", "rows.npy", "source.arrow"]
+    assert sorted(p.name for p in (tmp_path / "b" / "cache").iterdir()) == files
 
 
 @pytest.mark.parametrize("shards", [2, 3, 60])

@@ -10,9 +10,10 @@ from scipy import stats
 from engine.config_file import load_config
 from engine.inputs import open_inputs
 from engine.score.online import online_scores, online_slopes
-from engine.score.predict import weighted_online_scores
+from engine.score.predict import load_run, predict_days, weighted_online_scores
 from engine.score.rows import present_rows
 from engine.training.fold import make_fold
+from engine.training.loop import train
 from engine.training.run import open_run
 from loaders.cache.format import SCORED
 from loaders.split import Days
@@ -115,3 +116,21 @@ def test_the_log_says_which_bound_applied(panel, tmp_path, most, said):
             assert np.isfinite(run.valid_online).all()
     line = f"online regression: the {MOST} of {FEATURES} features of the largest mean IC (model.online_features)"
     assert (line in text.getvalue()) is said
+
+
+def test_a_run_keeps_the_features_of_its_first_validation_day(panel, tmp_path):
+    """By the oracle; test days are scored by the same, though others have told more by then."""
+    settings = [
+        f"model.online_features={MOST}", "data.context=8", "data.block_days=8", "data.block_codes=24",
+        "train.device=cpu", "train.epochs=1", "train.blocks=2", "split.valid_fraction=0.2", "split.test_fraction=0.2",
+    ]  # fmt: skip
+    folder = train(load_config(None, settings, str(panel.folder)), tmp_path / "run", False, Console(quiet=True))
+    run, kept = load_run(folder), largest(panel, 60, MOST)
+    assert run.state.split["valid"][0] == panel.manifest.calendar[60]
+    assert run.state.online == [panel.manifest.features[i] for i in kept]
+    slopes = online_slopes(panel, Days(60, 90), [], MOST)[25:]
+    days = Days(85, 90)
+    found, expected = (predict_days(run, panel, days, "span", slopes=each) for each in (None, slopes))
+    for h in (1, 5):
+        np.testing.assert_allclose(found.values[h], expected.values[h], rtol=0, atol=1e-5)
+    assert largest(panel, 85, MOST) != kept

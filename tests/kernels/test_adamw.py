@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.adamw import adamw_step
+from kernels.cpu.adamw import adamw_step
 
 SIZES = [7, 16, 1, 300]
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.1, "clip": 0.5, "betas": (0.9, 0.999), "epsilon": 1e-8}

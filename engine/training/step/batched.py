@@ -5,13 +5,14 @@
 
 Everything that differs between steps, and between models of one shape, is a tensor: blocks, rates, weights of terms,
 dropout. So the body is captured as a CUDA graph once and replayed for every step, and a slot of the batch may go to
-another model between two epochs. On a CPU the same body runs operator by operator.
+another model between two epochs. On a CPU the same body runs operator by operator, and so it does for networks and
+terms of the user's own: they may look at values, draw from torch's generator and write to buffers of their own.
 
 K models, S codes, T days read, D days scored, F features, H horizons, N parameters of a model
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.func import functional_call, vmap
 
 from engine.distributed import World, sync_loss
 from engine.model.optimizer import AdamW, layout_of
+from engine.model.own import OwnNetwork, seeded
 from engine.model.residual import drawn_of, numbers_per_code, settings_of
 from engine.training.objective import Objective, stacked
 from engine.training.step.graph import captured
@@ -72,6 +74,10 @@ class BatchedStep:
     table: Table | None = None
     objective: Objective | None = None
     settings: dict[str, Tensor] | None = None  # [K] each, see settings_of
+    buffers: dict[str, Tensor] = field(default_factory=dict)  # [K, ...] each, of networks of the user's own
+    written: list[dict[str, Tensor]] = field(default_factory=list)  # of each model, by the step under way
+    keys: list[list[int]] = field(default_factory=list)  # [K][B], of the random numbers that such networks draw
+    taken: int = 0  # steps of the epoch
     key: object = None  # of what is captured: two phases of one key differ in values alone
     replay: Callable[[], None] | None = None
 
@@ -84,6 +90,7 @@ class BatchedStep:
         Values are copied to where the step reads them. It is captured anew only where a structure has changed: parts of
         the model that are off or frozen, terms in plain torch, or an epoch that is longer than the table.
         """
+        self.keys, self.taken = [[] if one is None else one.keys for one in steps], 0
         first = next(k for k, model in enumerate(models) if model is not None)
         self.model = models[first]  # type: ignore[assignment]
         objective = stacked([one or objectives[first] for one in objectives])  # type: ignore[misc]
@@ -106,24 +113,38 @@ class BatchedStep:
         for k, days in enumerate(parts):
             self.part[k] = torch.tensor([0, 0] if days is None else [days.start, days.stop])
         self.table.load(steps)
-        if self.replay is None:
+        self._adopt_buffers(models)
+        if self.replay is None and self.has_own:
+            losses = self._losses()
+            self.replay = lambda: self.body(losses)
+        elif self.replay is None:
             changed = [getattr(self.optimizer, field.name) for field in fields(self.optimizer)]
             losses = self._losses()
             self.replay = captured(
                 lambda: self.body(losses), self.sums.device, [*changed, self.sums, self.table.position, self.stopped]
             )
 
+    def _adopt_buffers(self, models: Sequence[nn.Module | None]) -> None:
+        """Let the buffers of networks of the user's own be views of `buffers`, so that what a step writes stays."""
+        for k, model in enumerate(models):
+            if not isinstance(model, OwnNetwork):
+                continue
+            drawn_or_set = {*settings_of(model), *drawn_of(model, torch.empty(0, 0), 1)}
+            for name, buffer in [(n, b) for n, b in model.named_buffers() if n not in drawn_or_set]:
+                if name not in self.buffers:
+                    self.buffers[name] = torch.stack([buffer] * len(models))
+                view = self.buffers[name][k]
+                view.copy_(buffer)
+                module, _, last = name.rpartition(".")
+                model.get_submodule(module)._buffers[last] = view
+
     def _losses(self) -> Losses:
         """Forward and objective of all models, compiled where that was asked for."""
         objective, bfloat16 = self.objective, self.bfloat16
         assert objective is not None
         of_blocks = objective if self.world.size == 1 else objective.of_rank
-
-        def forward(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = functional_call(self.model, (parameters, buffers), (x, present))
-            return found
+        own = isinstance(self.model, OwnNetwork) and not self.model.traits.maps
+        forwards = self._own_forwards if own else self._forwards
 
         def losses(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, y: Tensor,
@@ -131,17 +152,50 @@ class BatchedStep:
         ) -> tuple[Tensor, ...]:  # fmt: skip
             # A graph must not keep the casts of weights that change between its replays.
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-                if len(x) == 1:
-                    one = forward(parameters, {name: values[0] for name, values in buffers.items()}, x[0], present[0])
-                    scores, quantiles = (values[None] for values in one)
-                else:
-                    scores, quantiles = vmap(forward, randomness="different")(parameters, buffers, x, present)
+                scores, quantiles = forwards(parameters, buffers, x, present)
             return of_blocks(scores, quantiles, y, rotations)
 
         if not self.compiled:
             return losses
         torch._dynamo.config.recompile_limit = SHAPES
-        return torch.compile(losses, fullgraph=True, dynamic=False)
+        return torch.compile(losses, fullgraph=not self.has_own, dynamic=False)
+
+    def _forwards(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [K, S, D, H] and quantiles [K, S, D, H, Q] of all models; weights of a single one have no axis K."""
+
+        def forward(values: dict[str, Tensor], x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+            found: tuple[Tensor, Tensor] = functional_call(self.model, values, (x, present))
+            return found
+
+        if len(x) == 1:
+            one = forward({**parameters, **{name: rows[0] for name, rows in buffers.items()}}, x[0], present[0])
+            return one[0][None], one[1][None]
+        return vmap(forward, randomness="different")({**parameters, **buffers}, x, present)
+
+    def _own_forwards(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`_forwards`, one after the other, of networks that draw, write to buffers or cannot be mapped."""
+        assert isinstance(self.model, OwnNetwork)
+        results, changes = [], self.model.traits.changes
+        for k in range(len(x)):
+            values = parameters if len(x) == 1 else {name: rows[k] for name, rows in parameters.items()}
+            # Backward may want a buffer as it was, so what the network writes goes to a copy until then.
+            mine = {name: rows[k].clone() if changes else rows[k] for name, rows in buffers.items()}
+            values = {**values, **mine}
+            with seeded(self.model, self.keys[k][self.taken] if self.taken < len(self.keys[k]) else 0):
+                results.append(functional_call(self.model, values, (x[k], present[k])))
+            if changes:
+                self.written.append({name: values[name].detach() for name in self.buffers})
+        scores, quantiles = zip(*results, strict=True)
+        return torch.stack(scores), torch.stack(quantiles)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether the step runs code of the user's, which nobody knows to compile as a whole or to capture."""
+        return isinstance(self.model, OwnNetwork) or (self.objective is not None and bool(self.objective.own))
 
     def body(self, losses: Losses) -> None:
         """One step of all models. No operator waits for the device or depends on a value."""
@@ -154,7 +208,7 @@ class BatchedStep:
         count, codes, days = blocks.presence.shape
         each = numbers_per_code(self.model, days)
         numbers = uniforms(row.keys, codes * each).view(count, codes, each)
-        buffers = {**self.settings, **drawn_of(self.model, numbers, days)}
+        buffers = {**self.settings, **drawn_of(self.model, numbers, days), **self.buffers}
         # Without the axis of a single model there is nothing to map over, and no gradient to select from.
         squeezed = (lambda rows: rows[0]) if count == 1 else (lambda rows: rows)
         layout = layout_of(self.model)
@@ -171,6 +225,10 @@ class BatchedStep:
             loss, values = found[0], torch.cat([found[0].detach()[:, None], found[1]], 1)
             torch.maximum(self.stopped, self.stop, out=self.stopped)
         gradients = torch.autograd.grad(loss.sum() / self.accumulate, [leaves[name] for name in on], allow_unused=True)
+        for name, rows in self.buffers.items() if self.written else ():
+            active = row.active.view(-1, *(1 for _ in rows.shape[1:]))
+            rows.copy_(torch.where(active, torch.stack([of_model[name] for of_model in self.written]), rows))
+        self.written.clear()
         total = self.optimizer.gradient if self.world.size == 1 else torch.zeros_like(self.optimizer.gradient)
         views = layout.views(squeezed(total))
         given = [(views[name], one) for name, one in zip(on, gradients, strict=True) if one is not None]
@@ -181,6 +239,7 @@ class BatchedStep:
         self.optimizer.step(row.sizes)
         self.sums.add_(torch.where(row.active[:, None], values, 0.0))
         self.table.position.add_(1)
+        self.taken += 1
 
     def _targets(self, row: Row) -> Tensor:
         """The targets of days inside each model's part."""
@@ -192,12 +251,13 @@ class BatchedStep:
 
 def make_batched(
     model: nn.Module, optimizer: AdamW, shape: tuple[int, int, int, int, int], gather: Gather | None, world: World,
-    *, bfloat16: bool, compiled: bool, accumulate: int,
+    *, bfloat16: bool, compiled: bool, accumulate: int, terms: int = len(TERMS),
 ) -> BatchedStep:  # fmt: skip
     """The step of the models whose weights are the rows of the optimizer.
 
     Args:
         shape: S, T, F, D, H of a block; of D and T this rank's.
+        terms: of the loss.
     """
     codes, days, features, scored, horizons = shape
     count, device = len(optimizer.weights), optimizer.weights.device
@@ -207,7 +267,7 @@ def make_batched(
         torch.full((count, codes, scored, horizons), torch.nan, device=device),
     )
     return BatchedStep(
-        model, optimizer, torch.zeros(count, 1 + len(TERMS), dtype=torch.float64, device=device), blocks, gather, world,
+        model, optimizer, torch.zeros(count, 1 + terms, dtype=torch.float64, device=device), blocks, gather, world,
         bfloat16, compiled, accumulate, torch.zeros(count, 2, dtype=torch.int64, device=device),
         torch.zeros(1, device=device), torch.zeros(1, device=device),
     )  # fmt: skip

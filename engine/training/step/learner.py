@@ -21,10 +21,11 @@ from engine.config import Config
 from engine.distributed import SINGLE, World
 from engine.model.ensemble import build_ensemble
 from engine.model.optimizer import empty_adamw, make_adamw, move_parameters
+from engine.model.own import OwnNetwork
+from engine.training.objective import term_names
 from engine.training.schedule import Phase
 from engine.training.step.batched import BatchedStep, Blocks, Gather, make_batched
 from engine.training.step.table import Table
-from kernels.rank_terms import TERMS
 from loaders.cache.format import SCORED
 from loaders.tiers.choose import Source
 
@@ -64,6 +65,7 @@ class Learner:
     world: World
     features: int
     context: int
+    own_terms: bool  # whether the loss has terms of the user's own
 
     @property
     def how(self) -> str:
@@ -71,7 +73,10 @@ class Learner:
         if self.slots is None:
             return "not compiled (train.compile)"
         compiled = "compiled" if self.slots.batch.compiled else "not compiled (train.compile)"
-        return f"{compiled}, captured as a CUDA graph" if self.slots.batch.bfloat16 else compiled
+        if not self.slots.batch.bfloat16:
+            return compiled
+        own = isinstance(self.weights.model.members[0], OwnNetwork) or self.own_terms
+        return f"{compiled}, {'operator by operator' if own else 'captured as a CUDA graph'}"
 
     def enter_phase(self, phase: Phase) -> None:
         """Freeze and bypass the phase's parts from now on, and tell the optimizer which parameters are trained."""
@@ -106,6 +111,7 @@ def batch_shape(config: Config) -> object:
         (train.seeds, train.accumulate, train.compile, train.ema > 0 or train.swa > 0),
         (data.context, data.block_days, data.block_codes),
         config.objective.target,
+        [(name, own.term) for name, own in config.objective.own.items()],
     )
 
 
@@ -122,8 +128,9 @@ def make_batch(
     model = build_ensemble(config, features, horizons).to(device).first
     assert isinstance(model, nn.Module)
     days = len(world.days(data.block_days))
+    own = config.model.is_own or bool(config.objective.own)  # which no one knows to compile
     compiled = train.compile == "on" or (
-        train.compile == "auto" and device.type == "cuda" and steps * GAIN_S > COMPILE_S
+        train.compile == "auto" and not own and device.type == "cuda" and steps * GAIN_S > COMPILE_S
     )
     if compiled:  # the compiler's own cache outlives the machine's start only outside the temporary folder
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(data.store).expanduser() / "inductor"))
@@ -131,6 +138,7 @@ def make_batch(
         model, empty_adamw(model, count, average=bool(train.ema or train.swa)),
         (data.block_codes, days + data.context - 1, features, days, horizons), _gather(source, data.context), world,
         bfloat16=device.type == "cuda", compiled=compiled, accumulate=train.accumulate,
+        terms=len(term_names(config.objective)),
     )  # fmt: skip
 
 
@@ -164,7 +172,7 @@ def make_learner(
     members, averages = list(model.members), [] if average is None else list(average.members)
     if slots is None:
         optimizer = make_adamw(members, averages)
-        sums = torch.zeros(train.seeds, 1 + len(TERMS), dtype=torch.float64, device=device)
+        sums = torch.zeros(train.seeds, 1 + len(term_names(config.objective)), dtype=torch.float64, device=device)
         threads = _make_threads(config, members, optimizer.weights, optimizer.gradient)
     else:
         mine = slice(slots.begin, slots.begin + train.seeds)
@@ -173,7 +181,8 @@ def make_learner(
         sums.zero_()
     try:
         yield Learner(
-            Weights(model, average, optimizer, sums), slots, threads, world, features, config.data.context
+            Weights(model, average, optimizer, sums), slots, threads, world, features, config.data.context,
+            bool(config.objective.own),
         )  # fmt: skip
     finally:
         if threads is not None and threads.pool is not None:
@@ -181,8 +190,8 @@ def make_learner(
 
 
 def _make_threads(config: Config, members: list[nn.Module], weights: Tensor, gradient: Tensor) -> Threads:
-    parts, seeds = 1, config.train.seeds
-    if not config.model.market_tokens:
+    parts, seeds, first = 1, config.train.seeds, members[0]
+    if first.may_split if isinstance(first, OwnNetwork) else first.codes_are_independent:
         parts = max(min(torch.get_num_threads() // seeds, config.data.block_codes // MIN_CODES), 1)
     gradients = [torch.zeros_like(gradient) for _ in range(1, parts)]
     replicas = [

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from engine.model.own import seeded
 from engine.model.residual import drawn_of, numbers_per_code
 from engine.training.objective import Objective
 from engine.training.step.learner import Learner, Threads
@@ -58,7 +59,8 @@ def _whole_block(member: nn.Module, objective: Objective, given: StepInput, accu
     """A member's gradients on its block; its loss and terms."""
     batch = given.batch
     _set_drawn(member, _drawn(member, batch, given.key))
-    scores, quantiles = member(batch.x, (batch.presence > 0).float())
+    with seeded(member, given.key):
+        scores, quantiles = member(batch.x, (batch.presence > 0).float())
     loss, terms = objective(scores, quantiles, batch.y, given.rotations)
     (loss / accumulate).backward()
     return torch.cat([loss.detach()[None], terms])
