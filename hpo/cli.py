@@ -52,7 +52,7 @@ def hpo_command(
     """Tune settings on validation metrics; resumes an existing study. [hpo] holds the search space."""
     from engine.config_file import load
     from engine.dates import span_text
-    from engine.evaluation import evaluate
+    from engine.evaluation.evaluate import evaluate
     from engine.score.tables import metrics_table
     from hpo.config import StudyConfig
     from loaders.panel import open_panel

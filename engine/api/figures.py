@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from engine import evaluation
 from engine.api.frames import naming_arguments, polars
 from engine.api.panels import Date, Panel
 from engine.api.runs import Run, asked_days, cache_path
-from engine.reporting.looks import look_at
+from engine.evaluation.evaluate import evaluate as evaluate_sources
+from engine.evaluation.evaluate import look_at
+from engine.evaluation.opened import open_sources
+from engine.evaluation.sources import Scored
 from engine.score.files import ScoreTable
 from engine.score.tables import finite
 from loaders.errors import InputError
@@ -78,7 +80,7 @@ def evaluate(
     with naming_arguments():
         asked = asked_days(split, start, end, in_sample)
         other = None if against is None else _sources([against], "the scores of against=")[0]
-        result = evaluation.evaluate(
+        result = evaluate_sources(
             _sources(sources), split, other, None if cache is None else cache_path(cache), cost_bps, periods_per_year,
             start=asked.start, end=asked.end, in_sample=in_sample,
         )  # fmt: skip
@@ -117,7 +119,7 @@ def ic(
     with naming_arguments():
         asked = asked_days(split, start, end, in_sample)
         arrow = None if cache is None else cache_path(cache)
-        opened = evaluation.open_sources(
+        opened = open_sources(
             _sources(sources), split, None, arrow, start=asked.start, end=asked.end, in_sample=in_sample
         )
         look_at(opened, "ic", opened.figures())
@@ -143,13 +145,13 @@ def ic(
     return pl.concat(frames)
 
 
-def _sources(given: Any, name: str = "the scores") -> list[evaluation.Scored]:
+def _sources(given: Any, name: str = "the scores") -> list[Scored]:
     """What `engine.evaluation` takes. Raises InputError for what is no source."""
     import polars as pl
 
     if not given:
         raise InputError("sources", "there are none", "Give runs, score files or frames of scores")
-    found: list[evaluation.Scored] = []
+    found: list[Scored] = []
     for number, each in enumerate(given, 1):
         if isinstance(each, Run):
             found.append(each.folder)

@@ -7,15 +7,12 @@ a database file, in ./mlruns. Needs `pip install 'atft-engine[mlflow]'`.
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.callbacks.flat import finite_numbers, settings_of
-from engine.callbacks.protocol import Callback, EpochTraining
+from engine.callbacks.protocol import Callback, EpochTraining, Training
 from engine.errors import Stopped
 from loaders.errors import InputError
-
-if TYPE_CHECKING:
-    from engine.training.run import Run
 
 TAG = "atft_engine.run_id"
 ARTIFACTS = ("config.toml", "metrics.jsonl", "summary.json")
@@ -43,7 +40,7 @@ class MLflow(Callback):
         self.client: Any = None
         self.run_id: str | None = None
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Training) -> None:
         """Begin a run, or find the one that a resumed training began."""
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
@@ -62,15 +59,15 @@ class MLflow(Callback):
         for begin in range(0, len(settings), PARAMETERS):
             self.client.log_batch(self.run_id, params=settings[begin : begin + PARAMETERS])
 
-    def on_epoch(self, run: "Run", result: EpochTraining) -> None:
+    def on_epoch(self, run: Training, result: EpochTraining) -> None:
         """Log the losses."""
         self._log(finite_numbers({"train": result.losses, "learning_rate": result.learning_rate}), result.step)
 
-    def on_validation(self, run: "Run", line: dict[str, Any]) -> None:
+    def on_validation(self, run: Training, line: dict[str, Any]) -> None:
         """Log the metrics of the validation part."""
         self._log(finite_numbers({"valid": line["valid"], "valid_rank_ic": line["valid_rank_ic"]}), line["step"])
 
-    def on_end(self, run: "Run", summary: dict[str, Any]) -> None:
+    def on_end(self, run: Training, summary: dict[str, Any]) -> None:
         """Log the metrics of the best checkpoint and the run's files."""
         best = {f"best_{name}": metrics for name, metrics in summary["splits"].items()}
         self._log(finite_numbers(best), run.state.step)
@@ -78,7 +75,7 @@ class MLflow(Callback):
             self.client.log_artifact(self.run_id, str(run.folder / name))
         self.client.set_terminated(self.run_id, "FINISHED")
 
-    def on_failure(self, run: "Run", error: BaseException) -> None:
+    def on_failure(self, run: Training, error: BaseException) -> None:
         """End the run as failed, or as killed where a signal stopped it."""
         if self.client is not None and self.run_id is not None:
             self.client.set_terminated(self.run_id, "KILLED" if isinstance(error, Stopped) else "FAILED")

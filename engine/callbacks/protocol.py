@@ -4,14 +4,16 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
+from rich.console import Console
+
+from engine.checkpoint import State
+from engine.config import Config
 from engine.errors import RunFailed
 from engine.own.names import find
 from loaders.errors import InputError
-
-if TYPE_CHECKING:
-    from engine.training.run import Run
 
 READY = {"mlflow": "engine.callbacks.mlflow:MLflow", "wandb": "engine.callbacks.wandb:WandB"}
 
@@ -28,25 +30,58 @@ class EpochTraining:
     seconds: float
 
 
+class Log(Protocol):
+    """Where a training reports to."""
+
+    @property
+    def console(self) -> Console: ...
+
+
+class Training(Protocol):
+    """What callbacks are given of a training."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """Its settings, resolved."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        ...
+
+    @property
+    def log(self) -> Log: ...
+
+    def save_last(self) -> None:
+        """Write the checkpoint to resume from."""
+        ...
+
+
 class Callback:
     """Base of callbacks: override what you need. `run` has `folder`, `config` and `state`; change none of them.
 
     They are called by the first rank alone, between two pieces of work, so a slow one makes the training wait.
     """
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Training) -> None:
         """The run's folder and config.toml are written; `run.state.step` is above 0 where it was resumed."""
 
-    def on_epoch(self, run: "Run", result: EpochTraining) -> None:
+    def on_epoch(self, run: Training, result: EpochTraining) -> None:
         """An epoch is trained, and not validated yet."""
 
-    def on_validation(self, run: "Run", line: dict[str, Any]) -> None:
+    def on_validation(self, run: Training, line: dict[str, Any]) -> None:
         """An epoch is validated and saved; `line` is that of metrics.jsonl."""
 
-    def on_end(self, run: "Run", summary: dict[str, Any]) -> None:
+    def on_end(self, run: Training, summary: dict[str, Any]) -> None:
         """The run is finished; `summary` is summary.json."""
 
-    def on_failure(self, run: "Run", error: BaseException) -> None:
+    def on_failure(self, run: Training, error: BaseException) -> None:
         """The training ends before its end: by an error, a signal, or another callback."""
 
 
@@ -60,7 +95,7 @@ class Callbacks:
     every: tuple[Callback, ...] = ()
 
     @contextmanager
-    def of(self, run: "Run") -> Iterator[None]:
+    def of(self, run: Training) -> Iterator[None]:
         """Tell of the start, and of a failure if the `with` ends by one."""
         try:
             self._call("on_start", run, run)
@@ -73,19 +108,19 @@ class Callbacks:
                     run.log.console.print(f"{_what(callback, 'on_failure')} raised {_last_line(second)}")
             raise
 
-    def on_epoch(self, run: "Run", result: EpochTraining) -> None:
+    def on_epoch(self, run: Training, result: EpochTraining) -> None:
         """An epoch is trained."""
         self._call("on_epoch", run, run, result)
 
-    def on_validation(self, run: "Run", line: dict[str, Any]) -> None:
+    def on_validation(self, run: Training, line: dict[str, Any]) -> None:
         """An epoch is validated."""
         self._call("on_validation", run, run, line)
 
-    def on_end(self, run: "Run", summary: dict[str, Any]) -> None:
+    def on_end(self, run: Training, summary: dict[str, Any]) -> None:
         """The run is finished."""
         self._call("on_end", run, run, summary)
 
-    def _call(self, hook: str, run: "Run", *arguments: Any) -> None:
+    def _call(self, hook: str, run: Training, *arguments: Any) -> None:
         for callback in self.every:
             try:
                 getattr(callback, hook)(*arguments)
@@ -116,7 +151,7 @@ def check_callback(callback: object, name: str) -> None:
         raise InputError("callbacks", what, "Derive it from engine.Callback, and give an instance")
 
 
-def _fail(run: "Run", what: str, error: Exception, finished: bool) -> NoReturn:
+def _fail(run: Training, what: str, error: Exception, finished: bool) -> NoReturn:
     if finished:
         saved = "The run is finished and whole"
     else:

@@ -5,15 +5,11 @@
 The id of the W&B run is the engine's run id, so a resumed run goes on in it. Needs `pip install 'atft-engine[wandb]'`.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from engine.callbacks.flat import finite_numbers, settings_of
-from engine.callbacks.protocol import Callback, EpochTraining
+from engine.callbacks.protocol import Callback, EpochTraining, Training
 from loaders.errors import InputError
-
-if TYPE_CHECKING:
-    from engine.training.run import Run
-
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -38,7 +34,7 @@ class WandB(Callback):
         self.project, self.mode = project, mode
         self.logged: Any = None
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Training) -> None:
         """Begin the run, or go on with the one that a resumed training began."""
         import wandb
 
@@ -48,22 +44,22 @@ class WandB(Callback):
             dir=str(run.folder), config=settings_of(run.config) | identity, settings=wandb.Settings(silent=True),
         )  # fmt: skip
 
-    def on_epoch(self, run: "Run", result: EpochTraining) -> None:
+    def on_epoch(self, run: Training, result: EpochTraining) -> None:
         """Log the losses, in one step of the history with the validation that follows."""
         values = finite_numbers({"train": result.losses, "learning_rate": result.learning_rate})
         self.logged.log(values, step=result.step, commit=False)
 
-    def on_validation(self, run: "Run", line: dict[str, Any]) -> None:
+    def on_validation(self, run: Training, line: dict[str, Any]) -> None:
         """Log the metrics of the validation part."""
         values = finite_numbers({"valid": line["valid"], "valid_rank_ic": line["valid_rank_ic"]})
         self.logged.log(values, step=line["step"])
 
-    def on_end(self, run: "Run", summary: dict[str, Any]) -> None:
+    def on_end(self, run: Training, summary: dict[str, Any]) -> None:
         """Put the metrics of the best checkpoint into the summary."""
         self.logged.summary.update(finite_numbers({f"best_{name}": of for name, of in summary["splits"].items()}))
         self._finish(0)
 
-    def on_failure(self, run: "Run", error: BaseException) -> None:
+    def on_failure(self, run: Training, error: BaseException) -> None:
         """End the W&B run as failed."""
         if self.logged is not None:
             self._finish(1)

@@ -23,7 +23,7 @@ def evaluate_command(
 ) -> None:
     """Metrics of runs or score files."""
     from engine.dates import span_text
-    from engine.evaluation import evaluate
+    from engine.evaluation.evaluate import evaluate
     from engine.reporting.looks import Count
     from engine.score.tables import comparison_table, metrics_table, to_json
 

@@ -8,7 +8,7 @@ N rows, H horizons
 
 import numpy as np
 
-from engine.evaluation import Source
+from engine.evaluation.sources import Source
 from engine.inputs import open_loader, resolve_device
 from engine.model.ensemble import Ensemble
 from engine.model.neutral import Neutral

@@ -18,14 +18,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.config_file import config_hash, load_config
 from engine.score.metrics import Metrics
 from engine.score.tables import to_json
-
-if TYPE_CHECKING:
-    from engine.evaluation import Opened
 
 SUFFIX = ".looks.jsonl"
 NO_LOOK = ("train", "valid")  # names of days whose figures are none
@@ -132,21 +128,6 @@ def look_of(
     rank_ic = {h: values["rank_ic"] for h, values in metrics.items()}
     named = ", ".join(map(str, what))
     return Look(command, named, days["first"], days["last"], days["days"], rank_ic, cache, run, config)
-
-
-def look_at(opened: "Opened", command: str, result: dict[str, Any]) -> Count | None:
-    """Enter the look that figures of some sources are; None where they are none.
-
-    Args:
-        result: of `Opened.figures`.
-    """
-    split, names = opened.split, [source.name for source in opened.ours]
-    ids = " ".join(source.run_id for source in opened.ours if source.run_id) or None
-    config = Path(names[0]) / "config.toml"
-    known = config_hash(load_config(config, [])) if len(names) == 1 and config.exists() else None
-    days, metrics = result["days"][split], result["splits"][split]
-    look = look_of(command, names, split, days, metrics, opened.panel.manifest.cache_id, ids, known)
-    return None if look is None else record(opened.panel.folder, look)
 
 
 def _append(ledger: Path, line: str) -> None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from engine.evaluation import Opened, open_sources, source_of
+from engine.evaluation.evaluate import look_at
+from engine.evaluation.opened import Opened, open_sources
+from engine.evaluation.sources import source_of
 from engine.reporting.content import Section
 from engine.reporting.glance import of_scores, of_study
-from engine.reporting.looks import Count, look_at, told_once
+from engine.reporting.looks import Count, told_once
 from engine.reporting.page import INSTALL, absent, render
 from engine.reporting.sections import (
     decay,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from engine.config import Config
 from engine.config_file import load_config
-from engine.evaluation import Opened, Samples
+from engine.evaluation.opened import Opened, Samples
 from engine.reporting.looks import Count
 from engine.score.files import holds_folds
 from engine.score.metrics import Daily

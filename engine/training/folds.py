@@ -35,7 +35,7 @@ from engine.score.rows import RowScores, to_file
 from engine.score.tables import to_json
 from engine.training.loop import train
 from loaders.cache.atomic import write_atomically
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
@@ -119,7 +119,7 @@ def _begun(out: Path | None, config: Config) -> Path:
     try:
         (out / "fold-0").mkdir(parents=True)
     except OSError as error:
-        raise InputError(str(out), f"cannot be made ({error.strerror})", "Choose another --out") from error
+        raise WriteError(str(out), f"cannot be made ({error.strerror})", "Choose another --out") from error
     write_atomically(out / "config.toml", to_toml(config).encode())
     return out
 

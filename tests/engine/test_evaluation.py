@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import fft, stats
 
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.score.files import read_scores, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.rows import present_rows, row_scores, to_file

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.score.files import write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.rows import later_targets, present_rows, row_scores, to_file

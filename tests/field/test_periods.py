@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from engine.cli.app import main
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.score.files import write_scores
 from engine.score.metrics import split_metrics
 from engine.score.part_metrics import part_metrics, part_samples

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from engine.cli.app import main
 from engine.config_file import config_hash, load, load_config
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.score.predict import load_run
 from engine.training.folds import fold_settings, train_folds
 from engine.training.loop import train

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from engine.evaluation import Pairs
+from engine.evaluation.opened import Pairs
 from engine.reporting.content import Cell, Item, Missing, Section, Table, horizon_name, shown
 from engine.reporting.sections.rank_ic import cumulative_figure
 from engine.reporting.style import colour

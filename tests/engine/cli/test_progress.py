@@ -15,7 +15,7 @@ from engine.baseline import Options, run_baseline
 from engine.cli import progress as drawn
 from engine.cli.progress import Clock, showing
 from engine.config_file import load_config
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.inputs import make_split
 from engine.training.folds import train_folds
 from engine.training.loop import train

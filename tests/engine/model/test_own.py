@@ -10,7 +10,7 @@ import engine
 from engine.checkpoint import load_checkpoint
 from engine.config_file import load_config
 from engine.errors import Stopped
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.model.ensemble import build_ensemble
 from engine.model.own import OwnNetwork
 from engine.score.predict import load_run, predict_run

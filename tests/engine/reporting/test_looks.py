@@ -5,7 +5,7 @@ import multiprocessing
 
 import pytest
 
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.reporting import looks
 from engine.reporting.looks import Look, count_at, ledger_of, look_of, record, told_once
 

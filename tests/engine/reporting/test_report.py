@@ -13,7 +13,8 @@ from rich.console import Console
 
 import engine
 from engine.config_file import load_config
-from engine.evaluation import evaluate, open_sources
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.opened import open_sources
 from engine.reporting import looks, page
 from engine.reporting import report as reporting
 from engine.reporting.sections import decay, deciles, folds, parts, rank_ic

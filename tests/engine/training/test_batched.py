@@ -46,10 +46,10 @@ def test_members_of_a_batch_are_models_trained_alone(name):
         mine = [given[k] for given in rounds if given[k] is not None]
         alone.append(trained(configured(f"train.seed={4 + k}", *settings), mine, lr=1e-5))
     for k, (found, (expected, _, expected_average)) in enumerate(zip(together, alone, strict=True)):
-        same(found, expected[0], rtol=1e-3, atol=1e-6)
+        same(found, expected[0], rtol=1e-3, atol=1e-6, lr=1e-5)
         if average is not None and k == 0:
             for weight, values in expected_average.items():
-                torch.testing.assert_close(average[weight], values, rtol=0, atol=6e-4)  # as `same`
+                torch.testing.assert_close(average[weight], values, rtol=0, atol=6e-5)  # as `same`
     for i, found in enumerate(results):
         expected = torch.stack([each[1][i] for each in alone if i < len(each[1])]).mean(0)
         torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-5, atol=2e-6)

@@ -17,7 +17,7 @@ import engine.training.epoch
 from engine.checkpoint import LAST, load_checkpoint
 from engine.config_file import load_config, to_toml
 from engine.errors import Stopped
-from engine.evaluation import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.inputs import make_split
 from engine.score.files import read_scores
 from engine.score.predict import load_run, predict_run

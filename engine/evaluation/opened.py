@@ -1,14 +1,10 @@
-"""Metrics of runs and score files, from the same function, on the same samples.
-
-Several sources are averaged: the mean of their z-scores within the day, on the samples that all of them score. A
-comparison takes the daily RankICs of both sides on the samples that both score, and tests the mean of the paired
-differences.
+"""What is evaluated, opened: several sources averaged, and what they are compared with, on the samples of one panel.
 
 N rows, H horizons
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,26 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.config import Config, Data
-from engine.config_file import load_config
+from engine.config import Data
 from engine.dates import (
-    SPAN,
     Asked,
-    Dates,
-    choose_days,
-    in_sample_note,
     reach_in_sample,
     span_of,
     span_text,
-    tuned_note,
 )
+from engine.evaluation.sources import Scored, Source, cache_of, common_horizons, common_rows, dates_of_rows, read_source
 from engine.inputs import check_targets
-from engine.reporting.looks import look_at
 from engine.score.cross_section import zscores_within_day
-from engine.score.files import ScoreTable, between, holds_folds, read_joined, read_scores, scores_of
 from engine.score.metrics import Daily, DailyIc, Metrics, daily_ic, daily_rank_ic, metrics_of_daily, split_daily
-from engine.score.predict import load_run, predict_days
-from engine.score.rows import Float32, RowScores, check_cache_id, from_file, later_targets
+from engine.score.rows import Float32, later_targets
 from engine.score.standard_error import mean_test
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
@@ -43,69 +31,6 @@ from loaders.panel import Int, Panel, open_panel
 from loaders.progress import Progress, part_of, quiet
 
 Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One run or score file, on the rows of the panel."""
-
-    name: str
-    run_id: str  # "" where it is not known
-    split: str
-    trained_until: str | None
-    dates: Dates  # its distinct days
-    notes: list[str]
-    rows: Int  # [N] ascending
-    values: dict[int, Float32]  # horizon -> [N]
-
-    def at(self, rows: Int, horizon: int) -> Float32:
-        return self.values[horizon][np.searchsorted(self.rows, rows)]
-
-
-Scored = Path | ScoreTable  # a run folder, a folder of folds or a score file; scores in memory
-
-
-def evaluate(
-    paths: Sequence[Scored],
-    split: str,
-    against: Scored | None,
-    arrow: str | Path | None,
-    cost_bps: float = 10.0,
-    periods_per_year: float | None = None,
-    *,
-    start: str | None = None,
-    end: str | None = None,
-    in_sample: bool = False,
-    progress: Progress = quiet,
-) -> dict[str, Any]:
-    """Metrics of the average of runs and score files, and their comparison with another.
-
-    Args:
-        paths: run folders, scored here on their own days of `split`, folders of folds, score files and tables, whose
-            own rows count.
-        against: a run folder or score file to compare with.
-        arrow: the cache; default: that of the first run among the paths, else cache/.
-        cost_bps: see `split_metrics`.
-        periods_per_year: of Sharpe ratios; default: those of the cache's calendar, which may be unknown.
-        start, end, in_sample: choose other days than a part's, see `Asked`.
-        progress: of scoring all sources.
-
-    Returns {"splits": {split: {horizon: metrics}}, "periods_per_year": of Sharpe ratios} and, with `against`,
-    "against": {horizon: {rank_ic, rank_ic_against, difference, difference_se, difference_t, difference_p, days,
-    samples}}, the test of the mean daily difference of RankIC. A score file's own split names its metrics. "days" holds
-    the {first, last, days} of both, "in_sample" whether some are, and "notes" what has to be said with the figures.
-    "look" counts how often figures of these days were seen (engine/reporting/looks.py); None for days of training.
-
-    Raises InputError for unreadable files, scores of another cache, sources of different splits, days at or before the
-    last validation day of a source, unless they are asked for, and sources that share no horizon or sample.
-    """
-    opened = open_sources(
-        paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
-        progress=progress,
-    )  # fmt: skip
-    result = opened.figures()
-    count = look_at(opened, "evaluate", result)
-    return result | {"look": None if count is None else asdict(count) | {"ledger": str(count.ledger)}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +52,12 @@ class Opened:
     @cached_property
     def rows(self) -> Int:
         """Rows that all of ours score."""
-        return _common_rows(self.ours)
+        return common_rows(self.ours)
 
     @cached_property
     def horizons(self) -> list[int]:
         """Horizons that all of ours and the panel have."""
-        return _common_horizons(self.ours, self.panel)
+        return common_horizons(self.ours, self.panel)
 
     def samples(self, horizon: int) -> "Samples":
         """The samples of a horizon, with the scores of ours, averaged where they are several."""
@@ -184,7 +109,7 @@ class Opened:
         """The daily RankICs that the comparison of a horizon is made of. Raises ValueError without a comparison."""
         if self.against is None:
             raise ValueError("nothing to compare with")
-        rows = _common_rows([*self.ours, self.against])
+        rows = common_rows([*self.ours, self.against])
         return _pairs(self.panel, self.ours, self.against, rows, horizon)
 
 
@@ -204,12 +129,12 @@ def open_sources(
     """Score the runs and read the files that `evaluate` is asked for; arguments and errors as there."""
     asked = Asked(split, start, end, in_sample)
     every = paths if against is None else [*paths, against]
-    data = _cache_of(every) if arrow is None else Data(arrow=str(arrow))
+    data = cache_of(every) if arrow is None else Data(arrow=str(arrow))
     panel = open_panel(data.arrow, data.store, progress)
     check_targets(panel)
     parts = [part_of(progress, i / len(every), (i + 1) / len(every)) for i in range(len(every))]
     opened = None if arrow is not None else data
-    sources = [_source(path, panel, asked, opened, part) for path, part in zip(every, parts, strict=True)]
+    sources = [read_source(path, panel, asked, opened, part) for path, part in zip(every, parts, strict=True)]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
         raise InputError(
@@ -219,69 +144,12 @@ def open_sources(
     return Opened(panel, sources[: len(paths)], None if against is None else sources[-1], cost_bps, periods)
 
 
-def _cache_of(paths: Sequence[Scored]) -> Data:
-    """Where the cache of the first run lies, and where copies of remote ones do."""
-    files = (path / "config.toml" for path in paths if isinstance(path, Path))
-    return next((load_config(file, []) for file in files if file.exists()), Config()).data
-
-
-def _source(path: Scored, panel: Panel, asked: Asked, opened: Data | None, progress: Progress) -> Source:
-    scores, notes = _scores(path, panel, asked, opened, progress)
-    return source_of(str(path), scores, notes, panel)
-
-
-def source_of(name: str, scores: RowScores, notes: list[str], panel: Panel) -> Source:
-    """Scores of rows of a panel as something to evaluate, with what has to be said of their figures."""
-    order = np.argsort(scores.rows)
-    rows, values = scores.rows[order], {h: v[order] for h, v in scores.values.items()}
-    dates = _dates(panel, rows)
-    return Source(name, scores.run_id, scores.split, scores.trained_until, dates, notes, rows, values)
-
-
-def _scores(
-    path: Scored, panel: Panel, asked: Asked, opened: Data | None, progress: Progress
-) -> tuple[RowScores, list[str]]:
-    """Scores of a run, a folder of folds, a score file or a table, and what has to be said with their figures.
-
-    Args:
-        opened: the panel's place where it is that of the first run, None where the user named it.
-    """
-    where = str(path)
-    if isinstance(path, Path) and path.is_dir() and not holds_folds(path):
-        run = load_run(path)
-        own = run.config.data
-        if opened is not None and own.arrow != opened.arrow:
-            check_cache_id(open_panel(own.arrow, own.store).manifest.cache_id, panel, where)
-        days, notes = choose_days(run.state, asked, panel, where, run.config.split.tuned_until)
-        return predict_days(run, panel, days, asked.name, progress=progress), notes
-    if isinstance(path, ScoreTable):
-        file = scores_of(path, panel.manifest.period)
-    else:
-        file = read_joined(path, asked.split) if path.is_dir() else read_scores(path, panel.manifest.period)
-    if asked.name == SPAN:
-        file = between(file, asked.start, asked.end, where)
-    scores = from_file(panel, file, where, asked.split)
-    scores = replace(scores, split=SPAN) if asked.name == SPAN else scores
-    dates = _dates(panel, scores.rows)
-    said = [
-        in_sample_note(where, scores.split, dates, scores.trained_until, asked.in_sample),
-        tuned_note(where, scores.split, dates, scores.tuned_until),
-    ]
-    return scores, [note for note in said if note is not None]
-
-
-def _dates(panel: Panel, rows: Int) -> Dates:
-    """The distinct days of some rows, ascending."""
-    code = panel.code_of(rows)
-    return panel.calendar[np.unique(rows - panel.offset[code] + panel.first[code])]
-
-
 def _days(panel: Panel, ours: list[Source], every: list[Source]) -> dict[str, Any]:
     """What the result says of days: of the metrics, of the comparison where there is one, and in notes."""
-    dates = _dates(panel, _common_rows(ours))
+    dates = dates_of_rows(panel, common_rows(ours))
     days = {ours[0].split: span_of(dates)}
     if len(every) > len(ours):
-        days["against"] = span_of(_dates(panel, _common_rows(every)))
+        days["against"] = span_of(dates_of_rows(panel, common_rows(every)))
     notes = [note for source in every for note in source.notes]
     for source in ours:
         if len(source.dates) > len(dates):
@@ -289,24 +157,6 @@ def _days(panel: Panel, ours: list[Source], every: list[Source]) -> dict[str, An
             notes.append(f"days: {source.name} has {own}, all together {common}")
     reached = (reach_in_sample(source.split, source.dates[0], source.trained_until) for source in every)
     return {"days": days, "in_sample": any(reached), "notes": notes}
-
-
-def _common_horizons(sources: list[Source], panel: Panel) -> list[int]:
-    horizons = [h for h in panel.manifest.horizons if all(h in source.values for source in sources)]
-    if not horizons:
-        found = ", ".join(f"{source.name} has {sorted(source.values)}" for source in sources)
-        what = f"no horizon in common: {found}, {panel.folder} has {panel.manifest.horizons}"
-        raise InputError("evaluate", what, "Score the same horizons")
-    return horizons
-
-
-def _common_rows(sources: list[Source]) -> Int:
-    rows = sources[0].rows
-    for source in sources[1:]:
-        rows = np.intersect1d(rows, source.rows, assume_unique=True)
-    if not len(rows):
-        raise InputError("evaluate", f"{', '.join(s.name for s in sources)} share no row", "Score the same dates")
-    return rows
 
 
 DatedDaily = tuple[Int, Daily]
@@ -356,9 +206,9 @@ def _pairs(panel: Panel, ours: list[Source], other: Source, rows: Int, h: int) -
 
 
 def _compare(panel: Panel, ours: list[Source], other: Source) -> dict[str, Metrics]:
-    rows = _common_rows([*ours, other])
+    rows = common_rows([*ours, other])
     result: dict[str, Metrics] = {}
-    for h in _common_horizons([*ours, other], panel):
+    for h in common_horizons([*ours, other], panel):
         days, rank_ic, rank_ic_against, samples = _pairs(panel, ours, other, rows, h)
         difference = rank_ic - rank_ic_against
         test = mean_test(difference, h)

@@ -1,0 +1,1 @@
+"""Metrics of runs and score files, from the same function, on the same samples."""
