@@ -10,19 +10,11 @@ starts threads when it is imported (COLD) is left to the children.
     run(["evaluate", "run"], folder) -> Outcome
 """
 
-import os
-
-# Before numpy, torch and Arrow are imported: libraries that start threads at import, or share two children's cores.
-os.environ |= {
-    "OMP_NUM_THREADS": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "TRITON_INTERPRET": "1",
-}
-
 import atexit
 import ctypes
 import gc
 import importlib
+import os
 import resource
 import select
 import signal
@@ -31,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NoReturn
@@ -60,7 +53,7 @@ class Outcome:
     err: str
 
     def crash(self) -> str | None:
-        """What no command may do: hang, die, end with a traceback or with more than one line of error. None: nothing."""
+        """What no command may do: hang, die, print a traceback or more than one line of error. None: nothing."""
         if self.hung:
             return "hang"
         if self.signal is not None:
@@ -126,6 +119,23 @@ def start(
     return Child(pid, out[0], err[0])
 
 
+def apart(work: Callable[[], None]) -> None:
+    """Call a function in a child, for what may start threads. Raises RuntimeError where it fails."""
+    assert_single_thread()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError(f"{work} failed in its process")
+
+
 class Child:
     """A command under way."""
 
@@ -162,14 +172,16 @@ class Child:
             time.monotonic() - self.began, out, err,
         )  # fmt: skip
 
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
     def _kill_group(self, wait_for: bool) -> None:
         """End what the child has started and left behind, and a child that hangs itself."""
         if not wait_for:
             os.kill(self.pid, signal.SIGKILL)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def _read(self, file: int) -> bool:
         """Take what is there; False at the end."""
@@ -222,7 +234,7 @@ def warm(names: Sequence[str]) -> None:
     hidden = {name: sys.modules.get(name) for name in COLD}
     sys.modules.update(dict.fromkeys(COLD))  # None: an import of it fails
     for name in names:
-        if name and name not in sys.modules and name.partition(".")[0].lstrip("_") not in COLD:
+        if name and name not in sys.modules and not name.lstrip("_").startswith(COLD):
             try:
                 importlib.import_module(name)
             except ImportError:
