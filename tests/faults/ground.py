@@ -26,7 +26,7 @@ import pyarrow.parquet
 
 from tests.faults.server import Outcome, apart, rehearse, start
 
-CODES, DAYS, MORE, FEATURES, HORIZONS = 24, 150, 5, ("f0", "f1", "f2", "f3"), (1, 5)
+CODES, DAYS, MORE, FEATURES, HORIZONS = 26, 150, 5, ("f0", "f1", "f2", "f3"), (1, 5)
 CONFIG = """
 [data]
 arrow = "cache"
@@ -69,12 +69,10 @@ REHEARSED: tuple[tuple[str, ...], ...] = (
     ("predict", "run", "--arrow", "cache", "--date", "latest"),
     ("report", "run", "--arrow", "cache", "--out", "rehearsed.html"),
     ("report", "study", "--arrow", "cache", "--out", "rehearsed.html"),
-    ("export", "run", "--to", "torch", "--out", "rehearsed.pt", "--check", "--arrow", "cache"),
     ("cache", "simulate", "--out", "rehearsed", "--codes", "20", "--days", "60", "--features", "4"),
     ("cache", "build", "bars.parquet", "--recipe", "ohlcv", "--code", "code", "--out", "rehearsed-bars"),
     ("config", "show", "--config", "config.toml"),
     ("baseline", "--config", "config.toml", "--arrow", "cache", "--kind", "online"),
-    (*TRAIN, "--dry-run"),
 )  # fmt: skip
 
 
@@ -152,7 +150,10 @@ def _panel(seed: int, days: int = DAYS + MORE) -> pa.Table:
         values[:, :-h] = closes[:, h:] / closes[:, :-h] - 1
     for name in FEATURES:
         columns[name] = noise.normal(0, 1, closes.shape) + 10 * np.nan_to_num(forward[1])
-    return _rows(columns | {f"fwd_{h}": values for h, values in forward.items()}, days)
+    rows = _rows(columns | {f"fwd_{h}": values for h, values in forward.items()}, days)
+    traded = noise.random(closes.shape) > 0.03
+    traded[3, :40] = traded[5, 90:] = False  # listed late, ended early
+    return rows.filter(pa.array(traded[:, :days].reshape(-1)))
 
 
 def _bars() -> pa.Table:

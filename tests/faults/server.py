@@ -119,21 +119,26 @@ def start(
     return Child(pid, out[0], err[0])
 
 
-def apart(work: Callable[[], None]) -> None:
-    """Call a function in a child, for what may start threads. Raises RuntimeError where it fails."""
+def apart(work: Callable[[], str | None]) -> str:
+    """What a function returns that is called in a child, for what may start threads. RuntimeError where it fails."""
     assert_single_thread()
+    read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        failed = True
         try:
-            work()
-            code = 0
+            os.write(write, (work() or "").encode()[:4096])
+            failed = False
         except BaseException:
-            traceback.print_exc()
+            os.write(write, traceback.format_exc().encode()[-4096:])
         finally:
-            os._exit(code)
+            os._exit(failed)
+    os.close(write)
+    with os.fdopen(read, errors="replace") as file:
+        text = file.read()
     if os.waitpid(pid, 0)[1]:
-        raise RuntimeError(f"{work} failed in its process")
+        raise RuntimeError(text)
+    return text
 
 
 class Child:
