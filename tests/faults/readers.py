@@ -47,6 +47,7 @@ class Reader:
         figures: what it says, from its folder and its outcome, without times.
         seconds: about what it takes.
         trains: it may fail with exit code 1.
+        shows: it prints what a file says, and promises nothing else.
     """
 
     argv: tuple[str, ...]
@@ -54,6 +55,7 @@ class Reader:
     figures: Callable[[Path, Outcome], Any]
     seconds: float = 0.2
     trains: bool = False
+    shows: bool = False
 
 
 def _printed(folder: Path, outcome: Outcome) -> str:
@@ -70,14 +72,14 @@ def _file(name: str) -> Callable[[Path, Outcome], Any]:
     return figures
 
 
+def _splits(name: str) -> Callable[[Path, Outcome], Any]:
+    """The figures of a finished run, or of folds."""
+    return lambda folder, outcome: json.loads((folder / name / "summary.json").read_text())["splits"]
+
+
 def _trained(name: str) -> Callable[[Path, Outcome], Any]:
-    """Every validation and the figures of a run, or of folds."""
-
-    def figures(folder: Path, outcome: Outcome) -> tuple[list[str], Any]:
-        metrics = [path.read_text() for path in sorted((folder / name).rglob("metrics.jsonl"))]
-        return metrics, json.loads((folder / name / "summary.json").read_text())["splits"]
-
-    return figures
+    """Every validation and the figures of a run."""
+    return lambda folder, outcome: ((folder / name / "metrics.jsonl").read_text(), _splits(name)(folder, outcome))
 
 
 def _study(name: str) -> Callable[[Path, Outcome], Any]:
@@ -128,10 +130,10 @@ READERS: dict[str, Reader] = {
         ("train", "--resume", "--out", "stopped", *ON), ("cache", "stopped"), _trained("stopped"), 2, trains=True
     ),
     "resume finished": Reader(
-        ("train", "--resume", "--out", "run", *ON), ("cache", "run"), _trained("run"), trains=True
+        ("train", "--resume", "--out", "run", *ON), ("cache", "run"), _splits("run"), trains=True
     ),
     "resume folds": Reader(
-        ("train", "--resume", "--out", "folds", *ON), ("cache", "folds"), _trained("folds"), 0.3, trains=True
+        ("train", "--resume", "--out", "folds", *ON), ("cache", "folds"), _splits("folds"), 0.3, trains=True
     ),
     "report": Reader(("report", "run", *ON, "--out", "new.html"), ("cache", "run"), _printed, 1),
     "report scores": Reader(
@@ -144,9 +146,9 @@ READERS: dict[str, Reader] = {
         (*HPO, "--out", "sql", "--trials", "3", "--storage", "sqlite:///study.db"),
         ("cache", "config.toml", "sql", "study.db"), _study("sql"), 0.4,
     ),
-    "best": Reader(("config", "show", "--config", "study/best.toml"), ("study",), _printed, 0.1),
+    "best": Reader(("config", "show", "--config", "study/best.toml"), ("study",), _printed, 0.1, shows=True),
     "settings": Reader(("config", "show", "--config", "config.toml"), ("config.toml",), _printed, 0.1),
-    "settings of run": Reader(("config", "show", "run"), ("run",), _printed, 0.1),
+    "settings of run": Reader(("config", "show", "run"), ("run",), _printed, 0.1, shows=True),
     "append": Reader(("cache", "append", "cache", "more.parquet"), ("cache", "more.parquet"), _cache, 0.6),
     "build parquet": Reader(
         ("cache", "build", "panel.parquet", "--features", "f*", "--targets", "fwd_*", "--out", "cache"),
