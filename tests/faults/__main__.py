@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults import ground, mutations, readers
+from tests.faults import ground, inputs, limits, mutations, readers
 from tests.faults.readers import Tried
 from tests.faults.server import assert_single_thread
 
@@ -51,8 +51,18 @@ def _mutation(random: Random, number: int, ground: Path, work: Path, expected: C
     return mutations.attempt(random, ground, work, expected)
 
 
+def _input(random: Random, number: int, ground: Path, work: Path, expected: Callable[[str], Any]) -> Tried:
+    return inputs.attempt(number, "inputs", ground, work)
+
+
+def _limit(random: Random, number: int, ground: Path, work: Path, expected: Callable[[str], Any]) -> Tried:
+    return limits.attempt(random, ground, work, expected)
+
+
 LAYERS: dict[str, Layer] = {
     "mutations": Layer(_mutation, 0.6),
+    "inputs": Layer(_input, 0.2, len(inputs.every_input())),
+    "limits": Layer(_limit, 0.1),
 }
 JOBS = 2  # children at a time
 MARK = "<!-- faults: written by python -m tests.faults -->"

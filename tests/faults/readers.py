@@ -188,25 +188,34 @@ def sound(name: str, ground: Path, work: Path) -> Any:
 
 
 def read(name: str, work: Path, expected: Any) -> tuple[Verdict, str]:
-    """Run a reader on harmed files.
+    """`judge` of a reader on harmed files."""
+    return judge(name, work, run(READERS[name].argv, work), expected)
+
+
+def judge(name: str, work: Path, outcome: Outcome, expected: Any) -> tuple[Verdict, str]:
+    """The verdict on a reader's outcome, and why it is wrong.
 
     Args:
         expected: what it says of sound files; None: other figures are right too.
     """
     reader = READERS[name]
-    outcome = run(reader.argv, work)
     crash = outcome.crash()
     if crash is not None:
         return "wrong", crash
-    if outcome.code == 0:
-        if expected is not None and reader.figures(work, outcome) != expected:
-            return "wrong", "other figures"
-        if name == REVERSAL and expected is None and (odd := apart(lambda: _odd_reversal(work, outcome.out))):
-            return "wrong", odd
-        return "right", ""
     if outcome.code == 1 and not reader.trains:
         return "wrong", "exit code 1"
-    return "refused", outcome.error_lines()[0]
+    if outcome.code:
+        return "refused", outcome.error_lines()[0]
+    if expected is not None and reader.figures(work, outcome) != expected:
+        return "wrong", "other figures"
+    if (
+        name == REVERSAL
+        and expected is None
+        and outcome.out
+        and (odd := apart(lambda: _odd_reversal(work, outcome.out)))
+    ):
+        return "wrong", odd
+    return "right", ""
 
 
 def _odd_reversal(work: Path, printed: str) -> str | None:
