@@ -74,7 +74,7 @@ def main() -> int:
     console = Console(highlight=False)
     root = Path(tempfile.mkdtemp(prefix="atft-faults-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     try:
-        made = ground.make(root / "ground", say=lambda line: console.print(line, markup=False))
+        made = _ground(options.ground, root, lambda line: console.print(line, markup=False, soft_wrap=True))
         found = _replay(options, made, root) if options.replay else _campaign(options, made, root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -95,9 +95,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(LAYERS), action="append", help="faults of this sort; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("faults"), help="folder for what was wrong")
+    parser.add_argument("--ground", type=Path, help="keep what is harmed in this folder, and take it from there")
     parser.add_argument("--markdown", help="a page whose table is written anew")
     parser.add_argument("--replay", help="the id of one fault, such as mutations-0-17")
     return parser.parse_args()
+
+
+def _ground(kept: Path | None, root: Path, say: Callable[[str], None]) -> Path:
+    """What is harmed, and this process warm."""
+    if kept is None or not kept.exists():
+        made = ground.make(root / "ground", say)
+        if kept is not None:
+            shutil.copytree(made, kept)
+        return made
+    shutil.copytree(kept, root / "ground")
+    ground.warm_up(root / "ground")
+    return root / "ground"
 
 
 def _campaign(options: argparse.Namespace, made: Path, root: Path) -> list[tuple[str, Tried]]:

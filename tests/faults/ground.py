@@ -13,6 +13,7 @@ scores.parquet  ridge.parquet run's scores, and those of a baseline
 config.toml                   settings, those of the trainings included
 """
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -90,7 +91,18 @@ def make(folder: Path, say: Callable[[str], None] = print) -> Path:
     _stop_after_an_epoch(folder)
     for path in [*folder.rglob("report.html"), *folder.glob("rehearsed.*"), *folder.rglob("events.*")]:
         path.unlink()  # nothing reads them
+    for path in folder.glob("rehearsed*"):
+        shutil.rmtree(path)
     return folder
+
+
+def warm_up(folder: Path) -> None:
+    """Make this process warm by what `make` has made, in another process."""
+    commands = (*REHEARSED, (*TRAIN, "--out", "rehearsed", "--set", "train.epochs=1"))
+    for argv in commands:
+        rehearse(argv, folder)
+        for path in folder.glob("rehearsed*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _succeeded(argv: tuple[str, ...], outcome: Outcome) -> None:

@@ -16,9 +16,9 @@ import typer
 from pydantic import BaseModel
 
 from tests.faults.ground import HPO, TRAIN
-from tests.faults.readers import Tried, copy
+from tests.faults.limits import shelter
+from tests.faults.readers import Tried, copy, keep
 from tests.faults.server import run
-from tests.faults.shelter import shelter
 
 MEMORY = 8 << 30  # bytes that a command may take: a machine's worth, so that no other program suffers
 WHOLE = ("1", "2", "0", "-1", "1000000000000")
@@ -127,6 +127,7 @@ def attempt(number: int, seed: str, ground: Path, work: Path) -> Tried:
         (work / "config.toml").write_bytes(bad.content)
     outcome = run(bad.argv, work, memory=MEMORY, before=partial(shelter, work))
     said = " ".join(f"{part!r:.60}" for part in bad.argv) + f" {bad.content!r:.80}" * (bad.content is not None)
+    keep(work, outcome)
     if (crash := outcome.crash()) is not None:
         return Tried(bad.kind, said, "wrong", crash)
     if outcome.code:

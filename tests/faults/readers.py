@@ -62,6 +62,13 @@ def _printed(folder: Path, outcome: Outcome) -> str:
     return outcome.out.replace(str(folder), ".")
 
 
+def _metrics(folder: Path, outcome: Outcome) -> Any:
+    """JSON without the count of looks, which is kept beside the cache and need not be writable."""
+    printed = json.loads(outcome.out)
+    printed.pop("look", None)
+    return printed
+
+
 def _file(name: str) -> Callable[[Path, Outcome], Any]:
     """What is printed and the bytes of a file."""
 
@@ -102,15 +109,15 @@ READERS: dict[str, Reader] = {
     "inspect": Reader(("cache", "inspect", "cache"), ("cache",), _printed, 0.1),
     "manifest": Reader(("cache", "inspect", "cache", "--json"), ("cache",), _printed, 0.1),
     "verify": Reader(("cache", "verify", "cache"), ("cache",), _printed, 0.1),
-    "evaluate": Reader(("evaluate", "run", *ON, "--json"), ("cache", "cache.looks.jsonl", "run"), _printed),
+    "evaluate": Reader(("evaluate", "run", *ON, "--json"), ("cache", "cache.looks.jsonl", "run"), _metrics),
     "evaluate valid": Reader(
-        ("evaluate", "run", "twin", *ON, "--split", "valid", "--json"), ("cache", "run", "twin"), _printed, 0.3
+        ("evaluate", "run", "twin", *ON, "--split", "valid", "--json"), ("cache", "run", "twin"), _metrics, 0.3
     ),
     "evaluate scores": Reader(
         ("evaluate", "scores.parquet", *ON, "--against", "ridge.parquet", "--json"),
-        ("cache", "scores.parquet", "ridge.parquet"), _printed, 0.15,
+        ("cache", "scores.parquet", "ridge.parquet"), _metrics, 0.15,
     ),
-    "evaluate folds": Reader(("evaluate", "folds", *ON, "--json"), ("cache", "folds"), _printed),
+    "evaluate folds": Reader(("evaluate", "folds", *ON, "--json"), ("cache", "folds"), _metrics),
     "predict": Reader(("predict", "run", *ON, "--out", "new.parquet"), ("cache", "run"), _file("new.parquet"), 0.3),
     "predict span": Reader(
         ("predict", "run", *ON, "--start", "2020-07-01", "--out", "new.parquet"), ("cache", "run"),
@@ -199,6 +206,7 @@ def judge(name: str, work: Path, outcome: Outcome, expected: Any) -> tuple[Verdi
         expected: what it says of sound files; None: other figures are right too.
     """
     reader = READERS[name]
+    keep(work, outcome)
     crash = outcome.crash()
     if crash is not None:
         return "wrong", crash
@@ -216,6 +224,12 @@ def judge(name: str, work: Path, outcome: Outcome, expected: Any) -> tuple[Verdi
     ):
         return "wrong", odd
     return "right", ""
+
+
+def keep(work: Path, outcome: Outcome) -> None:
+    """Leave how a command ended beside its files, for whoever looks into a wrong one."""
+    text = f"exit code {outcome.code}, signal {outcome.signal}, {outcome.seconds:.1f} s\n{outcome.out}\n{outcome.err}"
+    (work / "outcome.txt").write_text(text, errors="backslashreplace")
 
 
 def _odd_reversal(work: Path, printed: str) -> str | None:
