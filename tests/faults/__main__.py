@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults import ground, inputs, limits, mutations, readers
+from tests.faults.limits import shelter
 from tests.faults.readers import Tried
 from tests.faults.server import assert_single_thread
 
@@ -71,8 +72,12 @@ MARK = "<!-- faults: written by python -m tests.faults -->"
 def main() -> int:
     """The command; 1 where anything was wrong."""
     options = _options()
+    options.out = options.out.absolute()
     console = Console(highlight=False)
     root = Path(tempfile.mkdtemp(prefix="atft-faults-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    root.chmod(0o711)  # a command may be another user's
+    (root / "tmp").mkdir(mode=0o777)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(root / "tmp")
     try:
         made = _ground(options.ground, root, lambda line: console.print(line, markup=False, soft_wrap=True))
         found = _replay(options, made, root) if options.replay else _campaign(options, made, root)
@@ -155,6 +160,7 @@ def run_layer(
 
 
 def _work(name: str, seed: int, numbers: Any, deadline: float, made: Path, root: Path, out: Path, file: Path) -> None:
+    shelter(root, out)
     expected = _expected(made, root / f"sound-{os.getpid()}")
     with file.open("w") as lines:
         for number in numbers:
@@ -179,10 +185,10 @@ def attempt(fault: str, made: Path, work: Path, expected: Callable[[str], Any]) 
 
 
 def _replay(options: argparse.Namespace, made: Path, root: Path) -> list[tuple[str, Tried]]:
+    shelter(root, options.out)
     out = options.out / options.replay
     shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tried = attempt(options.replay, made, out.absolute(), _expected(made, root / "sound"))
+    tried = attempt(options.replay, made, out, _expected(made, root / "sound"))
     print(json.dumps(asdict(tried), indent=2))
     return [(options.replay, tried)]
 

@@ -7,7 +7,7 @@ the package. Nothing else is right: no traceback, no hang, no exit code 0 for a 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args, get_origin
@@ -16,7 +16,6 @@ import typer
 from pydantic import BaseModel
 
 from tests.faults.ground import HPO, TRAIN
-from tests.faults.limits import shelter
 from tests.faults.readers import Tried, copy, keep
 from tests.faults.server import run
 
@@ -24,8 +23,8 @@ MEMORY = 8 << 30  # bytes that a command may take: a machine's worth, so that no
 WHOLE = ("1", "2", "0", "-1", "1000000000000")
 NUMBERS = (*WHOLE, "nan", "inf", "-inf", "1e26", "1.5", "", "text", "9" * 400, "0x10", "1,2", "٣")
 PATHS = (
-    "", ".", "..", "/", "missing", "folder", "file", "file/below", "fifo", "/dev/full", "/proc/x", "/proc/self/mem",
-    "x" * 300, "odd-\udcff\udcfe", "[/red]y", "[bold]", "~nosuchuser/x", "a\x7fb", "new\nline", " ", "file:///missing",
+    "", ".", "..", "/", "missing", "folder", "file", "file/below", "fifo", "/dev/full", "/dev/null", "/proc/x",
+    "/proc/self/mem",    "x" * 300, "odd-\udcff\udcfe", "[/red]y", "[bold]", "~nosuchuser/x", "a\x7fb", "new\nline", " ", "file:///missing",
     "http://", "-",
 )  # fmt: skip
 TEXTS = (
@@ -125,7 +124,7 @@ def attempt(number: int, seed: str, ground: Path, work: Path) -> Tried:
     _furnish(ground, work)
     if bad.content is not None:
         (work / "config.toml").write_bytes(bad.content)
-    outcome = run(bad.argv, work, memory=MEMORY, before=partial(shelter, work))
+    outcome = run(bad.argv, work, memory=MEMORY)
     said = " ".join(f"{part!r:.60}" for part in bad.argv) + f" {bad.content!r:.80}" * (bad.content is not None)
     keep(work, outcome)
     if (crash := outcome.crash()) is not None:
@@ -204,7 +203,11 @@ def _valid(parameter: Any, value: str) -> Valid:
             numbers = (*WHOLE, "1e26", "1.5", "٣")
             return "perhaps" if value in numbers and (low is None or float(value) >= low) else "never"
         case "out":
-            return "never" if value in ("", " ", "/", "/dev/full", "/proc/x", "file/below", "x" * 300) else "out"
+            return (
+                "never"
+                if value in ("", " ", "/", "/dev/full", "/dev/null", "/proc/x", "file/below", "x" * 300)
+                else "out"
+            )
         case "path":
             return "perhaps" if value == "." else "never"  # a folder that holds a cache
         case "choice" | "flag":

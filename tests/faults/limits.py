@@ -10,6 +10,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, get_args
 from tests.faults.ground import HPO, TRAIN
 from tests.faults.readers import READERS, Tried, copy, judge, keep
 from tests.faults.server import How, Outcome, Stdout, run, start
+from tests.servers import Postgresql, Proxy
 
 MEMORY = (0, 1 << 20, 16 << 20, 64 << 20, 128 << 20, 256 << 20, 512 << 20, 1 << 30)  # bytes beyond what a child has
 FILES = (3, 5, 8, 12, 16, 24, 40)  # open at once
@@ -32,6 +34,8 @@ Expected = Callable[[str], Any]
 
 def attempt(random: Random, ground: Path, work: Path, expected: Expected) -> Tried:
     """One of all these, drawn."""
+    if random.random() < 0.02:
+        return _server_killed(random, ground, work)
     if random.random() < 0.3:
         return _two_at_once(random, ground, work, expected)
     name = random.choice(LIMITED)
@@ -104,12 +108,11 @@ def _home(random: Random, work: Path) -> tuple[str, str, How]:
     return "home", f"HOME {home}", {"before": leave}
 
 
-def shelter(work: Path | None = None) -> None:
-    """Keep a child from harming the machine: as root, `--out /dev/full` could replace the device.
+def shelter(*kept: Path) -> None:
+    """Keep faults from harming the machine: as root, `--out /dev/null` could replace the device.
 
-    In this process alone, mount everything read-only but the work folder, if any, and where compiled code is kept.
-
-    Without the right to do so, which only root has, nothing is done, since such a process cannot do harm either.
+    In this process and its children alone, everything is mounted read-only but some folders, and where compiled code
+    is kept. Without the right to do so, which only root has, nothing is done, since such a process cannot do harm.
     """
     if os.geteuid() != 0:
         return
@@ -121,19 +124,17 @@ def shelter(work: Path | None = None) -> None:
 
     if libc.unshare(NEW_NAMESPACE):
         raise OSError(ctypes.get_errno(), "a mount namespace, without which root is not safe here")
-    mount("none", "/", RECURSIVE | PRIVATE)
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     here = os.getcwd()
-    kept = [*([] if work is None else [str(work)]), str(ROOT), os.path.expanduser("~/.cache")]
-    for path in kept:
-        os.makedirs(path, exist_ok=True)
-        mount(path, path, BIND)
-    for point in sorted(set(points), key=len):
-        if not point.startswith(("/proc", "/sys")) or point == "/proc":
-            try:
+    mount("none", "/", RECURSIVE | PRIVATE)
+    points = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    writable = {str(path) for path in (*kept, ROOT, Path.home() / ".cache")}
+    for folder in writable:
+        os.makedirs(folder, exist_ok=True)
+        mount(folder, folder, BIND)
+    for point in sorted(points - writable, key=len):
+        if not point.startswith(("/proc/", "/sys/")):
+            with suppress(OSError):  # a point below another one that has just been covered
                 mount("none", point, REMOUNT | BIND | READ_ONLY)
-            except OSError:
-                continue  # a point below another one that has just been covered
     os.chdir(here)  # as it is mounted now
 
 
@@ -229,3 +230,34 @@ def _two_at_once(random: Random, ground: Path, work: Path, expected: Expected) -
     if (odd := pair.ends(work, outcomes, expected)) is not None:
         return Tried("two at once", what, "wrong", odd)
     return Tried("two at once", what, "refused" if any(outcome.code for outcome in outcomes) else "right")
+
+
+def _server_killed(random: Random, ground: Path, work: Path) -> Tried:
+    """A study whose storage is killed under it ends with a line; when the server is back, the same command goes on."""
+    kind = random.choice([Postgresql, Proxy])
+    seconds = random.uniform(0.2, 4)
+    what = f"{kind.__name__} killed after {seconds:.1f} s"
+    copy(ground, work, ("cache", "config.toml"))
+    try:
+        server = kind()
+    except FileNotFoundError as error:
+        return Tried("storage server killed", f"{what}: not tried, {error}", "refused")
+    argv = (*HPO, "--out", "new", "--trials", "3", "--storage", server.url)
+    try:
+        server.start()
+        child = start(argv, work)
+        time.sleep(seconds)
+        server.kill()
+        first = child.wait()
+        server.start()
+        second = run(argv, work)
+        server.kill()
+    finally:
+        server.close()
+    for outcome in (first, second):
+        keep(work, outcome)
+        if (crash := outcome.crash()) is not None:
+            return Tried("storage server killed", what, "wrong", crash)
+    if second.code != 0:
+        return Tried("storage server killed", what, "wrong", f"not gone on with: {second.err}")
+    return Tried("storage server killed", what, "right" if first.code == 0 else "refused")
