@@ -36,18 +36,18 @@ class Postgresql:
         self._own = {"user": user, "check": True, "stdout": subprocess.DEVNULL, "cwd": self.folder}
         self._control = [f"{Path(initdb).parent}/pg_ctl", "-D", str(self.folder / "data")]
         new = [initdb, "-D", str(self.folder / "data"), "-A", "trust", "-U", "tester", "--no-sync"]
-        subprocess.run(new, **self._own)  # type: ignore[call-overload]
+        subprocess.run(new, **self._own)
         self.url = f"postgresql://tester@/postgres?host={self.folder}"
 
     def start(self) -> None:
         """Begin to listen; returns when it does."""
         options = f"-k {self.folder} -c listen_addresses='' -c fsync=off"
         call = [*self._control, "-o", options, "-l", str(self.folder / "log"), "-w", "start"]
-        subprocess.run(call, **self._own)  # type: ignore[call-overload]
+        subprocess.run(call, **self._own)
 
     def kill(self) -> None:
         """End it at once, without a word to those who are connected."""
-        subprocess.run([*self._control, "-m", "immediate", "stop"], **self._own)  # type: ignore[call-overload]
+        subprocess.run([*self._control, "-m", "immediate", "stop"], **self._own)
 
     def close(self) -> None:
         """Remove its folder."""

@@ -24,26 +24,12 @@ WHOLE = ("1", "2", "0", "-1", "1000000000000")
 NUMBERS = (*WHOLE, "nan", "inf", "-inf", "1e26", "1.5", "", "text", "9" * 400, "0x10", "1,2", "٣")
 PATHS = (
     "", ".", "..", "/", "missing", "folder", "file", "file/below", "fifo", "/dev/full", "/dev/null", "/proc/x",
-    "/proc/self/mem",    "x" * 300, "odd-\udcff\udcfe", "[/red]y", "[bold]", "~nosuchuser/x", "a\x7fb", "new\nline", " ", "file:///missing",
-    "http://", "-",
+    "/proc/self/mem", "x" * 300, "odd-\udcff\udcfe", "[/red]y", "[bold]", "~nosuchuser/x", "a\x7fb", "new\nline", " ",
+    "file:///missing", "http://", "-",
 )  # fmt: skip
 TEXTS = (
-    "",
-    " ",
-    "text",
-    "[/red]",
-    "2020-13-45",
-    "-1",
-    "é",
-    "\udcff",
-    "x" * 5000,
-    "a,b",
-    "a=b",
-    "=",
-    ",",
-    "a:b",
-    "\x1b",
-)
+    "", " ", "text", "[/red]", "2020-13-45", "-1", "é", "\udcff", "x" * 5000, "a,b", "a=b", "=", ",", "a:b", "\x1b",
+)  # fmt: skip
 VALUES = (
     "nan", "inf", "-inf", "-1", "0", "1", "1e26", "-0.5", "1.5", '""', "text", "[]", "[1, [2]]", "{}", "true",
     "2020-13-45", "9" * 400, "[" * 2000 + "]" * 2000, "'[/red]'", "", "1000000000000", "{a = {b = 1}}",

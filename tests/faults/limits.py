@@ -92,7 +92,7 @@ def _give_away(work: Path) -> None:
 def _stdout(random: Random, work: Path) -> tuple[str, str, How]:
     stdout = random.choice([kind for kind in get_args(Stdout) if kind != "pipe"])
     stdin = random.choice(["null", "closed"])
-    return "stdout", f"stdout {stdout}, stdin {stdin}", {"stdout": stdout, "stdin": stdin}  # type: ignore[return-value]
+    return "stdout", f"stdout {stdout}, stdin {stdin}", {"stdout": stdout, "stdin": stdin}
 
 
 def _home(random: Random, work: Path) -> tuple[str, str, How]:

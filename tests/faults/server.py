@@ -306,7 +306,7 @@ def _command() -> int:
 
 def _end(code: int) -> int:
     """What Python does at its end: join threads, call what is registered, flush; 120 where that fails."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -336,9 +336,9 @@ def _streams(out: int, err: int, stdin: Stdin, stdout: Stdout) -> None:
     if stdout == "closed":
         os.close(1)
     encoding = "ascii" if stdout == "ascii" else "utf-8"
-    sys.stdin = sys.__stdin__ = None if stdin == "closed" else _text(0, "r", "utf-8", "strict")  # type: ignore
-    sys.stdout = sys.__stdout__ = None if stdout == "closed" else _text(1, "w", encoding, "strict")  # type: ignore
-    sys.stderr = sys.__stderr__ = _text(2, "w", encoding, "backslashreplace")  # type: ignore[assignment, misc]
+    sys.stdin = sys.__stdin__ = None if stdin == "closed" else _text(0, "r", "utf-8", "strict")
+    sys.stdout = sys.__stdout__ = None if stdout == "closed" else _text(1, "w", encoding, "strict")
+    sys.stderr = sys.__stderr__ = _text(2, "w", encoding, "backslashreplace")
 
 
 def _text(file: int, mode: str, encoding: str, errors: str) -> IO[str]:
