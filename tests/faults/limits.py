@@ -131,7 +131,7 @@ def shelter(*kept: Path) -> None:
     for folder in writable:
         os.makedirs(folder, exist_ok=True)
         mount(folder, folder, BIND)
-    for point in sorted(points - writable, key=len):
+    for point in sorted(points - writable - {"/dev/shm"}, key=len):  # numba needs its semaphores
         if not point.startswith(("/proc/", "/sys/")):
             with suppress(OSError):  # a point below another one that has just been covered
                 mount("none", point, REMOUNT | BIND | READ_ONLY)
