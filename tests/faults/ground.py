@@ -13,6 +13,7 @@ scores.parquet  ridge.parquet run's scores, and those of a baseline
 config.toml                   settings, those of the trainings included
 """
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ import pyarrow.parquet
 
 from tests.faults.server import Outcome, apart, rehearse, start
 
-CODES, DAYS, MORE, FEATURES, HORIZONS = 24, 150, 5, ("f0", "f1", "f2", "f3"), (1, 5)
+CODES, DAYS, MORE, FEATURES, HORIZONS = 26, 150, 5, ("f0", "f1", "f2", "f3"), (1, 5)
 CONFIG = """
 [data]
 arrow = "cache"
@@ -69,12 +70,10 @@ REHEARSED: tuple[tuple[str, ...], ...] = (
     ("predict", "run", "--arrow", "cache", "--date", "latest"),
     ("report", "run", "--arrow", "cache", "--out", "rehearsed.html"),
     ("report", "study", "--arrow", "cache", "--out", "rehearsed.html"),
-    ("export", "run", "--to", "torch", "--out", "rehearsed.pt", "--check", "--arrow", "cache"),
     ("cache", "simulate", "--out", "rehearsed", "--codes", "20", "--days", "60", "--features", "4"),
     ("cache", "build", "bars.parquet", "--recipe", "ohlcv", "--code", "code", "--out", "rehearsed-bars"),
     ("config", "show", "--config", "config.toml"),
     ("baseline", "--config", "config.toml", "--arrow", "cache", "--kind", "online"),
-    (*TRAIN, "--dry-run"),
 )  # fmt: skip
 
 
@@ -92,7 +91,18 @@ def make(folder: Path, say: Callable[[str], None] = print) -> Path:
     _stop_after_an_epoch(folder)
     for path in [*folder.rglob("report.html"), *folder.glob("rehearsed.*"), *folder.rglob("events.*")]:
         path.unlink()  # nothing reads them
+    for path in folder.glob("rehearsed*"):
+        shutil.rmtree(path)
     return folder
+
+
+def warm_up(folder: Path) -> None:
+    """Make this process warm by what `make` has made, in another process."""
+    commands = (*REHEARSED, (*TRAIN, "--out", "rehearsed", "--set", "train.epochs=1"))
+    for argv in commands:
+        rehearse(argv, folder)
+        for path in folder.glob("rehearsed*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _succeeded(argv: tuple[str, ...], outcome: Outcome) -> None:
@@ -152,7 +162,10 @@ def _panel(seed: int, days: int = DAYS + MORE) -> pa.Table:
         values[:, :-h] = closes[:, h:] / closes[:, :-h] - 1
     for name in FEATURES:
         columns[name] = noise.normal(0, 1, closes.shape) + 10 * np.nan_to_num(forward[1])
-    return _rows(columns | {f"fwd_{h}": values for h, values in forward.items()}, days)
+    rows = _rows(columns | {f"fwd_{h}": values for h, values in forward.items()}, days)
+    traded = noise.random(closes.shape) > 0.03
+    traded[3, :40] = traded[5, 90:] = False  # listed late, ended early
+    return rows.filter(pa.array(traded[:, :days].reshape(-1)))
 
 
 def _bars() -> pa.Table:

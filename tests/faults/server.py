@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NoReturn
+from typing import IO, Literal, NoReturn, TypedDict, Unpack
 
 Stdin = Literal["null", "closed"]
 Stdout = Literal["pipe", "full", "closed", "broken", "ascii"]
@@ -75,65 +75,62 @@ class Outcome:
         return [line for line in self.err.splitlines() if line.strip()]
 
 
-def run(
-    argv: Sequence[str | Path],
-    cwd: Path,
-    *,
-    timeout_s: float = TIMEOUT_S,
-    memory: int | None = None,
-    stdin: Stdin = "null",
-    stdout: Stdout = "pipe",
-    before: Callable[[], None] | None = None,
-) -> Outcome:
-    """Run `atft-engine` with these arguments in a child.
+class How(TypedDict, total=False):
+    """Of a child.
 
     Args:
-        cwd: the child's working folder.
-        timeout_s: after which it, and all processes that it has started, are killed.
         memory: bytes of address space that it may take beyond what it begins with.
         stdout: "pipe" is read; "full" is /dev/full; "closed" is no file; "broken" a pipe that nobody reads; "ascii" is
             read, and takes no other characters.
         before: called in the child before the command, for limits and faults of other kinds.
     """
+
+    memory: int | None
+    stdin: Stdin
+    stdout: Stdout
+    before: Callable[[], object]
+
+
+def run(argv: Sequence[str | Path], cwd: Path, *, timeout_s: float = TIMEOUT_S, **how: Unpack[How]) -> Outcome:
+    """Run `atft-engine` with these arguments in a child, whose working folder is `cwd`.
+
+    When its time is up, it and all processes that it has started are killed.
+    """
     assert_single_thread()
-    child = start(argv, cwd, memory=memory, stdin=stdin, stdout=stdout, before=before)
-    return child.wait(timeout_s)
+    return start(argv, cwd, **how).wait(timeout_s)
 
 
-def start(
-    argv: Sequence[str | Path],
-    cwd: Path,
-    *,
-    memory: int | None = None,
-    stdin: Stdin = "null",
-    stdout: Stdout = "pipe",
-    before: Callable[[], None] | None = None,
-) -> "Child":
+def start(argv: Sequence[str | Path], cwd: Path, **how: Unpack[How]) -> "Child":
     """As `run`, without waiting for its end: several commands at once, or one that is sent a signal."""
     out, err = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child([str(part) for part in argv], cwd, out[1], err[1], memory, stdin, stdout, before)
+        _child([str(part) for part in argv], cwd, out[1], err[1], how)
     os.close(out[1])
     os.close(err[1])
     return Child(pid, out[0], err[0])
 
 
-def apart(work: Callable[[], None]) -> None:
-    """Call a function in a child, for what may start threads. Raises RuntimeError where it fails."""
+def apart(work: Callable[[], str | None]) -> str:
+    """What a function returns that is called in a child, for what may start threads. RuntimeError where it fails."""
     assert_single_thread()
+    read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        failed = True
         try:
-            work()
-            code = 0
+            os.write(write, (work() or "").encode()[:4096])
+            failed = False
         except BaseException:
-            traceback.print_exc()
+            os.write(write, traceback.format_exc().encode()[-4096:])
         finally:
-            os._exit(code)
+            os._exit(failed)
+    os.close(write)
+    with os.fdopen(read, errors="replace") as file:
+        text = file.read()
     if os.waitpid(pid, 0)[1]:
-        raise RuntimeError(f"{work} failed in its process")
+        raise RuntimeError(text)
+    return text
 
 
 class Child:
@@ -220,7 +217,7 @@ def rehearse(argv: Sequence[str | Path], cwd: Path) -> Outcome:
         with os.fdopen(write, "w") as file:
             file.write(names)
 
-    child = start(argv, cwd, before=lambda: atexit.register(tell))  # type: ignore[arg-type, return-value]
+    child = start(argv, cwd, before=lambda: atexit.register(tell))
     os.close(write)
     with os.fdopen(read) as file:
         names = file.read().split("\n")
@@ -267,32 +264,23 @@ def _load_compiled() -> None:
                     function.compile(key[0])
 
 
-def _child(
-    argv: list[str],
-    cwd: Path,
-    out: int,
-    err: int,
-    memory: int | None,
-    stdin: Stdin,
-    stdout: Stdout,
-    before: Callable[[], None] | None,
-) -> NoReturn:
+def _child(argv: list[str], cwd: Path, out: int, err: int, how: How) -> NoReturn:
     """The command, from its streams to its exit code; never returns to the parent's code."""
     code = 1
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
-        _streams(out, err, stdin, stdout)
+        _streams(out, err, how.get("stdin", "null"), how.get("stdout", "pipe"))
         os.chdir(cwd)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if memory is not None:
+        if (memory := how.get("memory")) is not None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         if (choose := sys.modules.get("loaders.tiers.choose")) is not None:
             choose._loaded_in = os.getpid()  # it refuses a fork, which may lack threads: the parent had none
         sys.argv = ["atft-engine", *argv]
-        if before is not None:
+        if (before := how.get("before")) is not None:
             before()
         code = _command()
     except BaseException:
@@ -318,7 +306,7 @@ def _command() -> int:
 
 def _end(code: int) -> int:
     """What Python does at its end: join threads, call what is registered, flush; 120 where that fails."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -348,9 +336,9 @@ def _streams(out: int, err: int, stdin: Stdin, stdout: Stdout) -> None:
     if stdout == "closed":
         os.close(1)
     encoding = "ascii" if stdout == "ascii" else "utf-8"
-    sys.stdin = sys.__stdin__ = None if stdin == "closed" else _text(0, "r", "utf-8", "strict")  # type: ignore
-    sys.stdout = sys.__stdout__ = None if stdout == "closed" else _text(1, "w", encoding, "strict")  # type: ignore
-    sys.stderr = sys.__stderr__ = _text(2, "w", encoding, "backslashreplace")  # type: ignore[assignment, misc]
+    sys.stdin = sys.__stdin__ = None if stdin == "closed" else _text(0, "r", "utf-8", "strict")
+    sys.stdout = sys.__stdout__ = None if stdout == "closed" else _text(1, "w", encoding, "strict")
+    sys.stderr = sys.__stderr__ = _text(2, "w", encoding, "backslashreplace")
 
 
 def _text(file: int, mode: str, encoding: str, errors: str) -> IO[str]:

@@ -2,12 +2,7 @@
 
 import functools
 import multiprocessing.forkserver
-import os
-import pwd
-import shutil
 import socket
-import subprocess
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -19,6 +14,7 @@ from hpo.storage import open_storage
 from hpo.study import run_study
 from tests.hpo.workers import QUIET, work
 from tests.panels import write_panel
+from tests.servers import Postgresql
 
 multiprocessing.forkserver.ensure_running()  # it imports what workers need while other tests run
 
@@ -46,25 +42,18 @@ def finished(cache, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """URL of a PostgreSQL server of the tests' own. It listens on a socket in its folder, so it needs no port."""
+    """URL of a PostgreSQL server of the tests' own."""
     pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
-    found = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))  # where Debian puts it
-    initdb = found[-1] if found else shutil.which("initdb")
-    if initdb is None:
-        pytest.skip("PostgreSQL's server is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="atft-pg-"))  # mode 700
-    user = os.getuid() or pwd.getpwnam("nobody").pw_uid  # a server refuses to run as root
-    os.chown(folder, user, -1)
-    own = {"user": user, "check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
-    server = [f"{Path(initdb).parent}/pg_ctl", "-D", str(folder / "data")]
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
     try:
-        subprocess.run([initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "tester", "--no-sync"], **own)
-        subprocess.run([*server, "-o", options, "-l", str(folder / "log"), "-w", "start"], **own)
-        yield f"postgresql://tester@/postgres?host={folder}"
-        subprocess.run([*server, "-m", "immediate", "stop"], **own)
+        server = Postgresql()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    try:
+        server.start()
+        yield server.url
+        server.kill()
     finally:
-        shutil.rmtree(folder)
+        server.close()
 
 
 @pytest.fixture(scope="session")
