@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults import ground, inputs, limits, mutations, readers
+from tests.faults.calls import interrupted, shim
 from tests.faults.limits import shelter
 from tests.faults.readers import Tried
 from tests.faults.server import assert_single_thread
@@ -45,7 +46,8 @@ class Layer:
 
     attempt: Attempt
     share: float
-    count: int | None = None
+    count: Callable[[], int] | None = None
+    is_below: bool = False  # the process: it needs the layer of calls/shim.c, and `calls.prepare`
 
 
 def _mutation(random: Random, number: int, ground: Path, work: Path, expected: Callable[[str], Any]) -> Tried:
@@ -61,9 +63,12 @@ def _limit(random: Random, number: int, ground: Path, work: Path, expected: Call
 
 
 LAYERS: dict[str, Layer] = {
-    "mutations": Layer(_mutation, 0.6),
-    "inputs": Layer(_input, 0.2, len(inputs.every_input())),
+    "mutations": Layer(_mutation, 0.4),
+    "inputs": Layer(_input, 0.1, lambda: len(inputs.every_input())),
     "limits": Layer(_limit, 0.1),
+    "kills": Layer(interrupted.attempt_kill, 0.2, lambda: len(interrupted.kills()), is_below=True),
+    "errors": Layer(interrupted.attempt_error, 0.1, lambda: len(interrupted.errors()), is_below=True),
+    "power": Layer(interrupted.attempt_cut, 0.1, lambda: len(interrupted.cuts()), is_below=True),
 }
 JOBS = 2  # children at a time
 MARK = "<!-- faults: written by python -m tests.faults -->"
@@ -73,6 +78,9 @@ def main() -> int:
     """The command; 1 where anything was wrong."""
     options = _options()
     options.out = options.out.absolute()
+    names = options.only or list(LAYERS)
+    if any(LAYERS[name].is_below for name in names) and not shim.is_loaded():
+        shim.restart()
     console = Console(highlight=False)
     root = Path(tempfile.mkdtemp(prefix="atft-faults-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     root.chmod(0o711)  # a command may be another user's
@@ -135,7 +143,10 @@ def run_layer(
     """Make faults of one layer in JOBS processes; gives the id and the end of each."""
     assert_single_thread()
     deadline = time.monotonic() + seconds
-    ends = [each for each in (LAYERS[name].count, count) if each is not None]
+    layer = LAYERS[name]
+    if layer.is_below:
+        interrupted.prepare(made, root / "unbroken")
+    ends = [each for each in (layer.count and layer.count(), count) if each is not None]
     files = [root / f"{name}-{job}.jsonl" for job in range(JOBS)]
     pids = []
     for job, file in enumerate(files):

@@ -55,13 +55,14 @@ class Work:
 def works() -> list[Work]:
     """All of them."""
     resume = ["train", "--out", "out", "--resume"]
-    columns = ["--features", "f*", "--targets", "fwd_1,fwd_5"]
+    columns = ["panel.parquet", "--features", "f*", "--targets", "fwd_1,fwd_5"]
+    bars = ["bars.parquet", "--recipe", "ohlcv", "--code", "code"]
     predict = ["predict", "run", "--arrow", "cache", "--out", "scores.parquet"]
     given = ("cache", "config.toml")
     return [
-        Work("build", ("panel.parquet",), ["cache", "build", "panel.parquet", *columns, "--out", "out"], cache_at("out")),
-        Work("build over a cache", ("bars.parquet", "cache"),
-             ["cache", "build", "bars.parquet", "--recipe", "ohlcv", "--code", "code", "--out", "cache"], cache_at("cache")),
+        Work("build", ("panel.parquet",), ["cache", "build", *columns, "--out", "out"], cache_at("out")),
+        Work("build over a cache", ("bars.parquet", "cache"), ["cache", "build", *bars, "--out", "cache"],
+             cache_at("cache")),
         Work("append", ("cache", "more.parquet"), ["cache", "append", "cache", "more.parquet"], cache_at("cache"),
              is_refused_when_done=True),
         Work("simulate", (), ["cache", "simulate", "--codes", "30", "--days", "80", "--features", "4", "--out", "out"],

@@ -6,9 +6,9 @@ python -m tests.faults    starts again with it loaded; `counting`, `killing` and
 import ctypes
 import errno
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ SOURCE = Path(__file__).with_name("shim.c")
 OPEN, READ, WRITE, SYNC, NAME, SIZE, MAP, LOCK = (1 << i for i in range(8))
 CHANGES = WRITE | SYNC | NAME | SIZE  # and OPEN, where it makes or empties a file, which the log has alone
 EVERY = OPEN | READ | CHANGES | MAP | LOCK
+KINDS = 8
 
 COUNT, KILL_BEFORE, KILL_AFTER, TEAR, FAIL, FAIL_ON = range(6)
 
@@ -52,9 +53,9 @@ class Fault:
         return f"{names[self.what]} call {self.number} of {self.kinds:#x} {error}".strip()
 
 
-def counted() -> int:
-    """How many calls have counted since `arm`, in this process."""
-    return int(_loaded().faults_counted())
+def counted() -> list[int]:
+    """How many calls of each kind have counted since `arm`, in this process."""
+    return [int(_loaded().faults_counted(kind)) for kind in range(KINDS)]
 
 
 def is_loaded() -> bool:
@@ -62,23 +63,15 @@ def is_loaded() -> bool:
     return hasattr(ctypes.CDLL(None), "faults_arm")
 
 
-def build(folder: Path) -> Path | None:
-    """The compiled layer; None without gcc."""
-    if shutil.which("gcc") is None:
-        return None
-    out = folder / "shim.so"
-    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", out, SOURCE, "-ldl", "-lpthread"], check=True)
-    return out
-
-
-def restart_with(library: Path) -> None:
-    """Start this program again with the layer loaded; its children have it too."""
-    loaded = os.environ | {"LD_PRELOAD": str(library)}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], loaded)
+def restart() -> None:
+    """Start this program again with the layer, which is compiled for it. Raises CalledProcessError without gcc."""
+    library = Path(tempfile.gettempdir()) / f"atft-faults-{os.getpid()}.so"
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl", "-lpthread"], check=True)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"LD_PRELOAD": str(library)})
 
 
 def _loaded() -> ctypes.CDLL:
     library = ctypes.CDLL(None)
     library.faults_arm.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 2, ctypes.c_long, ctypes.c_int, ctypes.c_int]
-    library.faults_counted.restype = ctypes.c_long
+    library.faults_counted.argtypes, library.faults_counted.restype = [ctypes.c_int], ctypes.c_long
     return library

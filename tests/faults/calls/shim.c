@@ -28,12 +28,12 @@
 
 enum { OPEN = 1, READ = 2, WRITE = 4, SYNC = 8, NAME = 16, SIZE = 32, MAP = 64, LOCK = 128 };
 enum { COUNT = 0, KILL_BEFORE = 1, KILL_AFTER = 2, TEAR = 3, FAIL = 4, FAIL_ON = 5 };
-enum { PATH = 4096 };
+enum { PATH = 4096, KINDS = 8 };
 
 static char folder[PATH];
 static size_t folder_length;
 static int mode, mask, failure, log_fd = -1;
-static long chosen, counted;
+static long chosen, counted, of_kind[KINDS];
 static pthread_mutex_t logging = PTHREAD_MUTEX_INITIALIZER;
 static __thread int dies;
 
@@ -45,10 +45,11 @@ void faults_arm(const char *below, int kinds, int what, long number, int error, 
     folder_length = strlen(folder);
     mask = kinds, mode = what, chosen = number, failure = error, log_fd = log;
     __atomic_store_n(&counted, 0, __ATOMIC_SEQ_CST);
+    memset(of_kind, 0, sizeof of_kind);
 }
 
-/* How many calls have counted. */
-long faults_counted(void) { return __atomic_load_n(&counted, __ATOMIC_SEQ_CST); }
+/* How many calls of a kind, the bit 1 << kind, have counted. */
+long faults_counted(int kind) { return __atomic_load_n(&of_kind[kind], __ATOMIC_SEQ_CST); }
 
 static void die(void) { syscall(SYS_kill, getpid(), SIGKILL); for (;;) pause(); }
 
@@ -88,6 +89,7 @@ static int below(const char *path) {
 static int meet(int kind, const char *path, const char *other, int *half) {
     if (!(kind & mask) || !(below(path) || below(other))) return 0;
     long number = __atomic_add_fetch(&counted, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&of_kind[__builtin_ctz(kind)], 1, __ATOMIC_SEQ_CST);
     if (mode == FAIL_ON && number >= chosen) return failure;
     if (number != chosen) return 0;
     if (mode == FAIL) return failure;

@@ -1,9 +1,9 @@
 """What a disk may hold when the power goes: a recorded sequence of calls (shim.c), played back up to any of them.
 
 A disk keeps what was synced: the bytes of a file by an fsync of the file, a name by an fsync of its folder. All else it
-may have written or not. Two disks are the worst that it can leave: `names=False`, which has nothing that was not synced,
-and `names=True`, which has every name at once, and of the files behind them the bytes that were synced alone: the one
-that shows a rename that came before its bytes.
+may have written or not. Two disks are the worst that it can leave. `names=False` has nothing that was not synced.
+`names=True` has every name at once, and of the files behind them the bytes that were synced alone: it shows a rename
+that came before its bytes.
 """
 
 from dataclasses import dataclass, field
