@@ -223,7 +223,8 @@ def manifest_id(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet) -> None:
-    """Measure the stored features, write rows.npy, checksum all files of rows, write the manifest, flush all."""
+    """Measure the stored features, write rows.npy, checksum all files of rows, write the manifest; who has
+    made the folder syncs them."""
     manifest.panel_bytes = (folder / PANEL).stat().st_size
     batches = open_columns(folder, manifest).batches
     manifest.stored = _measure(batches, part_of(progress, 0, 0.5))
@@ -232,19 +233,12 @@ def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes, part_of(progress, 0.5, 1))
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
-    files = [PANEL, ROWS]
     if manifest.built_from is not None:
-        files.append(SOURCE)
         manifest.built_from.bytes = (folder / SOURCE).stat().st_size
         manifest.built_from.checksums = chunk_checksums(folder / SOURCE, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
         json.dump(manifest.model_dump(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    for name in files:
-        with (folder / name).open("rb") as rows:
-            os.fsync(rows.fileno())
 
 
 def _measure(batches: list[Columns], progress: Progress, rows: int = 1 << 14) -> list[FeatureStats]:

@@ -77,7 +77,7 @@ def test_a_full_disk_is_bad_input(tmp_path):
 
 def test_out_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="cannot be written"), atomic_folder(tmp_path / "file" / "cache"):
+    with pytest.raises(InputError, match="cannot be made"), atomic_folder(tmp_path / "file" / "cache"):
         pytest.fail("never entered")
 
 

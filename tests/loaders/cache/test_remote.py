@@ -275,11 +275,11 @@ def test_a_store_that_cannot_be_written_or_is_full(there, tmp_path, monkeypatch)
 
 def test_what_a_killed_process_left_is_removed(there, tmp_path):
     store, identity = tmp_path / "store", read_manifest(there).cache_id
-    for name in (f".{identity}.partial-1", ".other.partial-1"):
+    for name in (f".{identity}.partial", ".other.partial"):
         (store / name).mkdir(parents=True)
         (store / name / PANEL).write_bytes(b"half")
     local_copy(there.as_uri(), store)
-    assert kept(store) == sorted([".other.partial-1", identity])
+    assert kept(store) == sorted([".other.partial", identity])
 
 
 @pytest.fixture
