@@ -42,7 +42,8 @@ from hpo.storage import (
     storage_failed,
 )
 from hpo.trial import study_folds, tuning_days
-from loaders.errors import InputError, WriteError
+from loaders.disk.durable import make_folder
+from loaders.errors import InputError
 from loaders.panel import open_panel
 
 BATCH = 20  # trials of a batch on a GPU
@@ -59,10 +60,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """
     _quiet()
     check_space(work.config.hpo.space)
-    try:
-        work.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(str(work.folder), f"cannot be made ({error.strerror})", "Pass another --out") from error
+    make_folder(work.folder)
     try:
         return _run_study(work, workers, console)
     except storage_errors() as error:

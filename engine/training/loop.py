@@ -31,7 +31,7 @@ from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
 from engine.training.objective import term_names
-from engine.training.run import Run, lost_ranks_explained, open_run
+from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
 from loaders.cache.atomic import write_atomically
@@ -89,14 +89,17 @@ class EpochResult:
 def epochs(run: Run) -> Iterator[EpochResult]:
     """Train and validate, epoch by epoch, until the run is finished. Training, tuning and the dry run iterate over it.
 
+    Until it ends, a signal lets the step finish and saves a checkpoint. Before and after there is nothing to save.
+
     Raises RunFailed for a loss or validation metric that is not finite, Stopped after a signal, InputError where rows
     have changed on disk.
     """
-    while not run.state.finished:
-        (result,) = next_epochs([run])
-        if isinstance(result, RunFailed):
-            raise result
-        yield result
+    with stop_signals(run.stop):
+        while not run.state.finished:
+            (result,) = next_epochs([run])
+            if isinstance(result, RunFailed):
+                raise result
+            yield result
 
 
 def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:
