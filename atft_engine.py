@@ -57,15 +57,19 @@ def ends_in_one_line() -> Iterator[None]:
             asked.append((number, time.monotonic()))
             raise Interrupted
 
+    def raise_again(_number: int, _frame: Any) -> None:
+        raise Interrupted
+
     def report_or_repeat(unraisable: "sys.UnraisableHookArgs") -> None:
         """Where Python cannot raise, as in a callback of its locks of imports, it would print and go on."""
-        if unraisable.exc_type is not Interrupted:
+        if unraisable.exc_type is Interrupted:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # not here, where it would be lost too
+        else:
             report(unraisable)
-            return
-        os.kill(os.getpid(), asked.pop()[0])
 
     taken = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
     sys.unraisablehook = report_or_repeat
+    signal.signal(signal.SIGALRM, raise_again)
     for each in taken:
         signal.signal(each, stop)
     try:

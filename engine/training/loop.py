@@ -1,6 +1,7 @@
 """The training loop: blocks in, a run folder out. It reads top to bottom; everything it decides is in `State`."""
 
 import math
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from engine.checkpoint import BEST, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
-from engine.errors import RunFailed
+from engine.errors import RunFailed, Stopped
 from engine.inputs import open_inputs
 from engine.live.state import ONLINE, state_of, write_state
 from engine.model.ensemble import Ensemble
@@ -100,6 +101,9 @@ def epochs(run: Run) -> Iterator[EpochResult]:
             if isinstance(result, RunFailed):
                 raise result
             yield result
+    if run.stop:  # in the last validation
+        what = f"{run.folder}: stopped by {signal.Signals(run.stop[0]).name} after the last epoch"
+        raise Stopped(f"{what}. Resume with --resume --out {run.folder}")
 
 
 def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:
