@@ -325,9 +325,14 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
 
 
 def _verify_file(path: Path, checksums: list[str], size: int, progress: Progress = quiet) -> None:
-    if not path.is_file():
-        raise InputError(str(path), "is missing", "Restore or rebuild the cache")
-    found = chunk_checksums(path, size, progress)
+    try:
+        if not path.is_file():
+            raise InputError(str(path), "is missing", "Restore or rebuild the cache")
+        found = chunk_checksums(path, size, progress)
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be read ({error.strerror})", "Give yourself access to it, or rebuild the cache"
+        ) from error
     if len(found) != len(checksums):
         raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
     bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]
