@@ -113,11 +113,13 @@ def test_a_read_only_run_is_not_resumed_and_is_scored(small_run, tmp_path, monke
     assert run_command("evaluate", run)[0] == 0
 
 
-@pytest.mark.parametrize("where", ["/proc/scores.parquet", "/sys/scores.parquet", "FILE/scores.parquet", "/dev/full"])
+@pytest.mark.parametrize("where", ["/proc/scores.parquet", "/sys/scores.parquet", "FILE/scores.parquet", "FIFO"])
 @pytest.mark.parametrize("command", ["predict", "baseline"])
 def test_an_out_where_nothing_can_be_written(small_run, small_cache, tmp_path, run_command, where, command):
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    where = where.replace("FILE", str(tmp_path / "file")).replace("FIFO", str(tmp_path / "fifo"))
     source = [small_run] if command == "predict" else ["--arrow", small_cache, "--kind", "reversal"]
-    code, _, err = run_command(command, *source, "--out", where.replace("FILE", str(tmp_path / "file")))
+    code, _, err = run_command(command, *source, "--out", where)
     assert (code, err.count("\n")) == (2, 1)
     assert "could not be written" in err
