@@ -3,24 +3,85 @@
 Our packages have short names (`engine`, `kernels`, ...) that another distribution, or a file in a working folder, may
 have too. Whichever comes first on Python's path wins, and the mixture fails far from its cause. So the command looks
 where each name leads before it imports any of them, and says which is another's. This module's own name is unlikely.
+
+Ctrl-C and SIGTERM end it with one line from here on, also while packages are imported (`ends_in_one_line`).
 """
 
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 PACKAGES = ("engine", "hpo", "kernels", "loaders")
 
 
-def main() -> None:
-    """The command line. Exit code 2 where it cannot start here."""
-    refuse_other_systems()
-    refuse_clashes()
-    from hpo.cli import main
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. No KeyboardInterrupt, since the parser of commands ends at one without a line."""
 
-    main()
+
+def main() -> None:
+    """The command line. Exit code 2 where it cannot start here, 1 where a signal ends it."""
+    with ends_in_one_line():
+        refuse_other_systems()
+        refuse_clashes()
+        from hpo.cli import main
+
+        main()
+
+
+@contextmanager
+def ends_in_one_line() -> Iterator[None]:
+    """Make of Ctrl-C and SIGTERM one line and exit code 1, after whatever is half written has been removed.
+
+    Another signal a second later or more ends the process at once. A signal that was ignored before stays so. A
+    training has handlers of its own while it has something to save (engine/training/run.py).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[tuple[int, float]] = []  # number of the signal, time
+    report = sys.unraisablehook
+
+    def stop(number: int, _frame: Any) -> None:
+        if asked and time.monotonic() - asked[0][1] >= 1:
+            print("stopped at once", file=sys.stderr, flush=True)
+            os._exit(1)
+        if not asked:
+            asked.append((number, time.monotonic()))
+            raise Interrupted
+
+    def raise_again(_number: int, _frame: Any) -> None:
+        raise Interrupted
+
+    def report_or_repeat(unraisable: "sys.UnraisableHookArgs") -> None:
+        """Where Python cannot raise, as in a callback of its locks of imports, it would print and go on."""
+        if unraisable.exc_type is Interrupted:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # not here, where it would be lost too
+        else:
+            report(unraisable)
+
+    taken = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    sys.unraisablehook = report_or_repeat
+    signal.signal(signal.SIGALRM, raise_again)
+    for each in taken:
+        signal.signal(each, stop)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        name = signal.Signals(asked[0][0]).name if asked else "SIGINT"
+        print(f"stopped by {name}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        sys.unraisablehook = report
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)  # what is left is Python's own end, which would print a traceback
 
 
 def refuse_other_systems() -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.api.caches import build_cache
+    from engine.api.caches import append_cache, build_cache
     from engine.api.figures import Evaluation, evaluate, ic
     from engine.api.losses import rank_loss
     from engine.api.panels import Panel, PanelBlock, open_panel
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback", "Config", "Evaluation", "InputError", "LookAhead", "MLflow", "Panel", "PanelBlock", "Run", "WandB",
-    "build_cache", "check_causal", "evaluate", "export_run", "ic", "open_panel", "predict_latest", "rank_loss",
-    "remember", "report", "train",
+    "append_cache", "build_cache", "check_causal", "evaluate", "export_run", "ic", "open_panel", "predict_latest",
+    "rank_loss", "remember", "report", "train",
 ]  # fmt: skip
 
 _WHERE = {
@@ -42,6 +42,7 @@ _WHERE = {
     "PanelBlock": "engine.api.panels",
     "Run": "engine.api.runs",
     "WandB": "engine.callbacks.wandb",
+    "append_cache": "engine.api.caches",
     "build_cache": "engine.api.caches",
     "check_causal": "engine.model.causality",
     "evaluate": "engine.api.figures",

@@ -1,9 +1,9 @@
 """`python -m engine` is `atft-engine` without `hpo`, which stands above it."""
 
-from atft_engine import refuse_clashes
+from atft_engine import ends_in_one_line, refuse_clashes
 
-refuse_clashes()
+with ends_in_one_line():
+    refuse_clashes()
+    from engine.cli.app import main
 
-from engine.cli.app import main  # noqa: E402
-
-main()
+    main()

@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import BaseModel, ValidationError
 
+from loaders.disk.durable import sync_folder
 from loaders.errors import InputError, WriteError
 
 JOURNAL = "study.journal"
@@ -104,6 +105,7 @@ class Journal(JournalFileBackend):
             super().__init__(str(path))
             with self._locked() as file:
                 _mend(file, path)
+            sync_folder(path.parent)
         except OSError as error:
             cure = "Make room there, or pass another --out"
             raise WriteError(str(path), f"cannot be opened for writing ({error.strerror})", cure) from error

@@ -10,7 +10,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -42,7 +45,8 @@ from hpo.storage import (
     storage_failed,
 )
 from hpo.trial import study_folds, tuning_days
-from loaders.errors import InputError, WriteError
+from loaders.disk.durable import make_folder
+from loaders.errors import InputError
 from loaders.panel import open_panel
 
 BATCH = 20  # trials of a batch on a GPU
@@ -59,10 +63,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """
     _quiet()
     check_space(work.config.hpo.space)
-    try:
-        work.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(str(work.folder), f"cannot be made ({error.strerror})", "Pass another --out") from error
+    make_folder(work.folder)
     try:
         return _run_study(work, workers, console)
     except storage_errors() as error:
@@ -156,31 +157,40 @@ def _run_workers(work: Work, study: optuna.Study, workers: int, live: Live) -> N
     processes = [
         context.Process(target=_worker, args=(work, threads), name=f"worker-{number}") for number in range(workers)
     ]
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    interrupt = signal.getsignal(signal.SIGINT)
     try:
-        # Workers inherit that they ignore Ctrl-C, which a terminal sends to all: this process ends them, with one line.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for process in processes:
-            process.start()
-        signal.signal(signal.SIGINT, interrupt)
-        with live:
-            for process in processes:
-                process.join()
+        with _handled_by(signal.default_int_handler, signal.SIGINT, signal.SIGTERM):
+            # Workers inherit that they ignore Ctrl-C, which a terminal sends to all: this process ends them.
+            with _handled_by(signal.SIG_IGN, signal.SIGINT):
+                for process in processes:
+                    process.start()
+            with live:
+                for process in processes:
+                    process.join()
     except KeyboardInterrupt as stop:
         for process in processes:
             if process.pid is not None:
                 process.terminate()
                 process.join()
         raise Stopped(f"{work.folder}: stopped by a signal. The same command resumes it") from stop
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, previous)
     finished = count_finished(study)
     if finished < work.trials:
         codes = ", ".join(str(process.exitcode) for process in processes)
         what = f"{work.folder}: the workers ended (exit codes {codes}) after {finished} of {work.trials} trials"
         raise RunFailed(f"{what}. The same command resumes it")
+
+
+@contextmanager
+def _handled_by(handler: Any, *numbers: int) -> Iterator[None]:
+    """Let a handler take signals while the block runs; in a thread beside the main one, which gets none, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def _worker(work: Work, threads: int) -> None:

@@ -4,7 +4,6 @@ The trial's run folder is an ordinary one, so a trial whose worker died resumes 
 """
 
 import math
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from engine.errors import RunFailed
 from engine.inputs import Inputs
 from engine.training.fold import Fold, make_fold
 from engine.training.loop import EpochResult
-from engine.training.run import Run, open_run
+from engine.training.run import CONFIG, Run, open_run
 from engine.training.step.learner import Slots
 from hpo.config import StudyConfig
 from loaders.errors import InputError, WriteError
@@ -101,9 +100,7 @@ def run_trial(
     before = 0  # epochs of the folds that are finished
     for number, (config, fold) in enumerate(folds):
         run_folder = folder / f"fold-{number}" if len(folds) > 1 else folder
-        resume = (run_folder / "config.toml").exists()
-        if not resume:
-            shutil.rmtree(run_folder, ignore_errors=True)  # the start of a run whose worker was killed before it stood
+        resume = (run_folder / CONFIG).exists()
         try:
             with open_run(config, inputs, fold, run_folder, resume, QUIET, slots=slots, stop=stop) as run:
                 metrics: list[float] = []

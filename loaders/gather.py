@@ -10,8 +10,9 @@ N runs (S codes of a block), D scored days, L context, T = D + L - 1 days read, 
 import threading
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from kernels.jit.compile import jit
 from loaders.batch import Batch, Slot, new_slot
 from loaders.cache.format import SCORED
 from loaders.panel import Int, Panel
@@ -72,7 +73,7 @@ def _fill(panel: Panel, part: Days, codes: Int, first_day: int, day: Int, each: 
         _gather(panel.spans, half, codes, first_day, day, each, context, part.start, part.stop, x, presence, y)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@jit(parallel=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
     spans, half, codes, first_day, day, each, context, start, stop, x, presence, y
 ):

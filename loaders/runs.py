@@ -10,9 +10,11 @@ Addresses are uintp. A caller that hands its target to another thread calls `fen
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from kernels.jit.compile import jit
 
 LINE = 64  # bytes of a cache line, and of one streaming store
 VALUES = LINE // 4
@@ -94,7 +96,7 @@ def prefetch(typingctx: Any, source: Any) -> Any:
     return types.void(types.uintp), codegen
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def prefetch_run(source, size):  # type: ignore[no-untyped-def]
     """Begin to load the lines of `size` bytes."""
     for at in range(0, size, LINE):
@@ -112,7 +114,7 @@ def fence(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def copy_run(target, source, values):  # type: ignore[no-untyped-def]
     """`values` float32 from source to target, both aligned to 4 bytes."""
     head = min(values, (-target % LINE) // 4)
@@ -127,7 +129,7 @@ def copy_run(target, source, values):  # type: ignore[no-untyped-def]
     copy_bytes(target + done, source + done, (values - head) * 4 - done)
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def widen_run(target, source, values):  # type: ignore[no-untyped-def]
     """`values` float16 at source, aligned to 2 bytes, to float32 at target, aligned to 4."""
     head = min(values, (-target % LINE) // 4)

@@ -1,4 +1,4 @@
-"""Build a cache from files or frames."""
+"""Build a cache from files or frames, and append days to it."""
 
 import datetime
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from engine.api.frames import naming_arguments, polars
-from engine.api.panels import Panel, open_panel
+from engine.api.panels import Date, Panel, open_panel
 from loaders.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,12 +57,45 @@ def build_cache(
     return open_panel(out)
 
 
+def append_cache(
+    cache: str | Path | Panel,
+    source: Any,
+    *,
+    end: Date | None = None,
+    delisting_returns: Any = None,
+    tell: Callable[[str], None] | None = print,
+) -> Panel:
+    """Add the days that files or frames hold after a cache's last one, and open the new cache.
+
+    It is the cache that a rebuild from all files gives, bit for bit; panels that were opened before keep their rows.
+
+    Args:
+        cache: made by `build_cache` or `atft-engine cache build`; it is replaced.
+        source: as of `build_cache`, with the columns the cache was built from. Days that the cache has must be as they
+            were.
+        end: last date that is taken; default: all.
+        delisting_returns: a file or frame of returns that were not known before (recipe "ohlcv").
+        tell: receives lines about what was added. None: they are not shown.
+
+    Raises InputError for what `atft-engine cache append` refuses, such as a past that differs; the cache stays as it is
+    then.
+    """
+    polars("append_cache")
+    from loaders.cache.append import append
+
+    folder = cache.folder if isinstance(cache, Panel) else Path(cache)
+    with naming_arguments():
+        returns = _plain("delisting_returns", delisting_returns)
+        append(folder, _sources(source), tell or (lambda line: None), end=_plain("end", end), delisting_returns=returns)
+    return open_panel(folder)
+
+
 def _sources(source: Any) -> "list[Source]":
     from loaders.cache.sources.frames import as_frame, is_frame
 
     several = source if isinstance(source, list | tuple) else [source]
     if not several:
-        raise InputError("build_cache", "the list of sources is empty", "Give files or frames")
+        raise InputError("source", "the list of sources is empty", "Give files or frames")
     found: list[Source] = []
     for number, each in enumerate(several, 1):
         if is_frame(each):
@@ -71,7 +104,7 @@ def _sources(source: Any) -> "list[Source]":
             found.append(Path(each))
         else:
             cure = "Give a path, or a frame of Polars, pandas 2.2, pyarrow or DuckDB"
-            raise InputError("build_cache", f"{type(each).__name__} is neither a path nor a frame", cure)
+            raise InputError("source", f"{type(each).__name__} is neither a path nor a frame", cure)
     return found
 
 

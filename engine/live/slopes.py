@@ -33,7 +33,7 @@ class LiveSlopes:
 
     def keep(self, run: TrainedRun) -> list[str]:
         """Keep the state that was reached, if any, with the run; gives what is to be told."""
-        told = None if self.reached is None else keep_state(run.folder, self.reached)
+        told = None if self.reached is None else keep_state(run.folder, self.reached, run.state)
         return [] if told is None else [told]
 
 

@@ -22,6 +22,8 @@ from torch import Tensor
 from engine.checkpoint import State
 from engine.score.online import HALF_LIFE, Sums, label_days
 from loaders.cache.atomic import write_atomically
+from loaders.disk.durable import make_folder
+from loaders.disk.lock import LOCK, release, take
 from loaders.errors import InputError
 from loaders.panel import Int, Panel
 
@@ -110,14 +112,23 @@ def kept_states(folder: Path, run: State) -> list[OnlineState]:
     return sorted((state for state in found if state is not None), key=lambda state: state.date, reverse=True)
 
 
-def keep_state(folder: Path, state: OnlineState) -> str | None:
-    """Make a state a run folder's newest; gives what is to be told where the folder cannot be written."""
+def keep_state(folder: Path, state: OnlineState, run: State) -> str | None:
+    """Make a state a run folder's newest; gives what is to be told where the folder cannot be written.
+
+    Of several predictions at once the state of the latest day stays.
+    """
+    live = folder / LIVE
     try:
-        (folder / LIVE).mkdir(exist_ok=True)
-        write_state(folder / LIVE / ONLINE, state)
+        make_folder(live)
+        lock = take(live / LOCK, wait=True)
+        try:
+            if not any(kept.date > state.date for kept in kept_states(folder, run)):
+                write_state(live / ONLINE, state)
+        finally:
+            release(live / LOCK, lock)
     except (OSError, InputError) as error:
         reason = error.what if isinstance(error, InputError) else error.strerror
-        return f"state: {folder / LIVE} cannot be written ({reason}), so the next days start from an older state"
+        return f"state: {live} cannot be written ({reason}), so the next days start from an older state"
     return None
 
 

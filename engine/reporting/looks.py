@@ -12,6 +12,7 @@ A line is one write in append mode: writers do not lock, and a killed one leaves
 Figures of training and validation days are no looks, nor is what tuning sees.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from typing import Any
 
 from engine.score.metrics import Metrics
 from engine.score.tables import to_json
+from loaders.disk.durable import sync_folder
 
 SUFFIX = ".looks.jsonl"
 NO_LOOK = ("train", "valid")  # names of days whose figures are none
@@ -136,9 +138,14 @@ def _append(ledger: Path, line: str) -> None:
         size = os.fstat(descriptor).st_size
         # A line that a kill or a full disk has cut short must not take this one with it.
         cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, ("\n" * cut + line + "\n").encode())
+        content = ("\n" * cut + line + "\n").encode()
+        if os.write(descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if size == 0:
+        sync_folder(ledger.parent)
 
 
 def _parsed(line: str) -> Look | None:

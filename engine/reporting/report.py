@@ -29,6 +29,7 @@ from engine.reporting.sections import (
 from engine.reporting.subject import Subject
 from engine.score.rows import RowScores
 from loaders.cache.atomic import write_atomically
+from loaders.disk.durable import make_folder
 from loaders.errors import InputError
 from loaders.panel import Panel
 
@@ -137,7 +138,7 @@ def _write_study(folder: Path, path: Path) -> Path:
 
 
 def _written(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, page.encode())
     return path
 

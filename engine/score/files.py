@@ -144,8 +144,11 @@ def _codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def holds_folds(folder: Path) -> bool:
-    """Whether `train_folds` made this folder, finished or not."""
-    return (folder / "config.toml").exists() and (folder / "fold-0").is_dir()
+    """Whether `train_folds` made this folder, finished or not. Raises InputError for a folder that cannot be read."""
+    try:
+        return (folder / "config.toml").exists() and (folder / "fold-0").is_dir()
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
 
 
 def read_joined(folder: Path, split: str) -> Scores:

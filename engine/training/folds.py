@@ -5,13 +5,16 @@
     OUT/scores.parquet   the scores of every fold's test part, one after the other
     OUT/summary.json     `folds`: run_id, test_start, test_end and test rank_ic of each; `splits`: figures of the join
 
+The folder of all begins with an empty fold-0, then config.toml: with a config.toml it can be resumed, before it the
+same command begins it anew. The folders of folds are begun as those of runs are (run.py).
+
 Test parts follow each other without gap or overlap, so each day is scored once, by a model that saw earlier days alone.
 """
 
 import json
 import secrets
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from os import environ
 from pathlib import Path
@@ -34,13 +37,18 @@ from engine.score.predict import load_run, predict_run
 from engine.score.rows import RowScores, to_file
 from engine.score.tables import to_json
 from engine.training.loop import train
+from engine.training.run import CONFIG
 from loaders.cache.atomic import write_atomically
-from loaders.errors import InputError, WriteError
+from loaders.disk.beginning import beginning
+from loaders.disk.durable import make_folder
+from loaders.disk.lock import alone_in
+from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
 
 SUMMARY = "summary.json"
+BEGUN = ("fold-0", f".{CONFIG}.partial")  # what there is before config.toml
 
 
 def fold_settings(folds: int | None, rolling: bool) -> list[str]:
@@ -83,26 +91,30 @@ def train_folds(
         raise InputError("split.fold", what, "Leave one of the two out")
     folds = [_fold(config, i) for i in range(config.split.folds)]
     splits = [make_split(fold, panel) for fold in folds]
-    out = _resumed(out, config) if resume else _begun(out, config)
-    folders = [out / f"fold-{i}" for i in range(len(folds))]
-    for i, (fold, folder) in enumerate(zip(folds, folders, strict=True)):
-        name = f"fold {i + 1} of {len(folds)}"
-        if _finished(folder, fold, panel):
-            console.print(f"{name}: {folder} is finished")
-            continue
-        for file in (SCORES, SUMMARY):  # what a join before this fold says
-            (out / file).unlink(missing_ok=True)
-        begun = (folder / "config.toml").exists()
-        if not begun and folder.exists():
-            shutil.rmtree(folder)  # killed before its first checkpoint was whole
-            folder.mkdir()
-        console.print(f"{name}: {folder}")
-        try:
-            part = part_of(progress, i / len(folds), (i + 1) / len(folds))
-            train(fold, folder, begun, console, callbacks, part)
-        except Stopped as stop:
-            raise Stopped(f"{out}: stopped in {name}. Resume with --resume --out {out}") from stop
-    _join(out, folders, splits, panel, config.split.tuned_until, console)
+    with ExitStack() as stack:
+        if resume:
+            out = _resumed(out, config)
+            stack.enter_context(alone_in(out))
+        else:
+            out = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}" if out is None else out
+            stack.enter_context(beginning(out, CONFIG, BEGUN))
+            make_folder(out / "fold-0")
+            write_atomically(out / CONFIG, to_toml(config).encode())
+        folders = [out / f"fold-{i}" for i in range(len(folds))]
+        for i, (fold, folder) in enumerate(zip(folds, folders, strict=True)):
+            name = f"fold {i + 1} of {len(folds)}"
+            if _finished(folder, fold, panel):
+                console.print(f"{name}: {folder} is finished")
+                continue
+            for file in (SCORES, SUMMARY):  # what a join before this fold says
+                (out / file).unlink(missing_ok=True)
+            console.print(f"{name}: {folder}")
+            try:
+                part = part_of(progress, i / len(folds), (i + 1) / len(folds))
+                train(fold, folder, (folder / CONFIG).exists(), console, callbacks, part)
+            except Stopped as stop:
+                raise Stopped(f"{out}: stopped in {name}. Resume with --resume --out {out}") from stop
+        _join(out, folders, splits, panel, config.split.tuned_until, console)
     return out
 
 
@@ -110,25 +122,11 @@ def _fold(config: Config, fold: int) -> Config:
     return config.model_copy(update={"split": config.split.model_copy(update={"fold": fold})})
 
 
-def _begun(out: Path | None, config: Config) -> Path:
-    """A new folder for the folds of a resolved configuration."""
-    if out is None:
-        out = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(str(out), "the folder is not empty", "Pass --resume, or another --out")
-    try:
-        (out / "fold-0").mkdir(parents=True)
-    except OSError as error:
-        raise WriteError(str(out), f"cannot be made ({error.strerror})", "Choose another --out") from error
-    write_atomically(out / "config.toml", to_toml(config).encode())
-    return out
-
-
 def _resumed(out: Path | None, config: Config) -> Path:
     """The folder to resume in, if its folds began with this resolved configuration."""
     if out is None or not holds_folds(out):
         raise InputError(str(out or "--resume"), "no folds to resume here", "Name the folder of all folds with --out")
-    if config_hash(load_config(out / "config.toml", [])) != config_hash(config):
+    if config_hash(load_config(out / CONFIG, [])) != config_hash(config):
         what = "the configuration differs from the one these folds began with"
         raise InputError(str(out), what, "Leave --config, --set, --folds and --rolling out to resume, or begin anew")
     return out

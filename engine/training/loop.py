@@ -1,6 +1,7 @@
 """The training loop: blocks in, a run folder out. It reads top to bottom; everything it decides is in `State`."""
 
 import math
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from engine.checkpoint import BEST, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
-from engine.errors import RunFailed
+from engine.errors import RunFailed, Stopped
 from engine.inputs import open_inputs
 from engine.live.state import ONLINE, state_of, write_state
 from engine.model.ensemble import Ensemble
@@ -31,7 +32,7 @@ from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
 from engine.training.objective import term_names
-from engine.training.run import Run, lost_ranks_explained, open_run
+from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
 from loaders.cache.atomic import write_atomically
@@ -89,14 +90,20 @@ class EpochResult:
 def epochs(run: Run) -> Iterator[EpochResult]:
     """Train and validate, epoch by epoch, until the run is finished. Training, tuning and the dry run iterate over it.
 
+    Until it ends, a signal lets the step finish and saves a checkpoint. Before and after there is nothing to save.
+
     Raises RunFailed for a loss or validation metric that is not finite, Stopped after a signal, InputError where rows
     have changed on disk.
     """
-    while not run.state.finished:
-        (result,) = next_epochs([run])
-        if isinstance(result, RunFailed):
-            raise result
-        yield result
+    with stop_signals(run.stop):
+        while not run.state.finished:
+            (result,) = next_epochs([run])
+            if isinstance(result, RunFailed):
+                raise result
+            yield result
+    if run.stop:  # in the last validation
+        what = f"{run.folder}: stopped by {signal.Signals(run.stop[0]).name} after the last epoch"
+        raise Stopped(f"{what}. Resume with --resume --out {run.folder}")
 
 
 def next_epochs(runs: Sequence[Run]) -> list[EpochResult | RunFailed]:

@@ -1,4 +1,9 @@
-"""A run opened: its folder made or its last checkpoint restored, ready for its next epoch (see loop.py)."""
+"""A run opened: its folder made or its last checkpoint restored, ready for its next epoch (see loop.py).
+
+A run's folder is begun in this order: checkpoints/last.safetensors, config.toml, metrics.jsonl, each synced before the
+next. With a config.toml it can be resumed; until then the same command begins it anew. One command at a time has the
+folder, by a lock in it that ends with the process; of several ranks the first holds it.
+"""
 
 import secrets
 import signal
@@ -36,10 +41,18 @@ from engine.training.tracking import RunLog, device_name, open_log, write_metric
 from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
-from loaders.errors import InputError, WriteError
+from loaders.disk.beginning import beginning
+from loaders.disk.durable import make_folder
+from loaders.disk.lock import alone_in
+from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.plan import Plan
 from loaders.progress import Progress, quiet
+
+CONFIG = "config.toml"  # ends the beginning of a run's folder; before it, there are only these:
+BEGUN = (
+    "checkpoints", f"checkpoints/{LAST}", f"checkpoints/.{LAST}.partial", "events.out.tfevents.*", f".{CONFIG}.partial"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ def open_run(
 
     Args:
         slots: of a batch that other runs are trained in too; None: the run has its own, where its device wants one.
-        stop: receives signals, see `stop_signals`; None: the run's own, which does until the `with` ends.
+        stop: receives signals, see `stop_signals`; None: a list of the run's own.
         progress: of the whole run, in steps.
     """
     progress(0, 0, "preparing")
@@ -148,12 +161,14 @@ def open_run(
         learner = stack.enter_context(make_learner(config, len(features), len(horizons), device, world, slots))
         if resume:
             folder = _existing(folder)
+            if world.first:
+                stack.enter_context(alone_in(folder))
             state = _restored(folder, config, panel, learner)
         else:
             run_id = world.broadcast(f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
             folder = Path("runs") / run_id if folder is None else folder
-            if world.first and folder.is_dir() and any(folder.iterdir()):
-                raise InputError(str(folder), "the folder is not empty", "Pass --resume, or another --out")
+            if world.first:
+                stack.enter_context(beginning(folder, CONFIG, BEGUN))
             split = dates_of(fold.split, panel.calendar)
             state = State(
                 run_id, panel.manifest.cache_id, config_hash(config), features, horizons, split, config.data.arrow,
@@ -164,16 +179,15 @@ def open_run(
             if config.model.neutralize:
                 _set_risk_directions(learner, config, fold)
             if world.first:
-                _make_folder(folder)
-        stop = stack.enter_context(stop_signals()) if stop is None else stop
+                make_folder(folder / "checkpoints")
         log = stack.enter_context(open_log(folder, console, state, resume, world.first, progress))
         called = Callbacks(tuple(callbacks) if world.first else ())
-        run = Run(config, folder, state, inputs, fold, plans, learner, log, stop, usage, called)
+        run = Run(config, folder, state, inputs, fold, plans, learner, log, [] if stop is None else stop, usage, called)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume:
             run.save_last()
             if world.first:
-                write_atomically(folder / "config.toml", to_toml(config).encode())
+                write_atomically(folder / CONFIG, to_toml(config).encode())
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))
@@ -190,13 +204,15 @@ def lost_ranks_explained(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except RankLost as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all ranks now; this one says why first
         what = f"{folder or 'the run'}: another rank no longer answers ({error})"
         raise RunFailed(f"{what}. Its own message says why; resume with --resume and the run's --out") from error
 
 
 def resumed_config(folder: Path | None, settings: list[str], arrow: str | None) -> Config:
     """The configuration stored in a run folder, for --resume; `train` refuses settings that change metrics."""
-    return load_config(_existing(folder) / "config.toml", settings, arrow)
+    return load_config(_existing(folder) / CONFIG, settings, arrow)
 
 
 def plan_of(config: Config, fold: Fold, seed: int = 0) -> Plan:
@@ -217,9 +233,13 @@ def phase_objective(config: Config, phase: Phase, horizons: int, device: torch.d
 
 
 def _existing(folder: Path | None) -> Path:
-    if folder is None or not (folder / "config.toml").exists():
-        raise InputError(str(folder or "--resume"), "no run to resume here", "Name its folder with --out")
-    return folder
+    try:
+        if folder is not None and (folder / CONFIG).exists():
+            return folder
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
+    cure = "Name its folder with --out; where its beginning was cut short, leave --resume out"
+    raise InputError(str(folder or "--resume"), "no run to resume here", cure)
 
 
 def _set_risk_directions(learner: Learner, config: Config, fold: Fold) -> None:
@@ -227,13 +247,6 @@ def _set_risk_directions(learner: Learner, config: Config, fold: Fold) -> None:
     directions = torch.from_numpy(risk_directions(fold.moments, config.model.risk_factors, fold.categorical))
     for ensemble in learner.weights.ensembles:
         ensemble.neutral.directions.copy_(directions)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(str(folder), f"cannot be made ({error.strerror})", "Choose another --out") from error
 
 
 def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> State:
@@ -276,12 +289,12 @@ def _heading(run: Run) -> str:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def stop_signals(received: list[int] | None = None) -> Iterator[list[int]]:
     """A list that receives the number of each SIGINT or SIGTERM; a second one acts at once.
 
     In a thread beside the main one, where Python takes no signals, it stays empty.
     """
-    received: list[int] = []
+    received = [] if received is None else received
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
@@ -296,8 +309,7 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     except RankLost:
-        # torchrun ends all ranks now; this one ends by itself and says why first.
-        previous[int(signal.SIGTERM)] = signal.SIG_IGN
+        previous[int(signal.SIGTERM)] = signal.SIG_IGN  # see `lost_ranks_explained`
         raise
     finally:
         for number, handler in previous.items():

@@ -15,6 +15,7 @@ from engine.checkpoint import State
 from engine.score.tables import to_json
 from engine.training.usage import Usage
 from loaders.cache.atomic import write_atomically
+from loaders.errors import WriteError
 from loaders.progress import Progress, quiet
 
 
@@ -37,11 +38,22 @@ def open_log(
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=state.step + 1 if resumed else None)
+    with _written(folder):
+        writer = SummaryWriter(str(folder), purge_step=state.step + 1 if resumed else None)
     try:
         yield RunLog(console, writer, progress)
     finally:
-        writer.close()
+        with _written(folder):
+            writer.close()
+
+
+@contextmanager
+def _written(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"TensorBoard's events cannot be written ({error.strerror})"
+        raise WriteError(str(folder), what, "Make room there, then resume") from error
 
 
 def write_metrics(run: Path, state: State) -> None:
@@ -52,16 +64,17 @@ def write_metrics(run: Path, state: State) -> None:
 
 def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
     """One validation's metrics, and throughput so far, as TensorBoard scalars."""
-    for name, value in line["train"].items():
-        writer.add_scalar(f"train/{name}", value, state.step)
-    writer.add_scalar("train/learning_rate", line["learning_rate"], state.step)
+    values = {f"train/{name}": value for name, value in line["train"].items()}
+    values["train/learning_rate"] = line["learning_rate"]
     for horizon, metrics in line["valid"].items():
-        for name in ("rank_ic", "rank_icir", "ic"):
-            writer.add_scalar(f"valid/{name}_h{horizon}", metrics[name], state.step)
-    seconds = state.seconds
-    writer.add_scalar("throughput/samples_per_s", state.samples / max(seconds["train"], 1e-9), state.step)
-    writer.add_scalar("throughput/data_wait_fraction", seconds["wait"] / max(seconds["train"], 1e-9), state.step)
-    writer.flush()
+        values |= {f"valid/{name}_h{horizon}": metrics[name] for name in ("rank_ic", "rank_icir", "ic")}
+    seconds = max(state.seconds["train"], 1e-9)
+    values["throughput/samples_per_s"] = state.samples / seconds
+    values["throughput/data_wait_fraction"] = state.seconds["wait"] / seconds
+    with _written(writer.log_dir):
+        for name, value in values.items():
+            writer.add_scalar(name, value, state.step)
+        writer.flush()
 
 
 def throughput(state: State, device: torch.device, usage: Usage) -> dict[str, float | int | None]:

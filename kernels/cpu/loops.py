@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numba import njit
-from numba.core.config import CACHE_DIR  # type: ignore[attr-defined]
+
+from kernels.jit.compile import jit
 
 # Sums may be reordered and products fused, so that loops vectorise; NaN and infinities keep their meaning. Division by
-# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL. A cache folder
-# that the user chose (NUMBA_CACHE_DIR) is not used, since `drop_stale` does not look there.
-compiled = njit(nogil=True, cache=not CACHE_DIR, fastmath={"reassoc", "contract"}, error_model="numpy")
+# zero gives infinity: a check of every divisor would keep loops from vectorising. No loop holds the GIL.
+compiled = jit(nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
 
 
 def drop_stale(folder: Path) -> None:
@@ -31,7 +30,7 @@ def drop_stale(folder: Path) -> None:
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in folder.glob("__pycache__/*.nbi"):
-        with suppress(FileNotFoundError):  # another process of ours was first
+        with suppress(OSError):  # another process of ours was first, or the folder is read-only and not used
             if index.stat().st_mtime < newest:
                 index.unlink()
 

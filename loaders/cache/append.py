@@ -11,7 +11,6 @@ one that they have mapped.
 S codes, N rows, F features, H horizons
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from loaders.cache.recipes.source_rows import kept_source, new_source
 from loaders.cache.shards import read_manifests, shard_folders
 from loaders.cache.sources.frames import Source
 from loaders.cache.sources.table import open_table
+from loaders.disk.lock import alone_with
 from loaders.errors import InputError
 
 
@@ -76,7 +76,7 @@ def append(
         days, codes = len(layout.calendar) - len(before.layout.calendar), len(layout.codes) - len(before.layout.codes)
         on_progress(f"new: {days:,} days, to {layout.calendar[-1]}, and {codes:,} codes")
 
-        with atomic_folder(cache) as folder:
+        with atomic_folder(cache, is_alone=True) as folder:
             now = new_source(folder, built.columns, layout)
             _copy_runs([(before.values, now.values), (before.present, now.present)], before.layout, layout)
             targets = sum(name in manifest.targets for name in built.columns)
@@ -116,15 +116,14 @@ def _built_from(cache: Path, manifest: Manifest) -> BuiltFrom:
 
 @contextmanager
 def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
-    """Keep other appends from a cache; gives whether it still is the one under that name.
+    """Keep other builds and appends from a cache; gives whether it still is the one under that name.
 
-    The lock is on its manifest, so it ends with the process, and a cache that took its place is not locked. Raises
-    InputError where there is no cache, and where another process appends to it.
+    Raises InputError where there is no cache, and where another process writes to it.
     """
     if len(shard_folders(cache)) > 1 or not (cache / MANIFEST).exists():
         read_manifests(cache)
         raise InputError(str(cache), "days cannot be appended to shards", "Build it again from all files")
-    with (cache / MANIFEST).open("rb") as file:
+    with alone_with(Path(os.path.realpath(cache))), (cache / MANIFEST).open("rb") as file:
 
         def is_there() -> bool:
             try:
@@ -132,12 +131,6 @@ def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
             except FileNotFoundError:
                 return False
 
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(str(cache), "another process appends days to it", "Wait until it has ended") from error
-        if not is_there():
-            raise InputError(str(cache), "another process has just replaced it", "Run the command again")
         yield is_there
 
 

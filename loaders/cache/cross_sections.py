@@ -27,8 +27,8 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from kernels.jit.compile import jit
 from loaders.cache.columns import Columns, NewColumns
 from loaders.cache.format import ABSENT, SCORED
 from loaders.cache.layout import Layout
@@ -202,7 +202,7 @@ TRANSFORMS: dict[str, Callable[[Float, npt.NDArray[np.bool_]], Float]] = {
 }  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _sort_keys(raw, keys):  # type: ignore[no-untyped-def]
     """keys [F, n]: the value's bits, ordered like the value, above its position; missing values last."""
     last = np.uint32(0xFFFFFFFF)
@@ -220,7 +220,7 @@ def _sort_keys(raw, keys):  # type: ignore[no-untyped-def]
             keys[f, i] = (np.uint64(key) << np.uint64(32)) | np.uint64(i)
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _place(keys, counted, ranked):  # type: ignore[no-untyped-def]
     """ranked [n, F] from sorted keys [F, n]: where each value stands among the counted ones."""
     n = keys.shape[1]

@@ -223,7 +223,8 @@ def manifest_id(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet) -> None:
-    """Measure the stored features, write rows.npy, checksum all files of rows, write the manifest, flush all."""
+    """Measure the stored features, write rows.npy, checksum all files of rows, write the manifest; who has
+    made the folder syncs them."""
     manifest.panel_bytes = (folder / PANEL).stat().st_size
     batches = open_columns(folder, manifest).batches
     manifest.stored = _measure(batches, part_of(progress, 0, 0.5))
@@ -232,19 +233,12 @@ def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet)
     np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes, part_of(progress, 0.5, 1))
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
-    files = [PANEL, ROWS]
     if manifest.built_from is not None:
-        files.append(SOURCE)
         manifest.built_from.bytes = (folder / SOURCE).stat().st_size
         manifest.built_from.checksums = chunk_checksums(folder / SOURCE, manifest.chunk_bytes)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
         json.dump(manifest.model_dump(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    for name in files:
-        with (folder / name).open("rb") as rows:
-            os.fsync(rows.fileno())
 
 
 def _measure(batches: list[Columns], progress: Progress, rows: int = 1 << 14) -> list[FeatureStats]:
@@ -331,9 +325,14 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
 
 
 def _verify_file(path: Path, checksums: list[str], size: int, progress: Progress = quiet) -> None:
-    if not path.is_file():
-        raise InputError(str(path), "is missing", "Restore or rebuild the cache")
-    found = chunk_checksums(path, size, progress)
+    try:
+        if not path.is_file():
+            raise InputError(str(path), "is missing", "Restore or rebuild the cache")
+        found = chunk_checksums(path, size, progress)
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be read ({error.strerror})", "Give yourself access to it, or rebuild the cache"
+        ) from error
     if len(found) != len(checksums):
         raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
     bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]

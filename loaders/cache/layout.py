@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from numba import njit
 
+from kernels.jit.compile import jit
 from loaders.cache.sources import faults
 from loaders.cache.sources.calendar import held_by_few
 from loaders.cache.sources.codes import two_spellings
@@ -229,7 +229,7 @@ def stream(table: Table, layout: Layout, progress: Progress = quiet) -> Iterator
             progress(read, layout.rows, "reading rows")
 
 
-@njit(cache=True)
+@jit()
 def _take(taken, rows):  # type: ignore[no-untyped-def]
     """Mark rows as taken; the first that was taken before, or -1."""
     for row in rows:

@@ -25,7 +25,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import pyarrow as pa
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.format import MANIFEST, Manifest, open_columns, open_rows, read_manifest, verify
@@ -74,11 +74,20 @@ def local_copy(
     content = "\n".join(f"{name} {copy.name}" for name, copy in copies.items())
     out = store / hashlib.sha256(content.encode()).hexdigest()[:16]
     with _alone_in(store):
-        if not out.is_dir():
-            with atomic_folder(out) as partial:
+        if not _is_set(out, copies):
+            with atomic_folder(out, follow=False) as partial:
                 for name, copy in copies.items():
                     (partial / name).symlink_to(Path("..") / copy.name)
     return out
+
+
+def _is_set(folder: Path, copies: dict[str, Path]) -> bool:
+    """Whether a folder holds nothing but links to these copies."""
+    try:
+        found = {entry.name: os.readlink(entry) for entry in folder.iterdir()}
+    except OSError:  # there is none, or something that is no link
+        return False
+    return not folder.is_symlink() and found == {name: f"../{copy.name}" for name, copy in copies.items()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,15 @@ def _read_cache(folder: _Folder, entries: dict[str, FileInfo]) -> _Cache:
         with _named_as(folder.where, Path(local)):
             manifest = read_manifest(Path(local))
     files = {name: info for name, info in entries.items() if info.type == FileType.File and name != MANIFEST}
+    if isinstance(folder.system, LocalFileSystem) and (links := _links(entries)):
+        what = f"is a link to {os.readlink(entries[links[0]].path)}, and a copy would hold what lies there"
+        raise InputError(f"{folder.where}/{links[0]}", what, "Put the file itself there, or remove the link")
     return _Cache(folder, text, manifest, files)
+
+
+def _links(entries: dict[str, FileInfo]) -> list[str]:
+    """Names of a local folder's files that are links; links to folders are no part of a cache."""
+    return [name for name, info in entries.items() if info.type == FileType.File and Path(info.path).is_symlink()]
 
 
 def _copy_of(cache: _Cache, store: Path, on_progress: Callable[[str], None], progress: Progress) -> Path:
@@ -128,14 +145,12 @@ def _copy_of(cache: _Cache, store: Path, on_progress: Callable[[str], None], pro
     with _alone_in(store):
         if _holds(out, cache.manifest):  # by now
             return out
-        for left in store.glob(f".{out.name}.partial-*"):  # by a killed process, since nobody else is copying
-            shutil.rmtree(left, ignore_errors=True)
         size, free = sum(info.size for info in cache.files.values()), shutil.disk_usage(store).free
         if size > free:
             what = f"{size / 1e9:.1f} GB to copy and {free / 1e9:.1f} GB free"
             raise InputError(str(store), what, "Free some space, or keep the copies on another disk")
         on_progress(f"copying {cache.folder.where} ({size / 1e9:.2f} GB)")
-        with atomic_folder(out) as partial:
+        with atomic_folder(out, follow=False) as partial:
             (partial / MANIFEST).write_bytes(cache.text)
             before = 0
             for name, info in cache.files.items():
@@ -175,7 +190,6 @@ def _download(cache: _Cache, info: FileInfo, out: Path, progress: Progress) -> N
 
         starts = range(0, size, chunk)
         list(counted(pool.map(copy, starts), len(starts), progress, "copying the cache"))
-        os.fsync(target.fileno())  # a later run trusts what it finds under the final name
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from kernels.jit.compile import jit
 
 WORD = 64
 
@@ -36,7 +37,7 @@ class RowSet:
         return counts
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _between(bits, before, low, high):  # type: ignore[no-untyped-def]
     counts = np.empty(len(low), np.int64)
     for i in range(len(low)):
@@ -44,13 +45,13 @@ def _between(bits, before, low, high):  # type: ignore[no-untyped-def]
     return counts
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _below(bits, before, row):  # type: ignore[no-untyped-def]
     word = row // WORD
     return before[word] + _ones(bits[word] & ((np.uint64(1) << np.uint64(row % WORD)) - np.uint64(1)))
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _ones(word):  # type: ignore[no-untyped-def]
     """Bits that are set (numba has no popcount; LLVM recognises this one)."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)

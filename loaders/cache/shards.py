@@ -20,10 +20,16 @@ SHARED = (
 
 
 def shard_folders(folder: Path) -> list[Path]:
-    """The caches that a folder means: itself, or those inside it, by name. Without any: itself, for the error."""
-    if (folder / MANIFEST).exists():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob("*/" + MANIFEST))
+    """The caches that a folder means: itself, or those inside it, by name. Without any: itself, for the error.
+
+    Raises InputError for a folder that cannot be read.
+    """
+    try:
+        if (folder / MANIFEST).exists():
+            return [folder]
+        inside = sorted(path.parent for path in folder.glob("*/" + MANIFEST))
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
     return [path for path in inside if not path.name.startswith(".")] or [folder]
 
 

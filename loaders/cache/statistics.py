@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import BaseModel, ConfigDict
+
+from kernels.jit.compile import jit
 
 Float64 = npt.NDArray[np.float64]
 
@@ -88,7 +89,7 @@ def moments(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Float64
     return found
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _moments(values, counted):  # type: ignore[no-untyped-def]
     """In one pass without branches inside a row: sums are of differences to the first counted row's values."""
     features = values.shape[1]

@@ -12,8 +12,9 @@ import mmap
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from kernels.jit.compile import jit
 from loaders.panel import Int, Panel
 from loaders.plan import Block
 from loaders.tiers.cores import available_memory
@@ -72,7 +73,7 @@ def advise_rows(panel: Panel, rows: Int) -> None:
     _advise(start, lengths * row_bytes, mmap.PAGESIZE)
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def _advise(start, nbytes, page):  # type: ignore[no-untyped-def]
     for i in range(len(start)):
         if nbytes[i] > 0:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from kernels.jit.compile import jit
 from loaders.cache.recipes.common import PerCode, per_code
 from loaders.cache.recipes.source_rows import HERE, SourceRows
 
@@ -67,7 +67,7 @@ def clean_bars(source: SourceRows) -> tuple[Bars, dict[str, PerCode]]:
     return Bars(open_, high, low, close, volume, present, usable), counts
 
 
-@njit(cache=True)
+@jit()
 def _carry(close, offset, days):  # type: ignore[no-untyped-def]
     """Repeat the last known close over days without one."""
     for s in range(len(offset)):

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from kernels.jit.compile import jit
 from loaders.cache.format import ABSENT, CONTEXT, SCORED
 from loaders.random_bits import mix
 
@@ -29,7 +29,7 @@ SIZE_PERSISTENCE, LEVEL_SHARE = 0.995, 0.7  # of the size within a code; varianc
 MIN_SAMPLES = 20  # a day with fewer has no RankIC
 
 
-@njit(cache=True)
+@jit()
 def _bits(key, i):  # type: ignore[no-untyped-def]
     """Value number i, from 0, of the stream `key`: `order.random_bits(key, i + 1)[i]`."""
     z = np.uint64(key) + (np.uint64(i) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -38,19 +38,19 @@ def _bits(key, i):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
+@jit()
 def _mix(key, part):  # type: ignore[no-untyped-def]
     """The key that `order.mix` gives after one more part."""
     return _bits(np.uint64(key) ^ np.uint64(part), 0)
 
 
-@njit(cache=True)
+@jit()
 def _uniform(key, i):  # type: ignore[no-untyped-def]
     """In (0, 1), with 53 bits."""
     return (np.float64(_bits(key, i) >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@njit(cache=True)
+@jit()
 def normal_quantile(u: float) -> float:
     """The standard normal quantile of u in (0, 1), to 1e-7 relative: Wichura 1988, algorithm AS 241, routine PPND7."""
     q = u - 0.5
@@ -75,12 +75,12 @@ def normal_quantile(u: float) -> float:
     return x if q > 0 else -x
 
 
-@njit(cache=True)
+@jit()
 def _normal(key, i):  # type: ignore[no-untyped-def]
     return normal_quantile(_uniform(key, i))
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def uniforms(key: np.uint64, n: int) -> Float:
     """The first n values in (0, 1) of a stream, float64 [n]."""
     out = np.empty(n)
@@ -89,7 +89,7 @@ def uniforms(key: np.uint64, n: int) -> Float:
     return out
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def normals(key: np.uint64, n: int) -> Float:
     """The first n standard normal values of a stream, float64 [n]."""
     out = np.empty(n)
@@ -98,7 +98,7 @@ def normals(key: np.uint64, n: int) -> Float:
     return out
 
 
-@njit(cache=True)
+@jit()
 def _presence(gap_key, size_key, level, first, presence):  # type: ignore[no-untyped-def]
     """Gaps inside the span (never its first and last day), and days on which the code is too small."""
     n, gap, size = len(presence), 0, 0.0
@@ -118,7 +118,7 @@ def _presence(gap_key, size_key, level, first, presence):  # type: ignore[no-unt
                 presence[t - first] = SCORED
 
 
-@njit(cache=True)
+@jit()
 def _ingredients(x, presence, i, out):  # type: ignore[no-untyped-def]
     """The planted ingredients [K] of day i of the span; a lag that is absent or before the span is 0."""
     out[0], out[1] = x[i, 0], x[i, 1]
@@ -128,7 +128,7 @@ def _ingredients(x, presence, i, out):  # type: ignore[no-untyped-def]
         out[4 + lag] = x[i - lag, 3] if shown else 0.0
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def simulate_code(  # type: ignore[no-untyped-def]
     keys, code, first, persistence, market, level, beta, scale, coefficients, horizons, x, presence, targets, forecast
 ):
@@ -199,7 +199,7 @@ def market_loadings(key: np.uint64, codes: int) -> Float:
     return 1 + LOADING * normals(key, codes)
 
 
-@njit(cache=True)
+@jit()
 def _average_ranks(values):  # type: ignore[no-untyped-def]
     order = np.argsort(values)
     ranks = np.empty(len(values))
@@ -214,7 +214,7 @@ def _average_ranks(values):  # type: ignore[no-untyped-def]
     return ranks
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def day_rank_ic(day, first, days, offset, presence, targets, forecast):  # type: ignore[no-untyped-def]
     """Spearman's correlation, float64 [H], of forecasts and targets over the day's samples; NaN below MIN_SAMPLES."""
     n_horizons = targets.shape[1]

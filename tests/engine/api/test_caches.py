@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import engine
-from engine import InputError, build_cache
+from engine import InputError, append_cache, build_cache
 from loaders.cache.build import build
 from loaders.cache.format import verify
 from loaders.cache.sources.frames import as_frame
@@ -209,3 +209,25 @@ def test_without_polars_the_cure_is_one_line(monkeypatch, tmp_path):
             InputError, match=rf"^{name}: polars is not installed\. pip install 'atft-engine\[build\]'$"
         ):
             call()
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas"])
+def test_days_of_a_frame_are_appended(tmp_path, kind):
+    """To what a cache of all days has, bit for bit; a panel that was open keeps its rows."""
+    every, as_given = rows(), FRAMES[kind]
+    dates = every["date"].to_numpy()
+    past, later = every.filter(dates < DAYS[30]), every.filter(dates >= DAYS[30])
+    panel = build_cache(as_given(past), tmp_path / "cache", tell=None, **SETTINGS)
+    before = panel.to_polars()
+    known = panel.manifest.cache_id
+    lines = []
+    grown = append_cache(panel, as_given(later), tell=lines.append)
+    rebuilt = build_cache(as_given(every), tmp_path / "all", tell=None, **SETTINGS)
+    assert "10 days" in lines[-3]
+    assert panel.manifest.cache_id == known
+    assert panel.to_polars().equals(before)
+    for name in ("panel.arrow", "rows.npy", "source.arrow"):
+        assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+    assert grown.to_polars().equals(rebuilt.to_polars())
+    with pytest.raises(InputError, match="there is no day after 2020-02-25"):
+        append_cache(tmp_path / "cache", as_given(later), tell=None)

@@ -191,13 +191,16 @@ def test_a_kill_leaves_the_old_state_or_the_new_and_either_scores_the_same(
     assert not out.exists()
     newest = (run / states.LIVE / states.ONLINE).read_bytes()
     check(predict_latest(run, first).today, expected)
-    trained_state = states.kept_states(run, load_run(run).state)[-1]
-    for step in ("replace", "open"):  # while a state is written
+    state = load_run(run).state
+    latest, trained = states.kept_states(run, state)
+    for step in ("replace", "fsync"):  # while a state is written
         with monkeypatch.context() as patched:
-            patched.setattr(f"pathlib.Path.{step}", killed)
+            patched.setattr(f"os.{step}", killed)
             with pytest.raises(Killed):
-                states.keep_state(run, trained_state)
+                states.keep_state(run, latest, state)
         assert (run / states.LIVE / states.ONLINE).read_bytes() == newest
+    assert states.keep_state(run, trained, state) is None  # by a prediction that was asked for an earlier day
+    assert (run / states.LIVE / states.ONLINE).read_bytes() == newest
     assert run_command(*command, second)[0] == 0
     assert (run / states.LIVE / states.ONLINE).read_bytes() != newest
     check(predict_latest(run, second).today, expected)

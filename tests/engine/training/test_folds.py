@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 import engine.training.epoch
-from engine.checkpoint import LAST, load_checkpoint
+from engine.checkpoint import BEST, LAST, load_checkpoint
 from engine.config_file import load_config, to_toml
 from engine.errors import Stopped
 from engine.evaluation.evaluate import evaluate
@@ -189,6 +189,7 @@ def test_a_fold_that_had_hardly_begun_begins_anew(cache, whole, tmp_path):
     for path in (out / "fold-2").iterdir():
         if path.name != "checkpoints":
             path.unlink()
+    (out / "fold-2" / "checkpoints" / BEST).unlink()
     train_folds(resumed_config(out, fold_settings(N, False), None), out, True, QUIET)
     assert same(out, whole)
     assert summary(out)["folds"][:2] == summary(whole)["folds"][:2]

@@ -313,10 +313,10 @@ def test_a_failed_save_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
     with make_learner(load_config(None, SMALL), 5, 2, torch.device("cpu")) as learner:
         weights = learner.weights
 
-    def full(_self, _target):
+    def full(_partial, _path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         save_last(path, state, weights)
     assert path.read_bytes() == (whole / "checkpoints" / LAST).read_bytes()

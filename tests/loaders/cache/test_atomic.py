@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from loaders.cache.atomic import atomic_folder
+from loaders.cache.atomic import atomic_folder, write_atomically
 from loaders.cache.format import MANIFEST
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from tests.panels import write_panel
 
 
@@ -77,7 +77,7 @@ def test_a_full_disk_is_bad_input(tmp_path):
 
 def test_out_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="cannot be written"), atomic_folder(tmp_path / "file" / "cache"):
+    with pytest.raises(InputError, match="cannot be made"), atomic_folder(tmp_path / "file" / "cache"):
         pytest.fail("never entered")
 
 
@@ -85,7 +85,7 @@ def test_sigkill_leaves_no_half_cache_under_the_final_name(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
-from loaders.cache.atomic import atomic_folder
+from loaders.cache.atomic import atomic_folder, write_atomically
 with atomic_folder(Path(sys.argv[1])) as folder:
     (folder / "manifest.json").write_text("{}")
     print("half", flush=True)
@@ -103,3 +103,92 @@ with atomic_folder(Path(sys.argv[1])) as folder:
     with atomic_folder(tmp_path / "new") as folder:  # and the name is free
         (folder / MANIFEST).write_text("{}")
     assert (tmp_path / "new" / MANIFEST).exists()
+
+
+def test_a_link_that_the_user_names_stays_and_its_place_is_replaced(tmp_path):
+    write_panel(tmp_path / "disk" / "cache", seed=1)
+    (tmp_path / "cache").symlink_to(tmp_path / "disk" / "cache")
+    with atomic_folder(tmp_path / "cache") as folder:
+        other = write_panel(folder, n_codes=7, seed=2).manifest.cache_id
+    assert (tmp_path / "cache").is_symlink()
+    assert other in (tmp_path / "disk" / "cache" / MANIFEST).read_text()
+    (tmp_path / "new").symlink_to(tmp_path / "disk" / "file")
+    write_atomically(tmp_path / "new", b"content")
+    assert (tmp_path / "new").is_symlink()
+    assert (tmp_path / "disk" / "file").read_bytes() == b"content"
+
+
+def test_where_links_are_refused_they_are(tmp_path):
+    write_panel(tmp_path / "other", seed=1)
+    (tmp_path / "copy").symlink_to(tmp_path / "other")
+    before = (tmp_path / "other" / MANIFEST).read_bytes()
+    with pytest.raises(InputError, match="is a link to"), atomic_folder(tmp_path / "copy", follow=False):
+        pytest.fail("never entered")
+    assert (tmp_path / "other" / MANIFEST).read_bytes() == before
+
+
+FAULTS = [errno.EMFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES]
+
+
+@pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("step", ["open", "ftruncate", "write", "fsync", "replace"])
+def test_a_file_whose_write_fails_at_any_step_is_as_it_was(tmp_path, monkeypatch, step, number):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, fail)
+        with pytest.raises(WriteError, match=os.strerror(number)):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("step", ["open", "mkdir", "fsync", "replace"])
+def test_a_folder_whose_write_fails_at_any_step_is_one_line(tmp_path, monkeypatch, step, number):
+    out = tmp_path / "cache"
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def make():
+        with atomic_folder(out) as folder:
+            (folder / MANIFEST).write_text("{}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, fail)
+        with pytest.raises(WriteError, match=f"{os.strerror(number)}|the disk is full"):
+            make()
+    assert not out.exists()
+    make()
+    assert [each.name for each in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_folder_that_cannot_be_synced_is_as_safe_as_it_can_be(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def sync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_name_that_is_too_long_or_no_plain_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("x" * 300, "x" * 255, "fifo", "../" + tmp_path.name):
+        with pytest.raises(WriteError, match="could not be written"):
+            write_atomically(tmp_path / name, b"")
+    for name in ("x" * 300, "x" * 250):
+        with pytest.raises(InputError, match="cannot be written"), atomic_folder(tmp_path / name):
+            pytest.fail("never entered")
+    assert [each.name for each in tmp_path.iterdir()] == ["fifo"]

@@ -90,8 +90,8 @@ def arguments(bars, out):
     return ["cache", "build", str(bars), "--recipe", "ohlcv", "--out", str(out)]
 
 
-def partial_of(out, pid):
-    return out.parent / f".{out.name}.partial-{pid}"
+def partial_of(out):
+    return out.parent / f".{out.name}.partial"
 
 
 @pytest.fixture(scope="module")
@@ -119,27 +119,28 @@ def test_a_build_killed_at_every_write(server, tmp_path, before):
     build(server, old_bars, tmp_path / "old")
     _, status, moments = build(server, bars, tmp_path / "new")
     assert status == 0
-    assert moments == 28  # two of each of 14 calls
+    assert moments == 32  # two of each of 16 calls
     old, new = (verify(tmp_path / name).cache_id for name in ("old", "new"))
     expected = old if before == "an old cache" else None
-    # Without an old cache there is less to lose: the first write, one inside, and both sides of the last.
-    for moment in range(moments) if before == "an old cache" else (0, 9, moments - 2, moments - 1):
+    # Without an old cache there is less to lose: the first write, one inside, and both sides of the rename.
+    for moment in range(moments) if before == "an old cache" else (0, 9, moments - 4, moments - 3):
         out = tmp_path / str(moment) / "cache"
         out.parent.mkdir()
         if before == "an old cache":
             shutil.copytree(tmp_path / "old", out)
-        pid, status, _ = build(server, bars, out, kill_at=moment)
+        _, status, _ = build(server, bars, out, kill_at=moment)
         assert status == signal.SIGKILL
         found = verify(out).cache_id if out.exists() else None
-        published = moment == moments - 1  # the last one is after the cache took its final name
+        published = moment >= moments - 3  # the cache has its final name before its folder is synced
         assert found == (new if published else expected), moment
-        assert partial_of(out, pid).exists() == (not published or before == "an old cache")
+        assert partial_of(out).exists() == (not published or before == "an old cache")
         if found is not None:
             assert open_panel(out).manifest.cache_id == found
-        # A build goes through beside what the killed one left, and does not take it for its own.
-        if moment in (0, moments - 2):
+        # The next build removes what the killed one left.
+        if moment in (0, moments - 4):
             assert build(server, bars, out)[1] == 0
             assert verify(out).cache_id == new
+            assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 def test_the_command_itself_killed_as_it_begins_and_ends_to_write(tmp_path):
@@ -149,7 +150,7 @@ def test_the_command_itself_killed_as_it_begins_and_ends_to_write(tmp_path):
         with subprocess.Popen(
             [sys.executable, "-m", "engine", *arguments(bars, out)], stdout=subprocess.DEVNULL
         ) as child:
-            partial = partial_of(out, child.pid)
+            partial = partial_of(out)
             while not (partial / name).exists() and not out.exists():
                 assert child.poll() is None
                 time.sleep(0.0002)

@@ -275,11 +275,11 @@ def test_a_store_that_cannot_be_written_or_is_full(there, tmp_path, monkeypatch)
 
 def test_what_a_killed_process_left_is_removed(there, tmp_path):
     store, identity = tmp_path / "store", read_manifest(there).cache_id
-    for name in (f".{identity}.partial-1", ".other.partial-1"):
+    for name in (f".{identity}.partial", ".other.partial"):
         (store / name).mkdir(parents=True)
         (store / name / PANEL).write_bytes(b"half")
     local_copy(there.as_uri(), store)
-    assert kept(store) == sorted([".other.partial-1", identity])
+    assert kept(store) == sorted([".other.partial", identity])
 
 
 @pytest.fixture
@@ -455,3 +455,33 @@ def test_s3(s3, tmp_path):
         assert "topsecret" not in str(caught.value)
         for word in words:
             assert word in str(caught.value)
+
+
+def test_a_link_in_the_store_is_not_written_through(there, tmp_path):
+    store, identity = tmp_path / "store", read_manifest(there).cache_id
+    other = tmp_path / "other"
+    upload(other, seed=9)
+    store.mkdir()
+    (store / identity).symlink_to(other)
+    before = (other / "manifest.json").read_bytes()
+    refused(there.as_uri(), store, identity, f"is a link to {other}", "Remove the link")
+    assert (other / "manifest.json").read_bytes() == before
+
+    (store / identity).unlink()
+    (store / identity).symlink_to(there)  # a copy kept elsewhere is read, and never written
+    assert local_copy(there.as_uri(), store) == store / identity
+
+
+def test_a_link_among_the_files_of_a_source_is_refused(there, tmp_path):
+    (tmp_path / "secret").write_text("not part of the cache")
+    (there / "notes.txt").symlink_to(tmp_path / "secret")
+    refused(there.as_uri(), tmp_path / "store", "notes.txt", f"is a link to {tmp_path / 'secret'}")
+    assert not (tmp_path / "store").exists() or not kept(tmp_path / "store")
+
+
+def test_a_set_of_shards_that_was_changed_is_refused(shards, tmp_path):
+    where = local_copy(shards.as_uri(), tmp_path / "store")
+    assert local_copy(shards.as_uri(), tmp_path / "store") == where
+    (where / "asia").unlink()
+    (where / "asia").symlink_to(shards / "europe")
+    refused(shards.as_uri(), tmp_path / "store", where.name, "holds files and is no cache")

@@ -1,0 +1,1 @@
+"""Loops that numba compiles, and where their machine code is kept."""
