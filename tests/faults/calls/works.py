@@ -54,7 +54,7 @@ class Work:
 
 def works() -> list[Work]:
     """All of them."""
-    resume = ["train", "--out", "out", "--resume"]
+    resume = ["train", "--out", "out", "--resume", "--arrow", "cache"]
     columns = ["panel.parquet", "--features", "f*", "--targets", "fwd_1,fwd_5"]
     bars = ["bars.parquet", "--recipe", "ohlcv", "--code", "code"]
     predict = ["predict", "run", "--arrow", "cache", "--out", "scores.parquet"]
