@@ -29,8 +29,9 @@ import json
 import math
 import mmap
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -140,6 +141,7 @@ class Mapped:
     mapping: mmap.mmap
     manifest: Manifest
     batches: list[Columns]
+    verified: threading.Event = field(default_factory=threading.Event)  # set once all chunks agreed (loaders/verify.py)
 
 
 def open_columns(folder: Path, manifest: Manifest) -> Mapped:
