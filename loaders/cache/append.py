@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from loaders.cache.atomic import atomic_folder
-from loaders.cache.build import RECIPES
+from loaders.cache.build import RECIPES, Recipe
 from loaders.cache.columns import as_columns, create_columns
 from loaders.cache.format import MANIFEST, BuiltFrom, Manifest, open_columns, read_manifest, verify, write_manifest
 from loaders.cache.layout import Layout, keep_from, survey
@@ -63,7 +65,7 @@ def append(
         if recipe is None or recipe.extend is None:
             raise InputError(str(cache), f"recipe {name} cannot append days", "Build it again from all files")
         verify(cache)
-        options = replace(recipe.options(**built.settings), end=None)
+        options = replace(_options_of(cache, recipe, built), end=None)
         options = replace(options, end=options.iso("--end", end))
         before = kept_source(cache, built)
 
@@ -71,7 +73,7 @@ def append(
         read = open_table(sources, built.columns, options.first_read, options.end, on_progress)
         found = survey(read, options.min_codes, on_progress)
         layout = grown_layout(before.layout, built.left_out, found)
-        if options.end is None and manifest.recipe["end"] is not None:
+        if options.end is None and manifest.recipe.get("end") is not None:
             options = replace(options, end=str(layout.calendar[-1]))
         days, codes = len(layout.calendar) - len(before.layout.calendar), len(layout.codes) - len(before.layout.codes)
         on_progress(f"new: {days:,} days, to {layout.calendar[-1]}, and {codes:,} codes")
@@ -112,6 +114,18 @@ def _built_from(cache: Path, manifest: Manifest) -> BuiltFrom:
         else "it was built as a shard or with --no-keep-source"
     )
     raise InputError(str(cache), f"days cannot be appended: {why}", "Build it again from all files")
+
+
+def _options_of(cache: Path, recipe: Recipe, built: BuiltFrom) -> Any:
+    """The options that a cache was built with. Raises InputError for a setting that is none, or of another type."""
+    kinds = get_type_hints(recipe.options)
+    for name, value in built.settings.items():
+        try:
+            TypeAdapter(kinds[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except (KeyError, ValidationError) as error:
+            what = f"the manifest was altered: {name!a} of the settings that built it is no setting of the recipe"
+            raise InputError(str(cache / MANIFEST), what, "Build it again from all files") from error
+    return recipe.options(**built.settings)
 
 
 @contextmanager

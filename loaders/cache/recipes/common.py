@@ -13,18 +13,9 @@ import numpy.typing as npt
 
 from loaders.cache.columns import NewColumns, create_columns, joined
 from loaders.cache.cross_sections import DESCRIPTION, TRANSFORMS
-from loaders.cache.format import (
-    ABSENT,
-    CONTEXT,
-    SCORED,
-    BuiltFrom,
-    Delisting,
-    Dtype,
-    Manifest,
-    Transform,
-    write_manifest,
-)
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, write_manifest
 from loaders.cache.layout import Layout, Survey, survey
+from loaders.cache.manifest.model import BuiltFrom, Delisting, Dtype, Manifest, Transform
 from loaders.cache.recipes.source_rows import SourceRows
 from loaders.cache.sources import calendar, dates
 from loaders.cache.sources.calendar import Period

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loaders.cache.format import Delisting
 from loaders.cache.layout import Layout
+from loaders.cache.manifest.model import Delisting
 from loaders.cache.sources import faults
 from loaders.cache.sources.frames import Source
 from loaders.cache.sources.reader import reading
