@@ -17,14 +17,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, BinaryIO, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.build import RECIPES, Recipe
 from loaders.cache.columns import as_columns, create_columns
-from loaders.cache.format import MANIFEST, BuiltFrom, Manifest, open_columns, read_manifest, verify, write_manifest
+from loaders.cache.format import (
+    CURE,
+    MANIFEST,
+    BuiltFrom,
+    Manifest,
+    open_columns,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from loaders.cache.layout import Layout, keep_from, survey
 from loaders.cache.recipes.common import Tell
 from loaders.cache.recipes.growth import Growth
@@ -34,6 +43,7 @@ from loaders.cache.shards import read_manifests, shard_folders
 from loaders.cache.sources.frames import Source
 from loaders.cache.sources.table import open_table
 from loaders.disk.lock import alone_with
+from loaders.disk.regular import open_plain, refusal
 from loaders.errors import InputError
 
 
@@ -137,7 +147,7 @@ def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
     if len(shard_folders(cache)) > 1 or not (cache / MANIFEST).exists():
         read_manifests(cache)
         raise InputError(str(cache), "days cannot be appended to shards", "Build it again from all files")
-    with alone_with(Path(os.path.realpath(cache))), (cache / MANIFEST).open("rb") as file:
+    with alone_with(Path(os.path.realpath(cache))), _opened(cache / MANIFEST) as file:
 
         def is_there() -> bool:
             try:
@@ -146,6 +156,13 @@ def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
                 return False
 
         yield is_there
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_plain(path)
+    except OSError as error:
+        raise refusal(path, error, CURE) from error
 
 
 def _copy_runs(pairs: list[tuple[Any, Any]], old: Layout, new: Layout) -> None:

@@ -64,7 +64,7 @@ def _odd_spans(calendar: list[str], codes: list[str], first: list[int], days: li
 def _odd_batches(
     batches: list[BatchLayout], days: list[int], size: int, feature_bytes: int, target_bytes: int
 ) -> str | None:
-    """Batches hold whole codes, and each buffer lies aligned inside the file, apart from the others.
+    """Batches hold whole codes, and lie aligned inside the file, their buffers one after the other as they are written.
 
     Args:
         days: rows of each code.
@@ -76,20 +76,17 @@ def _odd_batches(
         return "batches do not hold whole codes"
     if sum(batch.rows for batch in batches) != sum(days):
         return "batches do not hold the rows of all codes"
-    places = []
+    end = 0
     for batch in batches:
         rows = math.ceil(batch.rows / ALIGNMENT) * ALIGNMENT
-        places += [(batch.features, rows * feature_bytes), (batch.presence, rows)]
-        if target_bytes:
-            places.append((batch.targets, rows * target_bytes))
-        elif batch.targets:
-            return "batches have targets, and there are no horizons"
-    if any(start % ALIGNMENT for start, _ in places):
-        return f"a buffer of a batch is not {ALIGNMENT}-byte aligned"
-    places.sort()
-    if any(start + length > following for (start, length), (following, _) in pairwise([*places, (size, 0)])):
-        return "buffers of batches overlap or end after the file"
-    return None
+        targets = batch.features + rows * feature_bytes
+        presence = targets + rows * target_bytes
+        if batch.features % ALIGNMENT or batch.features <= end:
+            return f"a batch is not {ALIGNMENT}-byte aligned after what is before it"
+        if (batch.targets, batch.presence) != (targets if target_bytes else 0, presence):
+            return "buffers of a batch do not follow one another"
+        end = presence + rows
+    return "batches end after the file" if end > size else None
 
 
 def _odd_checksums(name: str, checksums: list[str], size: int, chunk: int) -> str | None:

@@ -1,6 +1,5 @@
 """A manifest of any content, its id made right again, is refused in one line, or all that reads it works."""
 
-import contextlib
 import copy
 import io
 import json
@@ -8,10 +7,7 @@ import math
 import os
 import shutil
 
-import numpy as np
-import polars as pl
 import pytest
-from pydantic import ValidationError
 from rich.console import Console
 
 from engine.baseline import Options, run_baseline
@@ -20,13 +16,13 @@ from engine.inputs import made_of, make_split, resolve
 from engine.model.features import useless
 from engine.score.part_metrics import part_metrics, part_samples
 from loaders.cache.append import append
-from loaders.cache.build import build
 from loaders.cache.format import MANIFEST, read_manifest, verify
-from loaders.cache.manifest.model import BuiltFrom, Manifest, manifest_id
+from loaders.cache.manifest.model import BuiltFrom
 from loaders.cache.simulation.simulate import simulate
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.tiers.inspect import inspect_cache
+from tests.loaders.cache.conftest import write
 
 DEEP = [0]
 for _ in range(900):
@@ -38,26 +34,6 @@ VALUES = [
 
 
 EXACT = ("dtype", "calendar", "days", "rows", "batches", "panel_bytes", "chunk_bytes")  # only one value can be right
-
-
-def rows(start, stop):
-    dates = pl.date_range(pl.date(2010, 1, 1), pl.date(2010, 12, 31), eager=True)
-    dates = dates.filter(dates.dt.weekday() <= 5)[start:stop]
-    rng = np.random.default_rng(start)
-    frame = dates.to_frame("date").join(pl.DataFrame({"code": [f"C{i:02d}" for i in range(25)]}), how="cross")
-    names = ("f0", "f1", "fwd_1", "fwd_5")
-    return frame.with_columns(pl.Series(name, rng.standard_normal(frame.height)) for name in names)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A small cache that days can be appended to."""
-    folder = tmp_path_factory.mktemp("manifest")
-    rows(0, 60).write_parquet(folder / "rows.parquet")
-    settings = {"features": ["f*"], "targets": ["fwd_*"], "trust_horizons": True, "min_codes": 1}
-    build("columns", [folder / "rows.parquet"], folder / "cache", settings)
-    rows(60, 62).write_parquet(folder / "next.parquet")
-    return folder / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +50,6 @@ def links(cache, folder):
         if path.name != MANIFEST:
             os.link(path, folder / path.name)
     return folder
-
-
-def write(folder, content):
-    """Write a manifest with the id that its content has, where it can have one."""
-    with contextlib.suppress(ValidationError, ValueError):
-        content["cache_id"] = manifest_id(Manifest.model_validate(content))
-    (folder / MANIFEST).write_text(json.dumps(content))
 
 
 def use(folder, files=()):
