@@ -33,7 +33,7 @@ from bench.peers import Peer, installed_peer, load_peer, peer_names
 from bench.workloads.arrays import form
 from bench.workloads.loading import Loading, fresh_blocks, loading, touch, write_source
 from loaders.batch import AHEAD, Batch, Slot, new_slot
-from loaders.cache.format import Dtype
+from loaders.cache.manifest.model import Dtype
 from loaders.errors import InputError
 from loaders.gather import fill_block, fill_windows
 from loaders.panel import Panel, open_panel

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from engine.config import OF_ATFT, Config
+from loaders.disk.regular import read_plain
 from loaders.errors import InputError
 
 RENAMED = {
@@ -40,7 +41,7 @@ def load(kind: type[AnyConfig], path: Path | None, settings: Sequence[str], arro
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(read_plain(path).decode())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(
                 str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
@@ -110,7 +111,7 @@ def to_toml(config: Config) -> str:
     content = _of_run(config, exclude_none=True)
     if config.model.is_own:
         content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
-    return tomli_w.dumps(content)
+    return tomli_w.dumps(content).replace("\x7f", "\\u007F")  # the one character that it should escape and does not
 
 
 def config_hash(config: Config) -> str:

@@ -158,6 +158,7 @@ def _driven(
             what = f"could not be read or written ({error.strerror})"
             raise WriteError(str(error.filename or folder), what, "Mend that; the same command resumes") from error
         except (TrialFailed, InputError) as error:
+            inputs.verification.wait()  # damaged rows fail no trial, they end the command
             fail(study, trial, str(error))
         else:
             study.tell(trial, metrics, skip_if_finished=True)

@@ -17,3 +17,7 @@ class InputError(Exception):
 
 class WriteError(InputError):
     """What could not be written, such as on a full disk. Nothing is wrong with the work itself: it can be repeated."""
+
+
+class Interrupted(Exception):
+    """Work was stopped by whoever asked for it, whatever its inputs are like."""

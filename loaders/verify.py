@@ -4,6 +4,9 @@ Opening a cache reads none of its rows, so a flipped bit would be trained on. Re
 large cache wait for minutes; hashing beside the training (a second of one core per GB) finds it in time to stop the
 run. Pages are hashed where they are mapped, nothing is copied.
 
+Rows that differ also make the work on them fail in other ways: a matrix that cannot be inverted, a loss that is not
+finite, an id out of range. So an exception of the work gives way to the checksum's, for which it waits.
+
 A training on a CPU wants all cores, so of a few cores one thread hashes. A machine with many, as GPUs have, lends four.
 """
 
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from loaders.cache.format import Mapped, checksum_of, chunk_name
-from loaders.errors import InputError
+from loaders.errors import InputError, Interrupted, WriteError
 from loaders.panel import Panel
 from loaders.tiers.cores import usable_cores
 
@@ -26,7 +29,7 @@ CORES_EACH = 4  # of the machine, for one that hashes
 class Verification:
     """A comparison under way."""
 
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)  # nobody asks any more
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
@@ -40,18 +43,43 @@ class Verification:
         self.done.wait()
         self.raise_if_failed()
 
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Where rows differ, raise that in place of what the block raises, but for what rows have no part in:
+        Interrupted and WriteError."""
+        try:
+            yield
+        except (Interrupted, WriteError):
+            raise
+        except Exception as error:
+            self.done.wait()
+            if self.error is None or self.error is error:
+                raise
+            raise self.error from error
+
+
+@contextmanager
+def verified(panel: Panel) -> Iterator[None]:
+    """Work whose result leaves this process once the `with` has ended: then all rows agree with their checksums."""
+    with verifying(panel) as verification:
+        yield
+        verification.wait()
+        panel.check_unchanged()
+
 
 @contextmanager
 def verifying(panel: Panel) -> Iterator[Verification]:
-    """Begin to compare; all threads have ended when the `with` ends.
+    """Begin to compare; all threads have ended when the `with` ends. Rows that agreed once are not compared again.
 
-    What it raises is an InputError naming the first chunk (its number and byte range) that differs.
+    What it raises is an InputError naming the first chunk (its number and byte range) that differs, also in place of
+    another exception of the block (`Verification.explaining`).
     """
     verification = Verification()
     threads = max(min(usable_cores().threads // CORES_EACH, MOST_THREADS), 1)
 
     def compare() -> None:
         try:
+            panel.check_unchanged()
             for file in panel.files:
                 _compare(file, threads, verification.stop)
         except BaseException as error:  # re-raised by whoever asks
@@ -62,7 +90,8 @@ def verifying(panel: Panel) -> Iterator[Verification]:
     thread = threading.Thread(target=compare, name="verify", daemon=True)
     thread.start()
     try:
-        yield verification
+        with verification.explaining():
+            yield verification
     finally:
         verification.stop.set()
         thread.join()
@@ -70,6 +99,8 @@ def verifying(panel: Panel) -> Iterator[Verification]:
 
 def _compare(file: Mapped, threads: int, stop: threading.Event) -> None:
     """Compare a file's chunks, until `stop` is set. Raises InputError for the first that differs."""
+    if file.verified.is_set():
+        return
     manifest = file.manifest  # of the mapped rows, whatever cache has taken the folder since
     size = manifest.chunk_bytes
     # The pool ends before the view does, which its threads still read.
@@ -85,4 +116,6 @@ def _compare(file: Mapped, threads: int, stop: threading.Event) -> None:
             if different:
                 stop.set()
                 what = f"checksum differs in {chunk_name(number, size)}"
-                raise InputError(str(file.path), what, "Restore or rebuild the cache, then resume")
+                raise InputError(str(file.path), what, "Restore or rebuild the cache, then repeat the command")
+        if not stop.is_set():
+            file.verified.set()

@@ -18,7 +18,8 @@ import numpy as np
 
 from loaders.batch import Request
 from loaders.cache.columns import create_columns
-from loaders.cache.format import SCORED, Dtype, Manifest, write_manifest
+from loaders.cache.format import SCORED, write_manifest
+from loaders.cache.manifest.model import Dtype, Manifest
 from loaders.panel import Panel, open_panel
 from loaders.plan import Block, Plan
 from loaders.split import Days

@@ -26,6 +26,7 @@ from loaders.panel import open_panel as open_rows
 from loaders.plan import Block, Plan
 from loaders.split import Days, find_days, parse_date
 from loaders.tiers.choose import open_source
+from loaders.verify import verified, verifying
 
 if TYPE_CHECKING:
     import polars as pl
@@ -132,9 +133,15 @@ class Panel:
     def _blocks(self, part: Days, blocks: list[Block], days: int, context: int, copy: bool) -> Iterator[PanelBlock]:
         request = Request(part, blocks, days, context)
         names = np.array(self.codes)
-        with open_source(self.rows, torch.device("cpu"), "host") as source, source.load(request) as loader:
+        with (
+            verifying(self.rows) as verification,
+            open_source(self.rows, torch.device("cpu"), "host") as source,
+            source.load(request) as loader,
+        ):
             for batch in loader:
+                verification.raise_if_failed()
                 yield self._block(batch, part, days, names, copy)
+            verification.wait()
 
     def _planned(self, part: Days, days: int, codes: int | None, seed: int | None) -> list[Block]:
         most = codes or len(self.codes)
@@ -182,9 +189,10 @@ class Panel:
                 names = match_columns("--features", patterns, self.features, set())
         columns = [self.features.index(name) for name in names]
         rows, day, code = present_rows(self.rows, self._days(start, end))
-        values = self.rows.features[rows]
-        values = (values if names == self.features else values[:, columns]).astype(np.float32)
-        targets = {f"target_{h}": self.rows.targets[rows, i] for i, h in enumerate(self.horizons)}
+        with verified(self.rows):
+            values = self.rows.features[rows]
+            values = (values if names == self.features else values[:, columns]).astype(np.float32)
+            targets = {f"target_{h}": self.rows.targets[rows, i] for i, h in enumerate(self.horizons)}
         head = {
             "date": self.dates[day],
             "code": pl.Series(self.codes, dtype=pl.String).gather(code),

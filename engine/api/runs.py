@@ -16,6 +16,7 @@ from engine.score.predict import load_run, predict_days
 from engine.score.rows import to_file
 from loaders.errors import InputError
 from loaders.panel import open_panel
+from loaders.verify import verified
 
 if TYPE_CHECKING:
     import polars as pl
@@ -103,7 +104,9 @@ class Run:
             data = run.config.data
             panel = open_panel(data.arrow if cache is None else cache_path(cache), data.store)
             days, _ = choose_days(run.state, asked, panel, str(self.folder), run.config.split.tuned_until)
-            return _frame(to_file(panel, predict_days(run, panel, days, asked.name, member)))
+            with verified(panel):
+                scores = predict_days(run, panel, days, asked.name, member)
+            return _frame(to_file(panel, scores))
 
     def _joined(self, asked: Asked, cache: Any, member: int | None) -> Scores:
         if cache is not None or member is not None:

@@ -32,6 +32,7 @@ def baseline_command(
     from engine.score.rows import row_scores, to_file
     from engine.score.tables import splits_table, to_json
     from loaders.panel import open_panel
+    from loaders.verify import verified
 
     resolved = load_config(config, settings or [], arrow)
     with showing(console) as progress:
@@ -39,7 +40,8 @@ def baseline_command(
         split = make_split(resolved, panel)
         days = spans_of(split, panel.calendar)
         options = Options(feature, resolved.train.seed, resolved.model.online_features, progress)
-        scores = run_baseline(panel, split, kind, options)
+        with verified(panel):
+            scores = run_baseline(panel, split, kind, options)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
         name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)

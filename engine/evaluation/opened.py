@@ -29,6 +29,7 @@ from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
 from loaders.progress import Progress, part_of, quiet
+from loaders.verify import verified
 
 Float64 = npt.NDArray[np.float64]
 
@@ -126,7 +127,10 @@ def open_sources(
     in_sample: bool = False,
     progress: Progress = quiet,
 ) -> Opened:
-    """Score the runs and read the files that `evaluate` is asked for; arguments and errors as there."""
+    """Score the runs and read the files that `evaluate` is asked for; arguments and errors as there.
+
+    The panel's rows agree with their checksums then, for whatever is computed from what this gives.
+    """
     asked = Asked(split, start, end, in_sample)
     every = paths if against is None else [*paths, against]
     data = cache_of(every) if arrow is None else Data(arrow=str(arrow))
@@ -134,7 +138,8 @@ def open_sources(
     check_targets(panel)
     parts = [part_of(progress, i / len(every), (i + 1) / len(every)) for i in range(len(every))]
     opened = None if arrow is not None else data
-    sources = [read_source(path, panel, asked, opened, part) for path, part in zip(every, parts, strict=True)]
+    with verified(panel):
+        sources = [read_source(path, panel, asked, opened, part) for path, part in zip(every, parts, strict=True)]
     if len({source.split for source in sources}) > 1:
         found = ", ".join(f"{source.name} is {source.split}" for source in sources)
         raise InputError(

@@ -15,6 +15,7 @@ from loaders.gather import gather
 from loaders.panel import Panel
 from loaders.plan import scoring_blocks
 from loaders.split import Days
+from loaders.verify import verified
 
 SIZES = (1, 2, 3, 10, 100, 1000, 3000)  # codes
 TOLERANCE = 1e-5  # largest difference of scores, which are z-scores where models are averaged
@@ -32,7 +33,8 @@ def check_export(run: TrainedRun, path: Path, to: str, days: int, panel: Panel |
     call = load_exported(path, to)
     found = {f"{codes:,}": _difference(run, call, codes, days) for codes in SIZES}
     if panel is not None:
-        found["last day"] = _of_last_day(run, call, days, panel)
+        with verified(panel):
+            found["last day"] = _of_last_day(run, call, days, panel)
     if not max(found.values()) <= TOLERANCE:
         worst = ", ".join(f"{codes} codes {value:.1e}" for codes, value in found.items() if not value <= TOLERANCE)
         raise RunFailed(f"{path}: scores differ from the run's by more than {TOLERANCE:g}: {worst}")

@@ -8,6 +8,7 @@ from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.progress import Progress, quiet
 from loaders.split import Days
+from loaders.verify import verified
 
 
 def score_days(
@@ -27,16 +28,17 @@ def score_days(
         member: of a run of several models, this one alone; the first is 0.
         newest: see `live_slopes`.
 
-    Raises InputError where the cache was not made like the run's, or lacks the context or the returns that the scores
-    need.
+    Raises InputError where rows differ from their checksums, and where the cache was not made like the run's, or lacks
+    the context or the returns that the scores need.
     """
     where = str(run.folder)
     check_agreement(run.state.features, run.state.horizons, panel, where)
     if panel.manifest.cache_id != run.state.cache_id:
         check_made_alike(run.state.made, panel, where)
     _check_context(run, panel, days)
-    found = live_slopes(run, panel, days, newest=newest)
-    scores = predict_days(run, panel, days, name, member, found.slopes, progress)
+    with verified(panel):
+        found = live_slopes(run, panel, days, newest=newest)
+        scores = predict_days(run, panel, days, name, member, found.slopes, progress)
     return scores, found.notes + found.keep(run)
 
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from loaders.cache.atomic import write_atomically
 from loaders.cache.sources.codes import SPELLINGS_CURE, two_spellings
 from loaders.cache.sources.dates import advice, fault, is_text, parse_column
+from loaders.disk.regular import check_plain
 from loaders.errors import InputError
 
 SCORES = "scores.parquet"  # in a folder of folds
@@ -75,6 +76,7 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
     accepted form, a score that is missing or infinite, or a (date, code) twice.
     """
     try:
+        check_plain(path)
         table = pq.read_table(pa.OSFile(str(path), "rb"))
     except (OSError, pa.ArrowException) as error:
         raise InputError(str(path), f"not a readable Parquet file ({error})", CURE) from error

@@ -46,6 +46,7 @@ from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
+from loaders.verify import verified
 
 SUMMARY = "summary.json"
 BEGUN = ("fold-0", f".{CONFIG}.partial")  # what there is before config.toml
@@ -148,7 +149,8 @@ def _join(
     out: Path, folders: list[Path], splits: list[Split], panel: Panel, tuned_until: str | None, console: Console
 ) -> None:
     """Write the scores of all test parts as one file, and the metrics of each and of all."""
-    parts = [predict_run(load_run(folder), panel, "test") for folder in folders]
+    with verified(panel):
+        parts = [predict_run(load_run(folder), panel, "test") for folder in folders]
     values = {h: np.concatenate([part.values[h] for part in parts]) for h in panel.manifest.horizons}
     run_ids = " ".join(part.run_id for part in parts)
     rows = np.concatenate([part.rows for part in parts])

@@ -73,6 +73,7 @@ def train(
             for _ in epochs(run):
                 pass
             inputs.verification.wait()
+            inputs.panel.check_unchanged()
             world.barrier()  # for the best checkpoint
             run.callbacks.on_end(run, _write_summary(run))
     return run.folder
@@ -131,6 +132,7 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     Raises RunFailed for a loss or a validation metric that is not finite.
     """
     state, phase, weights = run.state, run.phase, run.learner.weights
+    run.inputs.verification.wait()  # before any figure is told or kept
     means = dict(zip(["loss", *term_names(run.config.objective)], mean_losses(run, epoch_of(run).every), strict=True))
     terms = phase.objective.weights()
     losses = {name: means[name] for name in ("loss", *terms)}

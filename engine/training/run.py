@@ -3,6 +3,9 @@
 A run's folder is begun in this order: checkpoints/last.safetensors, config.toml, metrics.jsonl, each synced before the
 next. With a config.toml it can be resumed; until then the same command begins it anew. One command at a time has the
 folder, by a lock in it that ends with the process; of several ranks the first holds it.
+
+Rows are compared with their checksums beside the first steps. Until that has ended nothing but the beginning is
+written: a run that began on damaged rows is undone, and one that is resumed on them keeps its last checkpoint.
 """
 
 import secrets
@@ -37,7 +40,7 @@ from engine.training.fold import Fold
 from engine.training.objective import Objective, make_objective
 from engine.training.schedule import Phase, phases_of
 from engine.training.step.learner import Learner, Slots, make_batch, make_learner, wants_batch
-from engine.training.tracking import RunLog, device_name, open_log, write_metrics
+from engine.training.tracking import METRICS, RunLog, device_name, open_log, write_metrics
 from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
@@ -112,12 +115,14 @@ class Run:
         return weighted_online_scores(self.config, self.fold.panel, self.fold.split.valid, neutral, slopes)
 
     def save_best(self) -> None:
-        """Write the best checkpoint, on the first rank."""
+        """Write the best checkpoint, on the first rank. Raises InputError where rows are damaged."""
+        self.inputs.verification.wait()
         if self.learner.world.first:
             save_best(self.folder / "checkpoints" / BEST, self.state, self.learner.weights)
 
     def save_last(self) -> None:
-        """Write the checkpoint to resume from, on the first rank."""
+        """Write the checkpoint to resume from, on the first rank. Raises InputError where rows are damaged."""
+        self.inputs.verification.wait()
         if self.learner.world.first:
             save_last(self.folder / "checkpoints" / LAST, self.state, self.learner.weights)
 
@@ -169,6 +174,7 @@ def open_run(
             folder = Path("runs") / run_id if folder is None else folder
             if world.first:
                 stack.enter_context(beginning(folder, CONFIG, BEGUN))
+                stack.enter_context(_undone_on_damage(folder, inputs))
             split = dates_of(fold.split, panel.calendar)
             state = State(
                 run_id, panel.manifest.cache_id, config_hash(config), features, horizons, split, config.data.arrow,
@@ -184,10 +190,9 @@ def open_run(
         called = Callbacks(tuple(callbacks) if world.first else ())
         run = Run(config, folder, state, inputs, fold, plans, learner, log, [] if stop is None else stop, usage, called)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
-        if not resume:
-            run.save_last()
-            if world.first:
-                write_atomically(folder / CONFIG, to_toml(config).encode())
+        if not resume and world.first:
+            save_last(folder / "checkpoints" / LAST, state, learner.weights)
+            write_atomically(folder / CONFIG, to_toml(config).encode())
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))
@@ -230,6 +235,19 @@ def steps_of(config: Config, plan: Plan) -> int:
 def phase_objective(config: Config, phase: Phase, horizons: int, device: torch.device) -> Objective:
     """What a phase trains on. Raises InputError where its weights of horizons are not as many as horizons."""
     return make_objective(config.model_copy(update={"objective": phase.objective}), horizons, device)
+
+
+@contextmanager
+def _undone_on_damage(folder: Path, inputs: Inputs) -> Iterator[None]:
+    """Undo what `beginning` has finished where rows turn out to be damaged."""
+    try:
+        with inputs.verification.explaining():
+            yield
+    except InputError:
+        if inputs.verification.error is not None:
+            for name in (CONFIG, METRICS):
+                (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _existing(folder: Path | None) -> Path:

@@ -18,6 +18,8 @@ from loaders.cache.atomic import write_atomically
 from loaders.errors import WriteError
 from loaders.progress import Progress, quiet
 
+METRICS = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class RunLog:
@@ -59,7 +61,7 @@ def _written(folder: str | Path) -> Iterator[None]:
 def write_metrics(run: Path, state: State) -> None:
     """metrics.jsonl, a line per validation, of what depends on seed, data and settings alone: no times."""
     lines = "".join(to_json(line) + "\n" for line in state.history)
-    write_atomically(run / "metrics.jsonl", lines.encode())
+    write_atomically(run / METRICS, lines.encode())
 
 
 def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:

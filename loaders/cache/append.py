@@ -17,12 +17,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from loaders.cache.atomic import atomic_folder
-from loaders.cache.build import RECIPES
+from loaders.cache.build import RECIPES, Recipe
 from loaders.cache.columns import as_columns, create_columns
-from loaders.cache.format import MANIFEST, BuiltFrom, Manifest, open_columns, read_manifest, verify, write_manifest
+from loaders.cache.format import (
+    CURE,
+    MANIFEST,
+    BuiltFrom,
+    Manifest,
+    open_columns,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from loaders.cache.layout import Layout, keep_from, survey
 from loaders.cache.recipes.common import Tell
 from loaders.cache.recipes.growth import Growth
@@ -32,6 +43,7 @@ from loaders.cache.shards import read_manifests, shard_folders
 from loaders.cache.sources.frames import Source
 from loaders.cache.sources.table import open_table
 from loaders.disk.lock import alone_with
+from loaders.disk.regular import open_plain, refusal
 from loaders.errors import InputError
 
 
@@ -63,7 +75,7 @@ def append(
         if recipe is None or recipe.extend is None:
             raise InputError(str(cache), f"recipe {name} cannot append days", "Build it again from all files")
         verify(cache)
-        options = replace(recipe.options(**built.settings), end=None)
+        options = replace(_options_of(cache, recipe, built), end=None)
         options = replace(options, end=options.iso("--end", end))
         before = kept_source(cache, built)
 
@@ -71,7 +83,7 @@ def append(
         read = open_table(sources, built.columns, options.first_read, options.end, on_progress)
         found = survey(read, options.min_codes, on_progress)
         layout = grown_layout(before.layout, built.left_out, found)
-        if options.end is None and manifest.recipe["end"] is not None:
+        if options.end is None and manifest.recipe.get("end") is not None:
             options = replace(options, end=str(layout.calendar[-1]))
         days, codes = len(layout.calendar) - len(before.layout.calendar), len(layout.codes) - len(before.layout.codes)
         on_progress(f"new: {days:,} days, to {layout.calendar[-1]}, and {codes:,} codes")
@@ -114,6 +126,18 @@ def _built_from(cache: Path, manifest: Manifest) -> BuiltFrom:
     raise InputError(str(cache), f"days cannot be appended: {why}", "Build it again from all files")
 
 
+def _options_of(cache: Path, recipe: Recipe, built: BuiltFrom) -> Any:
+    """The options that a cache was built with. Raises InputError for a setting that is none, or of another type."""
+    kinds = get_type_hints(recipe.options)
+    for name, value in built.settings.items():
+        try:
+            TypeAdapter(kinds[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except (KeyError, ValidationError) as error:
+            what = f"the manifest was altered: {name!a} of the settings that built it is no setting of the recipe"
+            raise InputError(str(cache / MANIFEST), what, "Build it again from all files") from error
+    return recipe.options(**built.settings)
+
+
 @contextmanager
 def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
     """Keep other builds and appends from a cache; gives whether it still is the one under that name.
@@ -123,7 +147,7 @@ def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
     if len(shard_folders(cache)) > 1 or not (cache / MANIFEST).exists():
         read_manifests(cache)
         raise InputError(str(cache), "days cannot be appended to shards", "Build it again from all files")
-    with alone_with(Path(os.path.realpath(cache))), (cache / MANIFEST).open("rb") as file:
+    with alone_with(Path(os.path.realpath(cache))), _opened(cache / MANIFEST) as file:
 
         def is_there() -> bool:
             try:
@@ -132,6 +156,13 @@ def _alone_with(cache: Path) -> Iterator[Callable[[], bool]]:
                 return False
 
         yield is_there
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_plain(path)
+    except OSError as error:
+        raise refusal(path, error, CURE) from error
 
 
 def _copy_runs(pairs: list[tuple[Any, Any]], old: Layout, new: Layout) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from loaders.disk.regular import map_plain, refusal
 from loaders.errors import InputError
 
 PANEL = "panel.arrow"
@@ -302,10 +303,12 @@ def _no_targets(rows: int) -> npt.NDArray[np.float32]:
     return np.empty((rows, 0), np.float32)
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """Map a file read-only. Raises InputError where that cannot be done."""
+def map_file(path: Path) -> tuple[mmap.mmap, os.stat_result]:
+    """Map a file read-only; gives it and what it was on opening. Raises InputError where that cannot be done."""
+    cure = "Restore or rebuild the cache"
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), f"not a readable panel file ({error})", "Rebuild the cache") from error
+        return map_plain(path)
+    except OSError as error:
+        raise refusal(path, error, cure) from error
+    except ValueError as error:
+        raise InputError(str(path), f"not a readable file of rows ({error})", cure) from error

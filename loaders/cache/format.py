@@ -19,25 +19,27 @@ needs no index and no search, and a block of S codes is S contiguous runs. A day
 is an ABSENT row of zeros. A CONTEXT row was there but outside the universe: it may be looked back on, and is never
 scored or ranked. A code's rows lie in one record batch.
 
-Not checked on opening: the checksums of panel.arrow (`verify` does that; it reads every byte).
+On opening, the manifest, rows.npy and the sizes of files are checked. The checksums of panel.arrow are compared beside
+its use (loaders/verify.py), or by `verify`; that reads every byte. Arrow's own metadata is parsed by `verify` alone,
+once checksums agree.
 
 F features, H horizons, S codes, N rows
 """
 
 import hashlib
 import json
-import math
 import mmap
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from textwrap import shorten
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import pyarrow as pa
+from pydantic import ValidationError
 
 from loaders.cache.columns import (
     PANEL,
@@ -49,86 +51,17 @@ from loaders.cache.columns import (
     map_file,
     views,
 )
-from loaders.cache.rows import WORD, row_bits
+from loaders.cache.manifest.check import inconsistency
+from loaders.cache.manifest.model import CHUNK_BYTES, READABLE, BuiltFrom, Manifest, manifest_id
+from loaders.cache.rows import bits_of, row_bits
 from loaders.cache.statistics import FeatureStats, RunningStats, moments
+from loaders.disk.regular import check_plain, open_plain, read_plain, refusal
 from loaders.errors import InputError
 from loaders.progress import Progress, counted, part_of, quiet
 
-FORMAT_VERSION = 4
-READABLE = (3, 4)  # 3 keeps no source
 ABSENT, CONTEXT, SCORED = 0, 1, 2
-CHUNK_BYTES = 16 << 20
 MANIFEST, ROWS, SOURCE = "manifest.json", "rows.npy", "source.arrow"
-
-Count = Annotated[int, Field(ge=0)]
-Dtype = Literal["float16", "float32"]
-Transform = Literal["rank", "zscore", "none"]
-
-
-class Delisting(BaseModel):
-    """What a holder of a code got after its last bar, as a fraction; known since a date."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    code: str
-    date: str  # ISO
-    value: float
-
-
-class BuiltFrom(BaseModel):
-    """What a cache was built from, kept so that days can be appended. Its rows, in source.arrow, lie as those of a
-    cache do: code by code and day by day, days before the cache's first and codes that ended before it included.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    settings: dict[str, Any]  # of the build, fields of the recipe's options
-    columns: list[str]  # of source.arrow, float32, NaN = missing
-    calendar: list[str]
-    codes: list[str]
-    first: list[Count]
-    days: list[Annotated[int, Field(ge=1)]]
-    left_out: dict[str, Count]  # dates that --min-codes left out, and how many codes held each
-    delistings: list[Delisting]  # all that were given, also of codes and dates that the cache does not have yet
-    moments: list[list[float]]  # `RunningStats.state` of the features as the source has them
-    batches: list[BatchLayout]
-    bytes: Count = 0  # size of source.arrow
-    checksums: list[str] = []  # as those of panel.arrow
-
-
-class Manifest(BaseModel):
-    """What a cache holds. Written last: a folder without a manifest is not a cache."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    features: list[str]
-    horizons: list[Annotated[int, Field(ge=1)]]  # ascending, distinct
-    dtype: Dtype  # of the stored features
-    calendar: list[str]  # ISO dates, ascending, distinct
-    codes: list[str]  # ascending, distinct
-    first: list[Count]  # per code, calendar index of the first day of its span
-    days: list[Annotated[int, Field(ge=1)]]  # per code, calendar days in its span
-    rows: Count  # sum of days; absent rows included, padding excluded
-    counts: dict[str, Count]  # rows by kind, and what the recipe did to odd input
-    recipe: dict[str, Any]  # name and settings that built it
-    normalisation: str  # in words
-    transform: Transform = "none"  # of features, within each date
-    categories: list[str] = []  # features that are ids, stored as they are
-    targets: list[str] = []  # what the target of each horizon is
-    known_after: Count = 0  # days after t + h when the target of day t is known; 1 where it begins at t + 1's close
-    period: Literal["day", "week", "month", "era", "other"] = "day"  # what a calendar row is
-    periods_per_year: Annotated[float, Field(gt=0)] | None = 252.0  # None: not known, ratios are not annualised
-    source: list[FeatureStats] = []  # of each feature as the source has it
-    stored: list[FeatureStats] = []  # of each feature as it is stored
-    simulation: dict[str, Any] | None = None
-    batches: list[BatchLayout] = []
-    panel_bytes: Count = 0  # size of panel.arrow
-    chunk_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = CHUNK_BYTES
-    checksums: list[str] = []  # sha256 per chunk of panel.arrow, first 16 hex digits
-    rows_checksums: list[str] = []  # the same of rows.npy
-    built_from: BuiltFrom | None = None  # None: days cannot be appended
-    cache_id: str = ""
-    format_version: int = FORMAT_VERSION
+CURE = "Restore or rebuild the cache"
 
 
 @dataclass(frozen=True)
@@ -140,6 +73,7 @@ class Mapped:
     mapping: mmap.mmap
     manifest: Manifest
     batches: list[Columns]
+    verified: threading.Event = field(default_factory=threading.Event)  # set once all chunks agreed (loaders/verify.py)
 
 
 def open_columns(folder: Path, manifest: Manifest) -> Mapped:
@@ -147,16 +81,9 @@ def open_columns(folder: Path, manifest: Manifest) -> Mapped:
 
     Raises InputError where the file is cut short or its batches do not hold the manifest's rows.
     """
-    path = folder / PANEL
-    mapping = map_file(path)
-    try:
-        if manifest.panel_bytes and len(mapping) != manifest.panel_bytes:
-            raise ValueError(f"{len(mapping):,} bytes, not {manifest.panel_bytes:,}")
-        width = (len(manifest.features), len(manifest.horizons), manifest.dtype)
-        batches = views(mapping, manifest.batches, *width)
-    except ValueError as error:
-        raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
-    return Mapped(path, os.stat(path), mapping, manifest, batches)
+    width = (len(manifest.features), len(manifest.horizons), manifest.dtype)
+    mapping, opened, batches = _mapped(folder / PANEL, manifest.panel_bytes, manifest.batches, *width)
+    return Mapped(folder / PANEL, opened, mapping, manifest, batches)
 
 
 def open_source(folder: Path, built_from: BuiltFrom) -> NewColumns:
@@ -164,33 +91,36 @@ def open_source(folder: Path, built_from: BuiltFrom) -> NewColumns:
 
     Raises InputError where the file is cut short or missing.
     """
-    path = folder / SOURCE
-    mapping = map_file(path)
+    width = (len(built_from.columns), 0, "float32")
+    _, _, batches = _mapped(folder / SOURCE, built_from.bytes, built_from.batches, *width)
+    return as_columns(batches, built_from.batches)
+
+
+def _mapped(
+    path: Path, size: int, batches: list[BatchLayout], features: int, horizons: int, dtype: str
+) -> tuple[mmap.mmap, os.stat_result, list[Columns]]:
+    mapping, opened = map_file(path)
     try:
-        if len(mapping) != built_from.bytes:
-            raise ValueError(f"{len(mapping):,} bytes, not {built_from.bytes:,}")
-        batches = views(mapping, built_from.batches, len(built_from.columns), 0, "float32")
+        if len(mapping) != size:
+            raise ValueError(f"{len(mapping):,} bytes, not {size:,}")
+        return mapping, opened, views(mapping, batches, features, horizons, dtype)
     except ValueError as error:
         raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
-    return as_columns(batches, built_from.batches)
 
 
 def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
     """Map rows.npy: uint64 [2, W], bits of the present rows and of the samples.
 
-    Raises InputError where the file is missing, cut short, altered or of another shape.
+    Raises InputError where the file is missing, cut short, altered or of another shape. All of it is read anyway, so
+    nothing in it is looked at before it agrees with its checksums.
     """
     path = folder / ROWS
-    _verify_file(path, manifest.rows_checksums, manifest.chunk_bytes)  # all of it is read anyway
+    _verify_file(path, manifest.rows_checksums, manifest.chunk_bytes)
+    mapping, _ = map_file(path)
     try:
-        bits = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(str(path), f"not readable ({error})", "Rebuild the cache") from error
-    words = math.ceil(manifest.rows / WORD) + 1
-    if bits.dtype != np.uint64 or bits.shape != (2, words):
-        what = f"{bits.dtype} of shape {bits.shape}, {manifest.rows} rows need uint64 (2, {words})"
-        raise InputError(str(path), what, "Rebuild the cache")
-    return bits
+        return bits_of(mapping, manifest.rows)
+    except ValueError as error:
+        raise InputError(str(path), f"does not hold what the manifest says ({error})", "Rebuild the cache") from error
 
 
 def checksum_of(chunk: bytes | memoryview) -> str:
@@ -204,22 +134,25 @@ def chunk_name(number: int, chunk_bytes: int) -> str:
 
 
 def chunk_checksums(path: Path, chunk_bytes: int = CHUNK_BYTES, progress: Progress = quiet) -> list[str]:
-    """SHA-256 of each `chunk_bytes` of the file, first 16 hex digits, computed by one thread per core."""
+    """SHA-256 of each `chunk_bytes` of the file, first 16 hex digits, computed by one thread per core.
+
+    Raises InputError where it cannot be read.
+    """
 
     def checksum(start: int) -> str:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(start)
             return checksum_of(file.read(chunk_bytes))
 
-    starts = range(0, path.stat().st_size, chunk_bytes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(counted(pool.map(checksum, starts), len(starts), progress, "checksums"))
-
-
-def manifest_id(manifest: Manifest) -> str:
-    """Identity of a cache: a hash of everything the manifest says, checksums of the values included."""
-    content = manifest.model_dump(exclude={"cache_id"} if manifest.format_version > 3 else {"cache_id", "built_from"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        check_plain(path)
+        starts = range(0, path.stat().st_size, chunk_bytes)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(counted(pool.map(checksum, starts), len(starts), progress, "checksums"))
+    except FileNotFoundError as error:
+        raise InputError(str(path), "is missing", CURE) from error
+    except OSError as error:
+        raise refusal(path, error, CURE) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet) -> None:
@@ -258,51 +191,39 @@ def _measure(batches: list[Columns], progress: Progress, rows: int = 1 << 14) ->
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a cache folder.
+    """Read and check the manifest of a cache folder: types and ranges of all fields, what has to hold between them, and
+    that its id is that of its content.
 
     Raises InputError for a missing folder, a folder that is no cache, another format version or inconsistent content.
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_plain(path))
     except FileNotFoundError as error:
         cure = "Build one with `atft-engine cache build` or `cache simulate`, or pass --arrow"
         raise InputError(str(folder), "no cache here (manifest.json is missing)", cure) from error
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), f"not a readable manifest ({error})", "Rebuild the cache") from error
+    except OSError as error:
+        raise refusal(path, error, CURE) from error
+    except RecursionError as error:
+        raise InputError(str(path), "not a readable manifest (nested too deeply)", CURE) from error
+    except ValueError as error:
+        raise InputError(str(path), f"not a readable manifest ({error})", CURE) from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version not in READABLE:
-        what = f"format version {version}, this release reads {' and '.join(map(str, READABLE))}"
+    if type(version) is not int or version not in READABLE:
+        what = f"format version {shorten(repr(version), 40)}, this release reads {' and '.join(map(str, READABLE))}"
         raise InputError(str(path), what, "Rebuild the cache")
     try:
         manifest = Manifest.model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = shorten(ascii(".".join(map(str, first["loc"])))[1:-1], 100)
         raise InputError(str(path), f"unexpected content in {where} ({first['msg']})", "Rebuild the cache") from error
-    odd = _inconsistency(manifest)
+    odd = inconsistency(manifest)
     if odd is None and manifest.cache_id != manifest_id(manifest):
         odd = "its content and its id disagree"
     if odd is not None:
         raise InputError(str(path), f"the manifest was altered: {odd}", "Rebuild the cache")
     return manifest
-
-
-def _inconsistency(m: Manifest) -> str | None:
-    """What in a manifest cannot be, in words."""
-    for name in ("calendar", "codes", "horizons"):
-        values = getattr(m, name)
-        if any(a >= b for a, b in pairwise(values)):
-            return f"{name} is not ascending and distinct"
-    if len(set(m.features)) < len(m.features):
-        return "features are not distinct"
-    if not len(m.codes) == len(m.first) == len(m.days):
-        return "codes, first and days differ in length"
-    if any(first + days > len(m.calendar) for first, days in zip(m.first, m.days, strict=True)):
-        return "a code's span ends after the calendar"
-    if sum(m.days) != m.rows or (m.batches and sum(batch.rows for batch in m.batches) != m.rows):
-        return "its rows are not those of its codes"
-    return None
 
 
 def verify(folder: Path, progress: Progress = quiet) -> Manifest:
@@ -318,25 +239,26 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
         _verify_file(folder / SOURCE, manifest.built_from.checksums, manifest.chunk_bytes)
         open_source(folder, manifest.built_from)
     expected = [(batch.features, batch.targets, batch.presence) for batch in manifest.batches]
-    if arrow_offsets(mapped.mapping) != expected:
+    try:
+        found = arrow_offsets(mapped.mapping)
+    except (
+        pa.ArrowException,
+        ValueError,
+        AttributeError,
+    ) as error:  # in spite of its checksums
+        raise InputError(str(folder / PANEL), f"is no panel ({error})", "Rebuild the cache") from error
+    if found != expected:
         what = "its record batches are not where the manifest says"
         raise InputError(str(folder / PANEL), what, "Rebuild the cache")
     return manifest
 
 
 def _verify_file(path: Path, checksums: list[str], size: int, progress: Progress = quiet) -> None:
-    try:
-        if not path.is_file():
-            raise InputError(str(path), "is missing", "Restore or rebuild the cache")
-        found = chunk_checksums(path, size, progress)
-    except OSError as error:
-        raise InputError(
-            str(path), f"cannot be read ({error.strerror})", "Give yourself access to it, or rebuild the cache"
-        ) from error
+    found = chunk_checksums(path, size, progress)
     if len(found) != len(checksums):
         raise InputError(str(path), f"{len(found)} chunks, the manifest lists {len(checksums)}", "Rebuild the cache")
     bad = [i for i, (a, b) in enumerate(zip(found, checksums, strict=True)) if a != b]
     if bad:
         names = ", ".join(chunk_name(i, size) for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise InputError(str(path), f"checksum differs in {names}{more}", "Restore or rebuild the cache")
+        raise InputError(str(path), f"checksum differs in {names}{more}", CURE)

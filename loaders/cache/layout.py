@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from kernels.jit.compile import jit
+from loaders.cache.manifest.text import check_names
 from loaders.cache.sources import faults
 from loaders.cache.sources.calendar import held_by_few
 from loaders.cache.sources.codes import two_spellings
@@ -121,8 +122,8 @@ def survey(
     Args:
         min_codes: dates with fewer codes are left out; None: all are kept.
 
-    Raises InputError naming file and value for a row without a readable date or a code, for two spellings of one code,
-    and where no row is left.
+    Raises InputError naming file and value for a row without a readable date or a code, for a code with a control
+    character, for two spellings of one code, and where no row is left.
     """
     spans, dates = _spans_and_dates(table)
     if dates["date"].null_count() or any(code is None or code != code.strip() or not code for code in spans["code"]):
@@ -134,6 +135,7 @@ def survey(
         faults.refuse_missing_code(table)
     if not dates.height:
         raise InputError(table.sources.name, "no row is left", "Check the files, --start and --end")
+    check_names(table.sources.name, "code", spans["code"])
     if spellings := two_spellings(spans["code"]):
         faults.refuse_spellings(table, spellings)
     left_out: dict[str, int] = {}

@@ -6,6 +6,8 @@ bytes a row in memory; these take an eighth of a byte on disk (`rows.npy`, mappe
 N rows, W = ceil(N / 64) + 1 words
 """
 
+import math
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,36 @@ import numpy.typing as npt
 from kernels.jit.compile import jit
 
 WORD = 64
+HEADER = 128  # bytes before the array in rows.npy, as NumPy writes it
+
+
+def words_of(rows: int) -> int:
+    """W of so many rows."""
+    return math.ceil(rows / WORD) + 1
+
+
+def rows_bytes(rows: int) -> int:
+    """Size of rows.npy of so many rows."""
+    return HEADER + 16 * words_of(rows)
+
+
+def bits_of(content: mmap.mmap, rows: int) -> npt.NDArray[np.uint64]:
+    """The array [2, W] of a mapped rows.npy, nothing copied; its header is compared and not parsed.
+
+    Raises ValueError for another size, type or shape.
+    """
+    words = words_of(rows)
+    if len(content) != rows_bytes(rows):
+        raise ValueError(f"{len(content):,} bytes, {rows:,} rows need {rows_bytes(rows):,}")
+    text = f"{{'descr': '<u8', 'fortran_order': False, 'shape': (2, {words}), }}"
+    if content[:HEADER].rstrip() != b"\x93NUMPY\x01\x00\x76\x00" + text.encode():
+        raise ValueError(f"its header is not that of uint64 (2, {words})")
+    return np.frombuffer(content, "<u8", 2 * words, HEADER).reshape(2, words)
 
 
 def row_bits(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     """Bits, uint64 [W], of a bool mask [N]: row r is bit r % 64 of word r // 64. The last word is always 0."""
-    words = len(rows) // WORD + 1 + (len(rows) % WORD > 0)
+    words = words_of(len(rows))
     packed = np.zeros(words * 8, np.uint8)
     packed[: (len(rows) + 7) // 8] = np.packbits(rows, bitorder="little")
     return packed.view("<u8")

@@ -1,6 +1,11 @@
 """Every setting is checked by name, and what is written is read back as the same configuration."""
 
+import os
+import tomllib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
@@ -64,3 +69,20 @@ def test_hash_covers_figures_and_not_places():
     base = config_hash(Config())
     assert config_hash(load_config(None, ["data.arrow=other", "train.checkpoint_seconds=1"])) == base
     assert config_hash(load_config(None, ["train.seed=1"])) != base
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, unique=True))
+def test_any_name_is_read_back_as_it_was_written(names):
+    """Into the file, by its bytes, and back."""
+    given = {"data": {"features": names, "arrow": names[0]}, "model": {"name": "a:b", "options": {names[0]: 1}}}
+    written = to_toml(Config.model_validate(given)).encode()
+    read = tomllib.loads(written.decode())
+    assert read["data"]["features"] == names
+    assert read["data"]["arrow"] == names[0]
+    assert read["model"]["options"] == {names[0]: 1}
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(InputError, match="a pipe, not a plain file"):
+        load_config(tmp_path / "pipe.toml", [])

@@ -20,6 +20,7 @@ from loaders.cache.columns import NewColumns
 from loaders.cache.cross_sections import Collected, collecting, store
 from loaders.cache.format import SCORED, Manifest
 from loaders.cache.layout import Int, Layout, stream
+from loaders.cache.manifest.text import check_names
 from loaders.cache.recipes.common import (
     Content,
     Options,
@@ -175,6 +176,8 @@ def choose(sources: Sources, options: ColumnsOptions) -> Chosen:
     if options.exclude:
         left_out = set(match_columns("--exclude", options.exclude, chosen_features, set()))
         chosen_features = [name for name in chosen_features if name not in left_out]
+    check_names("--features", "column", chosen_features)
+    check_names("--targets", "column", chosen_targets)
     for name in chosen_features:
         if name in sources.key_columns or name in chosen_targets:
             raise InputError("--features", f"{name!r} is also the date, the code or a target", "Leave it out")

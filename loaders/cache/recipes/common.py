@@ -13,18 +13,10 @@ import numpy.typing as npt
 
 from loaders.cache.columns import NewColumns, create_columns, joined
 from loaders.cache.cross_sections import DESCRIPTION, TRANSFORMS
-from loaders.cache.format import (
-    ABSENT,
-    CONTEXT,
-    SCORED,
-    BuiltFrom,
-    Delisting,
-    Dtype,
-    Manifest,
-    Transform,
-    write_manifest,
-)
+from loaders.cache.format import ABSENT, CONTEXT, SCORED, write_manifest
 from loaders.cache.layout import Layout, Survey, survey
+from loaders.cache.manifest.model import BuiltFrom, Delisting, Dtype, Manifest, Transform
+from loaders.cache.manifest.text import check_names
 from loaders.cache.recipes.source_rows import SourceRows
 from loaders.cache.sources import calendar, dates
 from loaders.cache.sources.calendar import Period
@@ -72,9 +64,12 @@ class Options:
         """The same with start and end as ISO dates.
 
         Raises InputError for an unknown period or transform, horizons of no targets, a start or end that is no date,
-        and an end before it.
+        an end before it, and text with a control character.
         """
         calendar.check_period(self.period)
+        for name, value in vars(self).items():
+            texts = value if isinstance(value, list) else [value]
+            check_names(f"--{name.replace('_', '-')}", "value", [text for text in texts if isinstance(text, str)])
         if self.transform not in TRANSFORMS:
             raise InputError("--transform", f"no transform {self.transform!r}", f"Use {', '.join(TRANSFORMS)}")
         if self.min_codes is not None and self.min_codes < 1:

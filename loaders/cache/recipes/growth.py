@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from loaders.cache.columns import Columns, NewColumns
-from loaders.cache.format import ABSENT, CONTEXT, SCORED, BuiltFrom, Delisting, Manifest
+from loaders.cache.format import ABSENT, CONTEXT, SCORED
 from loaders.cache.layout import Int, Layout
+from loaders.cache.manifest.model import BuiltFrom, Delisting, Manifest
 from loaders.cache.recipes.common import Options, built_from, left_out_counts
 from loaders.cache.recipes.source_rows import SourceRows
 from loaders.cache.sources.calendar import held_by_few, period_of

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loaders.cache.format import Delisting
 from loaders.cache.layout import Layout
+from loaders.cache.manifest.model import Delisting
+from loaders.cache.manifest.text import check_names
 from loaders.cache.sources import faults
 from loaders.cache.sources.frames import Source
 from loaders.cache.sources.reader import reading
@@ -101,6 +102,7 @@ def read_delistings(path: Source) -> list[Delisting]:
         faults.refuse_date(table)
     if frame["code"].null_count():
         faults.refuse_missing_code(table)
+    check_names(str(path), "code", frame["code"])
     found = []
     for code, date, value in frame.select("code", "date", "return").sort("code", "date").iter_rows():
         if value is None or not np.isfinite(value) or value < -1:

@@ -45,6 +45,9 @@ def extend_ohlcv(growth: Growth, options: OhlcvOptions, delisting_returns: Sourc
     market = Market.of(tail.now, options)
     of_before = fill_targets(old, tail.part_before, Market.of(tail.before, options), options, known_before)
     of_now = fill_targets(new, tail.part, market, options, known)
+    if lacking := sorted(of_now.keys() - growth.manifest.counts):
+        what = f"its manifest counts no {', '.join(lacking)}"
+        raise InputError(growth.table.sources.name, what, "Build the cache again from all files")
     counts = {
         name: growth.manifest.counts[name] - int(of_before[name].sum()) + int(of_now[name].sum()) for name in of_now
     }

@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.columns import NewColumns, create_columns
-from loaders.cache.format import ABSENT, Dtype, Manifest, write_manifest
+from loaders.cache.format import ABSENT, write_manifest
+from loaders.cache.manifest.model import Dtype, Manifest
 from loaders.cache.simulation import market, planted
 from loaders.errors import InputError
 from loaders.progress import Progress, counted, part_of, quiet

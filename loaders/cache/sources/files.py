@@ -72,6 +72,8 @@ def find_files(sources: list[Path]) -> Found:
                 raise InputError(str(source), f"{what}; {told}" if (told := found.told()) else what, f"Kinds: {kinds}")
         elif kind_of(source) is None:
             raise InputError(str(source), f"unknown kind of file {source.suffix!r}", f"Known kinds: {kinds}")
+        elif not source.is_file():
+            raise InputError(str(source), "is a pipe or a device, not a plain file", "Write its rows to a file first")
         else:
             found.files.append(source)
     once: dict[str, Path] = {}

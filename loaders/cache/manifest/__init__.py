@@ -1,0 +1,1 @@
+"""What manifest.json says of a cache, and how it is read without trusting it."""
