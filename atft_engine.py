@@ -18,9 +18,12 @@ def main() -> None:
     """The command line. Exit code 2 where it cannot start here."""
     refuse_other_systems()
     refuse_clashes()
-    from hpo.cli import main
+    from engine.screen.ending import ended
 
-    main()
+    with ended():
+        from hpo.cli import main
+
+        main()
 
 
 def refuse_other_systems() -> None:

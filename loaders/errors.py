@@ -1,5 +1,7 @@
 """What a user can mend: what is wrong, where, and how. Only the CLI turns it into exit code 2."""
 
+import errno
+
 
 class InputError(Exception):
     """Bad input or configuration.
@@ -17,3 +19,19 @@ class InputError(Exception):
 
 class WriteError(InputError):
     """What could not be written, such as on a full disk. Nothing is wrong with the work itself: it can be repeated."""
+
+
+_MEMORY = ("can't allocate memory", "out of memory", "bad allocation", "bad_alloc", "can't start new thread")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that ran out, in a line; None where it is about something else.
+
+    NumPy and Arrow raise a MemoryError, the system an OSError, torch and the threads of Python a RuntimeError.
+    """
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError):
+        return text or "no more to be had"
+    if isinstance(error, OSError):
+        return text if error.errno == errno.ENOMEM else None
+    return text if isinstance(error, RuntimeError) and any(mark in text.lower() for mark in _MEMORY) else None

@@ -1,14 +1,13 @@
 """Options that several commands share, and the console they print to."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-# Texts are shown as they are: a path may hold [brackets]. A terminal gets lines broken at blanks, a file whole ones.
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+from engine.screen.console import make_console
+
+console = make_console()
 
 Arrow = Annotated[str, typer.Option(help="Cache: a folder, a folder of shards, or a URL.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, section.key=value; may be repeated.")]
