@@ -1,4 +1,4 @@
-"""Texts of a user hold what they like: brackets, emoji codes, quotes. All are printed as they are, and none is fatal."""
+"""A user's texts hold what they like: brackets, emoji codes, quotes. All are printed as they are, none is fatal."""
 
 import io
 import re
@@ -10,8 +10,8 @@ from rich.console import Group
 
 import engine
 from engine.cli.progress import showing
-from engine.screen.console import QUIET, make_console
 from engine.score.tables import plain_table
+from engine.screen.console import QUIET, make_console
 from loaders.panel import open_panel
 from loaders.tiers.inspect import inspect_cache
 from tests.conftest import SMALL
