@@ -1,6 +1,8 @@
 """What a user can mend: what is wrong, where, and how. Only the CLI turns it into exit code 2."""
 
 import errno
+import os
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -19,6 +21,29 @@ class InputError(Exception):
 
 class WriteError(InputError):
     """What could not be written, such as on a full disk. Nothing is wrong with the work itself: it can be repeated."""
+
+
+def check_path(path: str | Path, where: str) -> None:
+    """Raise InputError for a path that can name nothing: an empty or too long one, one below a file, a loop of links.
+
+    Args:
+        where: the option or setting that holds it.
+    """
+    text, reason = os.fspath(path), None
+    try:
+        if text:
+            os.stat(text)
+        else:
+            reason = "it is empty"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reason = error.strerror
+    except ValueError:  # a NUL, or half a character
+        reason = "no file can have such a name"
+    if reason is not None:
+        shown = repr(text if len(text) <= 80 else f"{text[:40]}...{text[-30:]}")
+        raise InputError(where, f"{shown} is no path to use ({reason})", "Name another one")
 
 
 _MEMORY = ("can't allocate memory", "out of memory", "bad allocation", "bad_alloc", "can't start new thread")

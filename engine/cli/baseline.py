@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console
+from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console, new_file
 from engine.cli.progress import showing
 
 
@@ -16,7 +16,7 @@ def baseline_command(
     config: ConfigFile = None,
     settings: Settings = None,
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
-    out: Annotated[Path | None, typer.Option(help="Also write the test scores, as Parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=new_file, help="Also write the test scores, as Parquet.")] = None,
     cost_bps: Cost = 10.0,
     periods_per_year: Periods = None,
     as_json: AsJson = False,

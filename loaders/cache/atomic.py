@@ -5,17 +5,19 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loaders.cache.format import MANIFEST
-from loaders.errors import InputError, WriteError
+from loaders.errors import InputError, WriteError, check_path
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part. Raises WriteError on a full disk."""
+    if not path.name:
+        raise WriteError(str(path), "could not be written (it is a folder)", "Name a file in it")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -24,7 +26,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise WriteError(
             str(path), f"could not be written ({error.strerror})", "Make room or choose another folder"
         ) from error
@@ -40,6 +43,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises InputError where `out` holds something that is no cache, WriteError where the folder cannot be made, and
     where the disk fills up while the block runs.
     """
+    check_path(out, "--out")
     out = out.resolve()
     _check_replaceable(out)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
