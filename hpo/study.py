@@ -30,7 +30,7 @@ from hpo.config import StudyConfig, Work
 from hpo.dispatch import run_folder
 from hpo.drive import run_trials
 from hpo.results import status, write_results
-from hpo.space import check_space, parameters_of
+from hpo.space import check_space, check_values, parameters_of
 from hpo.storage import (
     DAYS,
     JOURNAL,
@@ -59,6 +59,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """
     _quiet()
     check_space(work.config.hpo.space)
+    check_values(work.config)
     try:
         work.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -26,6 +26,7 @@ def baseline_command(
     from engine.config_file import config_hash, load_config
     from engine.dates import span_text, spans_of
     from engine.inputs import make_split
+    from engine.model.features import categorical_features, check_categories
     from engine.reporting.looks import look_of, record, told_once
     from engine.score.files import write_scores
     from engine.score.part_metrics import part_metrics, part_samples
@@ -37,8 +38,10 @@ def baseline_command(
     with showing(console) as progress:
         panel = open_panel(arrow, resolved.data.store, progress)
         split = make_split(resolved, panel)
+        check_categories(resolved, panel)
+        ids = tuple(categorical_features(resolved, panel))
         days = spans_of(split, panel.calendar)
-        options = Options(feature, resolved.train.seed, resolved.model.online_features, progress)
+        options = Options(feature, resolved.train.seed, resolved.model.online_features, ids, progress)
         scores = run_baseline(panel, split, kind, options)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     result: dict[str, Any] = {
