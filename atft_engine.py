@@ -31,9 +31,12 @@ def main() -> None:
     with ends_in_one_line():
         refuse_other_systems()
         refuse_clashes()
-        from hpo.cli import main
+        from engine.screen.ending import ended
 
-        main()
+        with ended():
+            from hpo.cli import main
+
+            main()
 
 
 @contextmanager

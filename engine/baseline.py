@@ -56,6 +56,7 @@ class Options:
     feature: str = "ret_1"  # that `reversal` bets against
     seed: int = 0  # of the trees' sampling of rows and features
     online_features: int | None = None  # most that `online` uses; None: all
+    without: tuple[int, ...] = ()  # features that `online` leaves out, such as ids
     progress: Progress = quiet
 
 
@@ -76,7 +77,7 @@ def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None 
 def _online(panel: Panel, split: Split, options: Options) -> PartScores:
     start = split.valid.start
     days = Days(start, split.test.stop)
-    slopes = online_slopes(panel, days, [], options.online_features, progress=options.progress)
+    slopes = online_slopes(panel, days, list(options.without), options.online_features, progress=options.progress)
     parts = {name: split.part(name) for name in ("valid", "test")}
     return {
         name: online_scores(panel, part, slopes[part.start - start : part.stop - start], None)

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**62)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+PositiveFloat = Annotated[float, Field(ge=1e-12, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Literal["embedding", "normalisation", "temporal", "static", "market", "heads"]  # of the model, see engine/model
@@ -38,9 +39,9 @@ class Data(Section):
     """Takes features whose deviation is outside 0.2..5 or whose mean is more than 2 from 0."""
     context: Annotated[int, Field(ge=1, le=512)] = 20
     """L, calendar days that a score may look back on, its own day included."""
-    block_days: Positive = 32
+    block_days: Annotated[int, Field(ge=1, le=2048)] = 32
     """D, scored days of a training block."""
-    block_codes: Annotated[int, Field(ge=20)] = 64
+    block_codes: Annotated[int, Field(ge=20, le=1_000_000)] = 64
     """S, the most codes of a training block."""
     scoring_days: Positive = 64
     """Most scored days of a block when validating and predicting."""
@@ -75,7 +76,7 @@ class SplitConfig(Section):
     """Fraction of the calendar that validates, where no dates are given."""
     test_fraction: Fraction = 0.2
     """Fraction of the calendar that tests, where no dates are given."""
-    folds: Count = 0
+    folds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Number of walk-forward folds, each with the fractions above. 0: one split."""
     fold: Count = 0
     """Which of the folds this run trains on, from 0."""
@@ -129,13 +130,13 @@ class ModelConfig(Section):
     """Tokens through which codes see the day's other codes. 0: they do not."""
     gaussian: bool = False
     """Adds each feature as the normal quantile of its rank."""
-    categories: dict[str, Annotated[int, Field(ge=2)]] = {}
+    categories: dict[str, Annotated[int, Field(ge=2, le=1_000_000)]] = {}
     """Features that are ids from 0 on, such as a sector, and how many ids each has."""
     feature_dropout: Share = 0.0
     """Share of a code's features that a block does not see in training."""
     feature_noise: Weight = 0.0
     """Standard deviation of the noise that is added to each feature in training."""
-    spans: tuple[Annotated[int, Field(ge=2)], ...] = (5, 10)
+    spans: tuple[Annotated[int, Field(ge=2, le=512)], ...] = (5, 10)
     """Trailing days of the adaptive normalisation."""
     quantiles: tuple[Fraction, ...] = (0.1, 0.5, 0.9)
     """Levels of the quantile heads."""
@@ -148,7 +149,7 @@ class ModelConfig(Section):
     takes those with the largest mean daily IC, either sign, on the days before validation."""
     neutralize: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the scores' exposure to risk factors that is removed. 0: none."""
-    risk_factors: Positive = 5
+    risk_factors: Annotated[int, Field(ge=1, le=512)] = 5
     """Number of risk factors, see engine/score/risk.py."""
 
     @property
@@ -226,7 +227,7 @@ class ObjectiveConfig(Terms):
     """Width of the soft rank's kernel, in standard deviations of the scores."""
     temperature: PositiveFloat = 1.0
     """Temperature of listnet's target distribution."""
-    rotations: Positive = 16
+    rotations: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rotations of the cross-section in `pairwise`."""
     horizon_weights: tuple[Weight, ...] = ()
     """Weight of each horizon. Empty: all the same."""
@@ -281,7 +282,7 @@ class TrainConfig(Section):
     """Epochs without a better validation RankIC before the phase ends."""
     blocks: Count = 0
     """Blocks of an epoch that are trained on. 0: all."""
-    seeds: Positive = 1
+    seeds: Annotated[int, Field(ge=1, le=1024)] = 1
     """Models trained together, of this seed and the next ones. Their scores are averaged."""
     ema: Share = 0.0
     """Decay per step of the moving average of the weights that is validated and kept. 0: none."""
@@ -293,9 +294,9 @@ class TrainConfig(Section):
     """torch.compile of the step. auto: on CUDA, where a training has so many steps that it pays."""
     deterministic: bool = False
     """On CUDA, use only algorithms that repeat to the bit, some of them slower."""
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_seconds: Weight = 60.0
     """Seconds between checkpoints inside an epoch."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of weights, blocks and dropout."""
     device: str = "auto"
     """auto, cpu, or a CUDA device such as cuda:1."""

@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from engine.config import OF_ATFT, Config
-from loaders.disk.regular import read_plain
+from loaders.disk.regular import read_plain, refusal
 from loaders.errors import InputError
 
 RENAMED = {
@@ -20,6 +20,7 @@ RENAMED = {
     "model.online": "model.online_weight",
     "model.risks": "model.risk_factors",
 }
+LARGEST_FILE = 16 << 20  # bytes
 OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training takes no notice of them
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -40,14 +41,36 @@ def load(kind: type[AnyConfig], path: Path | None, settings: Sequence[str], arro
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            values = tomllib.loads(read_plain(path).decode())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
-            ) from error
+        values = read_toml(path)
         values = {key: value for key, value in values.items() if key in kind.model_fields or key not in OTHER_SECTIONS}
     return configured(kind, values, settings, arrow)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; a mark of the byte order before it is left out.
+
+    Raises InputError for what is no file, such as a folder or a pipe, and what is no TOML.
+    """
+    cure = "Mend it, or name another file"
+    try:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise InputError(str(path), f"has {size:,} bytes, settings at most {LARGEST_FILE:,}", cure)
+        return _toml(read_plain(path).decode("utf-8-sig"))
+    except OSError as error:
+        raise refusal(path, error, cure) from error
+    except UnicodeDecodeError as error:
+        what = f"not a readable TOML file (byte {error.start} is not UTF-8)"
+        raise InputError(str(path), what, cure) from error
+    except ValueError as error:
+        raise InputError(str(path), f"not a readable TOML file ({error})", cure) from error
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Raises ValueError: for what is no TOML, for tables too deep to be read, and for an integer of too many digits."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("values are nested too deeply") from error
 
 
 def configured(
@@ -72,13 +95,18 @@ def configured(
             if not isinstance(place, dict):
                 what = f"{name!r} is no section" if name == section else f"{name!r} of {setting!r} is no table"
                 raise InputError("--set", what, f"Sections are {', '.join(kind.model_fields)}")
-        place[inner[-1]] = _value(text.strip())
+        place[inner[-1]] = _value(text.strip(), setting)
     if arrow is not None:
-        values.setdefault("data", {})["arrow"] = arrow
+        data = values.setdefault("data", {})
+        if not isinstance(data, dict):
+            raise InputError("data", f"is no table (got {shown(data)})", "Write [data], and its settings below it")
+        data["arrow"] = arrow
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise _refusal(kind, error) from error
+    except RecursionError as error:
+        raise InputError("config", "values are nested too deeply", "Settings are sections of plain values") from error
 
 
 def _refusal(kind: type[Config], error: ValidationError) -> InputError:
@@ -86,9 +114,15 @@ def _refusal(kind: type[Config], error: ValidationError) -> InputError:
     where = ".".join(str(part) for part in first["loc"]) or "config"
     if first["type"] == "extra_forbidden" and where in RENAMED:
         return InputError(where, f"this setting is now called {RENAMED[where]}", "Use the new name")
-    given = "" if first["type"] == "extra_forbidden" or not first["loc"] else f" (got {first['input']!r})"
+    given = "" if first["type"] == "extra_forbidden" or not first["loc"] else f" (got {shown(first['input'])})"
     what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     return InputError(where, what + given, f"Settings there: {_known(kind, first['loc'])}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: of a long one its beginning."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _known(kind: type[Config], location: tuple[int | str, ...]) -> str:
@@ -97,11 +131,14 @@ def _known(kind: type[Config], location: tuple[int | str, ...]) -> str:
     return ", ".join(place.model_fields) if isinstance(place, type) and issubclass(place, BaseModel) else str(place)
 
 
-def _value(text: str) -> Any:
+def _value(text: str, setting: str) -> Any:
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        values = _toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise InputError("--set", f"{shown(setting)} cannot be read ({error})", "Write a plain value") from error
+    value = values["value"] if len(values) == 1 else text  # of several lines
     # 2013-01-01 is a date in TOML; settings hold dates as text.
     return value if isinstance(value, bool | int | float | str | list | dict) else text
 

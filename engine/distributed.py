@@ -24,6 +24,7 @@ from loaders.errors import InputError
 
 T = TypeVar("T")
 
+CURE = "Start with torchrun, or clear the variables that it sets"
 PATIENCE = timedelta(minutes=10)  # that a rank waits for another one: longer than any validation
 
 
@@ -109,21 +110,43 @@ def is_first() -> bool:
     return environ.get("RANK", "0") == "0"
 
 
+def _told(name: str, default: int | None = None) -> int:
+    """A number that torchrun tells a process. Raises InputError where it is missing or none."""
+    text = environ.get(name, None if default is None else str(default))
+    try:
+        return int(text or "")
+    except ValueError as error:
+        what = "is not set, and others of torchrun are" if text is None else f"{text!r} is no number"
+        raise InputError(name, what, CURE) from error
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[tuple[World, str]]:
     """The processes that torchrun has started, or this one alone; and the device of this one.
 
-    Raises RankLost where another rank does not come.
+    Raises InputError where the variables of torchrun do not go together, or its ranks do not meet.
     """
-    size, rank = int(environ.get("WORLD_SIZE", "1")), int(environ.get("RANK", "0"))  # torchrun's way of telling
+    size, rank = _told("WORLD_SIZE", 1), _told("RANK", 0)
+    if not 0 <= rank < max(size, 1):
+        raise InputError("RANK", f"{rank} is not one of {size} ranks (WORLD_SIZE)", CURE)
     if size == 1:
         yield World(), device
         return
+    port = _told("MASTER_PORT")
+    if not (0 < port < 65_536 and environ.get("MASTER_ADDR")):
+        raise InputError("MASTER_ADDR and MASTER_PORT", f"{environ.get('MASTER_ADDR')}:{port} is no address", CURE)
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        device = f"cuda:{environ['LOCAL_RANK']}"
+        number = _told("LOCAL_RANK")
+        if not 0 <= number < torch.cuda.device_count():
+            what = f"{number}, and this machine has {torch.cuda.device_count()} CUDA devices"
+            raise InputError("LOCAL_RANK", what, "Start at most one process for each of them")
+        device = f"cuda:{number}"
         torch.cuda.set_device(device)
-    with _lost_ranks():
+    try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        what = f"{size} ranks cannot meet at {environ['MASTER_ADDR']}:{port} ({str(error).splitlines()[0]})"
+        raise InputError("torchrun", what, "Check that all have started, and that the port is free") from error
     try:
         yield World(rank, size), device
     finally:

@@ -116,8 +116,11 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError("train.device", f"{name!r} is no device", "Use auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise InputError("train.device", f"{name!r} is not available here", "Use auto or cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < count)
+    if not here or (device.type == "cpu" and device.index):
+        known = "auto, cpu" + (f" or cuda:0 to cuda:{count - 1}" if count else "; there is no CUDA device")
+        raise InputError("train.device", f"{name!r} is not available here", f"Use {known}")
     return device
 
 

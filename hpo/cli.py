@@ -7,7 +7,7 @@ import typer
 
 import engine.cli.config
 from engine.cli.app import EXAMPLES, app, examples, main
-from engine.cli.options import ConfigFile, Settings, console
+from engine.cli.options import ConfigFile, Settings, console, usable
 from engine.cli.progress import showing
 from loaders.errors import InputError
 
@@ -41,7 +41,7 @@ def hpo_command(
     config: ConfigFile = None,
     settings: Settings = None,
     study: Annotated[str, typer.Option(help="The study's name.")] = "study",
-    out: Annotated[Path | None, typer.Option(help="The study's folder (default: hpo/<name>).")] = None,
+    out: Annotated[Path | None, typer.Option(callback=usable, help="The study's folder (default: hpo/<name>).")] = None,
     storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a journal file).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     batch: Annotated[str, typer.Option(help="Trials that a process trains at a time, as one batch.")] = "auto",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from engine.config import Config, Count, Section
+from engine.config import Config, Section
 from engine.score.metrics import METRICS
 from hpo.algorithms import PRUNERS, SAMPLERS
 
@@ -87,14 +87,14 @@ class HpoConfig(Section):
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("rank_ic",)
     """Validation metrics that are maximised. Several: the Pareto front."""
-    folds: Count = 0
+    folds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Walk-forward folds whose mean metric is the value. Their validation parts are as long as the split's, follow one
     another, and end with it, so before the test. 0: the split as it is."""
     sampler: Sampler = "tpe"
     """A sampler of hpo/algorithms.py."""
     pruner: Pruner = "halving"
     """A pruner of hpo/algorithms.py."""
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler."""
     space: Space = SPACE
     """The search space: a setting, `section.key`, and its range."""

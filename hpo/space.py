@@ -6,14 +6,18 @@ A dimension has the name of its setting, `section.key`; a simplex over several s
 import math
 from typing import Any
 
+import optuna
 from optuna import Trial
+from pydantic import ValidationError, create_model
 
-from engine.config import OF_ATFT, Config
+from engine.config import OF_ATFT, Config, OwnTerm
 from hpo.config import SPACE, Choices, Dimension, Range, Simplex, Space, StudyConfig
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
 TABLES = ("model.options", "objective.own")  # whose entries are settings too
+OF_BLOCKS = ("context", "block_days", "block_codes", "scoring_days")  # of [data], which trials may differ in
+DRAWN = 32  # settings that are tried before the first trial
 SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken
 OUT = 0.5  # a setting of a simplex is left out where its parameter is above
 
@@ -35,6 +39,58 @@ def check_space(space: Space) -> None:
             if key in decided:
                 raise InputError("hpo.space", f"{key!r} is decided twice", "Leave one of the dimensions out")
             decided.add(key)
+
+
+def check_values(config: StudyConfig) -> None:
+    """Raise InputError for a setting that trials cannot differ in, for values that it does not take (both ends of a
+    range, one between, every choice), and for a space none of whose settings go together."""
+    space = config.hpo.space
+    for name, dimension in space.items():
+        for key in _keys(name, dimension):
+            section, _, field = key.partition(".")
+            if section == "split" or key == "train.device" or (section == "data" and field not in OF_BLOCKS):
+                what = f"{key!r} is the same in every trial: they share a cache, its days and a device"
+                raise InputError("hpo.space", what, f"Leave it out, and pass --set {key}=...")
+            for value in _values(dimension):
+                _check_value(config, key, value)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(DRAWN):
+        try:
+            configured(config, suggest(study.ask(), space, len(config.data.horizons or (1,))))
+        except InputError as error:
+            last = error
+        else:
+            return
+    raise InputError("hpo.space", f"none of {DRAWN} settings drawn from it go together ({last.what})", last.cure)
+
+
+def _values(dimension: Dimension) -> list[Any]:
+    """Values that a dimension draws: all choices, or the ends and one between."""
+    if isinstance(dimension, Choices):
+        return list(dimension.choices)
+    if isinstance(dimension, Simplex):
+        return [(0.5, 0.5)] if dimension.simplex == "horizons" else [0.0, 1.0]
+    low, high = dimension.low, dimension.high
+    whole = isinstance(low, int) and isinstance(high, int)
+    return [low, high, (low + high) // 2 if whole else low + (high - low) / math.pi]
+
+
+def _check_value(config: StudyConfig, key: str, value: Any) -> None:
+    """Raise InputError where a setting does not take a value, whatever the others are."""
+    section, name, *inner = key.split(".")
+    kind = type(getattr(config, section)).model_fields[name]
+    if inner and name == "own":
+        kind = OwnTerm.model_fields.get(inner[-1], kind)
+    elif inner:
+        return  # an option of a network of the user's own, which knows what it takes
+    try:
+        create_model("Setting", value=(kind.annotation, kind))(value=value)
+    except ValidationError as error:
+        what = f"{key} cannot be {value!r}: {error.errors()[0]['msg'].lower()}"
+        raise InputError("hpo.space", what, "Narrow its range, or leave the value out") from error
+    if key == "data.context" and value > config.data.context:
+        what = f"data.context goes to {value}, the days between parts are those of data.context={config.data.context}"
+        raise InputError("hpo.space", what, "Pass --set data.context with the largest value that is searched")
 
 
 def suggest(trial: Trial, space: Space, horizons: int) -> Settings:

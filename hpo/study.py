@@ -33,7 +33,7 @@ from hpo.config import StudyConfig, Work
 from hpo.dispatch import run_folder
 from hpo.drive import run_trials
 from hpo.results import status, write_results
-from hpo.space import check_space, parameters_of
+from hpo.space import check_space, check_values, parameters_of
 from hpo.storage import (
     DAYS,
     JOURNAL,
@@ -64,6 +64,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     _quiet()
     check_space(work.config.hpo.space)
     make_folder(work.folder)
+    check_values(work.config)
     try:
         return _run_study(work, workers, console)
     except storage_errors() as error:

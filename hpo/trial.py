@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from optuna import TrialPruned
-from rich.console import Console
 
 from engine.config import SplitConfig
 from engine.dates import dates_of, span_of
 from engine.errors import RunFailed
 from engine.inputs import Inputs
+from engine.screen.console import QUIET
 from engine.training.fold import Fold, make_fold
 from engine.training.loop import EpochResult
 from engine.training.run import CONFIG, Run, open_run
@@ -26,7 +26,6 @@ from loaders.errors import InputError, WriteError
 from loaders.panel import Panel
 from loaders.split import Split, gap_days, tuning_folds
 
-QUIET = Console(quiet=True)
 CPU = torch.device("cpu")
 
 # Gives a run that is ready for its next epoch, and is sent what came of it.

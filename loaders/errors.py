@@ -1,5 +1,9 @@
 """What a user can mend: what is wrong, where, and how. Only the CLI turns it into exit code 2."""
 
+import errno
+import os
+from pathlib import Path
+
 
 class InputError(Exception):
     """Bad input or configuration.
@@ -21,3 +25,42 @@ class WriteError(InputError):
 
 class Interrupted(Exception):
     """Work was stopped by whoever asked for it, whatever its inputs are like."""
+
+
+def check_path(path: str | Path, where: str) -> None:
+    """Raise InputError for a path that can name nothing: an empty or too long one, one below a file, a loop of links.
+
+    Args:
+        where: the option or setting that holds it.
+    """
+    text, reason = os.fspath(path), None
+    try:
+        if text:
+            os.stat(text)
+        else:
+            reason = "it is empty"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reason = error.strerror
+    except ValueError:  # a NUL, or half a character
+        reason = "no file can have such a name"
+    if reason is not None:
+        shown = repr(text if len(text) <= 80 else f"{text[:40]}...{text[-30:]}")
+        raise InputError(where, f"{shown} is no path to use ({reason})", "Name another one")
+
+
+_MEMORY = ("can't allocate memory", "out of memory", "bad allocation", "bad_alloc", "can't start new thread")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that ran out, in a line; None where it is about something else.
+
+    NumPy and Arrow raise a MemoryError, the system an OSError, torch and the threads of Python a RuntimeError.
+    """
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError):
+        return text or "no more to be had"
+    if isinstance(error, OSError):
+        return text if error.errno == errno.ENOMEM else None
+    return text if isinstance(error, RuntimeError) and any(mark in text.lower() for mark in _MEMORY) else None

@@ -22,7 +22,7 @@ from loaders.cache.format import Manifest, Mapped, open_columns, open_rows
 from loaders.cache.remote import is_url, local_copy
 from loaders.cache.rows import RowSet, row_set
 from loaders.cache.shards import read_manifests
-from loaders.errors import InputError
+from loaders.errors import InputError, check_path
 from loaders.progress import Progress, quiet
 
 STORE = "~/.cache/atft-engine"
@@ -153,8 +153,9 @@ def open_panel(where: str | Path, store: str | Path = STORE, progress: Progress 
     """
     folder = Path(where)
     if is_url(str(where)):
-        say = partial(print, file=sys.stderr)
-        folder = local_copy(str(where), Path(store).expanduser(), say, progress)
+        folder = local_copy(str(where), _store(store), partial(print, file=sys.stderr), progress)
+    else:
+        check_path(where, "data.arrow")
     folders, manifests, manifest = read_manifests(folder)
     files = tuple(open_columns(path, each) for path, each in zip(folders, manifests, strict=True))
     bits = [open_rows(path, each) for path, each in zip(folders, manifests, strict=True)]
@@ -189,6 +190,18 @@ def open_panel(where: str | Path, store: str | Path = STORE, progress: Progress 
         present=row_set(joint[0]),
         samples=row_set(joint[1]),
     )
+
+
+def _store(folder: str | Path) -> Path:
+    """The folder of copies, ~ for a home. Raises InputError where there is no such home, or no such path."""
+    try:
+        path = Path(folder).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            "data.store", f"{str(folder)!r} begins with a home that is not known", "Write a path"
+        ) from error
+    check_path(path, "data.store")
+    return path
 
 
 def _addresses(columns: Columns, rows: Int) -> Int:

@@ -1,11 +1,9 @@
 """`engine.train`: a training from Python, by the function that the command line calls."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor, nn
 
 from engine.api.panels import Panel
@@ -14,6 +12,7 @@ from engine.callbacks.protocol import Callback, check_callback
 from engine.config import Config
 from engine.config_file import configured, load_config
 from engine.own.names import remember
+from engine.screen.console import make_console
 from engine.training import loop
 from engine.training.run import resumed_config
 from loaders.errors import InputError
@@ -67,10 +66,7 @@ def train(
     else:
         values = config.model_dump() if isinstance(config, Config) else dict(config)
         resolved = configured(Config, values, settings, arrow)
-    # A notebook is no terminal, though its kernel asks for colours: it shows lines, and no moving bar.
-    terminal = sys.stdout.isatty()
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=terminal)
-    return Run.load(loop.train(resolved, folder, resume, console, callbacks))
+    return Run.load(loop.train(resolved, folder, resume, make_console(quiet=quiet), callbacks))
 
 
 def _own_settings(objective: Weighted | Mapping[str, Weighted] | None) -> list[str]:

@@ -1,9 +1,5 @@
-"""The engine's commands in one application. A command reads its options, calls one function and prints the result.
+"""The engine's commands in one application. A command reads its options, calls one function and prints the result."""
 
-Exit codes: 0 done, 1 failed, 2 bad input or configuration (one line on stderr: what, where, how to mend it).
-"""
-
-import sys
 from typing import Annotated
 
 import typer
@@ -16,8 +12,8 @@ from engine.cli.export import export_command
 from engine.cli.predict import predict_command
 from engine.cli.report import report_command
 from engine.cli.train import train_command
-from engine.errors import RunFailed, Stopped
-from loaders.errors import InputError
+from engine.screen.ending import ended
+from engine.screen.usage import run
 
 # At the end of each --help, by the name of the command.
 EXAMPLES = {
@@ -108,17 +104,6 @@ def options(
 
 
 def main() -> None:
-    """Entry point of the console script: turns the engine's exceptions into one line and an exit code."""
-    try:
-        app(prog_name="atft-engine")
-    except InputError as error:
-        _fail(f"error: {error}", 2)
-    except (RunFailed, Stopped) as error:
-        _fail(f"failed: {error}", 1)
-    except KeyboardInterrupt:
-        _fail("stopped", 1)
-
-
-def _fail(line: str, code: int) -> None:
-    print(line, file=sys.stderr)
-    sys.exit(code)
+    """Entry point of the console script; ends as engine/screen/ending.py says."""
+    with ended():
+        run(app)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console
+from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console, new_file
 from engine.cli.progress import showing
 
 
@@ -16,7 +16,7 @@ def baseline_command(
     config: ConfigFile = None,
     settings: Settings = None,
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
-    out: Annotated[Path | None, typer.Option(help="Also write the test scores, as Parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=new_file, help="Also write the test scores, as Parquet.")] = None,
     cost_bps: Cost = 10.0,
     periods_per_year: Periods = None,
     as_json: AsJson = False,
@@ -26,6 +26,7 @@ def baseline_command(
     from engine.config_file import config_hash, load_config
     from engine.dates import span_text, spans_of
     from engine.inputs import make_split
+    from engine.model.features import categorical_features, check_categories
     from engine.reporting.looks import look_of, record, told_once
     from engine.score.files import write_scores
     from engine.score.part_metrics import part_metrics, part_samples
@@ -38,8 +39,10 @@ def baseline_command(
     with showing(console) as progress:
         panel = open_panel(arrow, resolved.data.store, progress)
         split = make_split(resolved, panel)
+        check_categories(resolved, panel)
+        ids = tuple(categorical_features(resolved, panel))
         days = spans_of(split, panel.calendar)
-        options = Options(feature, resolved.train.seed, resolved.model.online_features, progress)
+        options = Options(feature, resolved.train.seed, resolved.model.online_features, ids, progress)
         with verified(panel):
             scores = run_baseline(panel, split, kind, options)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year

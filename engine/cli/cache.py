@@ -8,14 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from engine.cli.options import AsJson, console
+from engine.cli.options import AsJson, console, finite, usable
 from engine.cli.progress import showing
 from loaders.errors import InputError
 
+Folder = Annotated[Path, typer.Argument(callback=usable, help="Cache, or folder of shards.")]
+
 
 def cache_build(
-    sources: Annotated[list[Path], typer.Argument(help="Parquet, CSV or Arrow files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    sources: Annotated[
+        list[Path], typer.Argument(callback=usable, help="Parquet, CSV or Arrow files, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option(callback=usable, help="Folder to write.")],
     recipe: Annotated[str, typer.Option(help="columns: ready features; ohlcv: daily bars.")] = "columns",
     date: Annotated[str, typer.Option(help="Column of dates.")] = "date",
     code: Annotated[str | None, typer.Option(help="Column of codes (default: code, or ticker for ohlcv).")] = None,
@@ -37,7 +41,7 @@ def cache_build(
         Literal["close", "next_open", "next_close"] | None, typer.Option(help="Where labels begin (ohlcv).")
     ] = None,
     delisting_returns: Annotated[
-        Path | None, typer.Option(help="File of code, date, return after a code's last bar (ohlcv).")
+        Path | None, typer.Option(callback=usable, help="File of code, date, return after a code's last bar (ohlcv).")
     ] = None,
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
     shards: Annotated[int, typer.Option(min=1, help="Write this many caches, of some of the codes each.")] = 1,
@@ -47,10 +51,16 @@ def cache_build(
     start: Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")] = None,
     period: Annotated[str | None, typer.Option(help="day, week, month or era (default: as the calendar says).")] = None,
-    periods_per_year: Annotated[float | None, typer.Option(help="Dates a year (default: the calendar's).")] = None,
+    periods_per_year: Annotated[
+        float | None, typer.Option(callback=finite, help="Dates a year (default: the calendar's).")
+    ] = None,
     min_codes: Annotated[int | None, typer.Option(help="Leave out dates with fewer codes.")] = None,
-    min_price: Annotated[float | None, typer.Option(min=0, help="Universe: lowest close (ohlcv).")] = None,
-    min_dollar_volume: Annotated[float | None, typer.Option(min=0, help="Universe: 20-day mean (ohlcv).")] = None,
+    min_price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Universe: lowest close (ohlcv).")
+    ] = None,
+    min_dollar_volume: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Universe: 20-day mean (ohlcv).")
+    ] = None,
 ) -> None:
     """Build a cache from files, in any row order."""
     with _needs_polars("cache build"):
@@ -71,11 +81,16 @@ def cache_build(
 
 
 def cache_append(
-    cache: Annotated[Path, typer.Argument(help="Folder of a cache made by `cache build`, which is replaced.")],
-    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV or Arrow files, or folders of them.")],
+    cache: Annotated[
+        Path, typer.Argument(callback=usable, help="Folder of a cache made by `cache build`, which is replaced.")
+    ],
+    files: Annotated[
+        list[Path], typer.Argument(callback=usable, help="Parquet, CSV or Arrow files, or folders of them.")
+    ],
     end: Annotated[str | None, typer.Option(help="Last date to take, YYYY-MM-DD.")] = None,
     delisting_returns: Annotated[
-        Path | None, typer.Option(help="File of code, date, return that were not known before (ohlcv).")
+        Path | None,
+        typer.Option(callback=usable, help="File of code, date, return that were not known before (ohlcv)."),
     ] = None,
 ) -> None:
     """Append the days after a cache's last one, by the recipe and settings that built it."""
@@ -97,11 +112,13 @@ def _needs_polars(command: str) -> Iterator[None]:
 
 
 def cache_simulate(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(callback=usable, help="Folder to write.")],
     codes: Annotated[int, typer.Option(help="Number of codes.")] = 500,
     days: Annotated[int, typer.Option(help="Number of trading days.")] = 1000,
     features: Annotated[int, typer.Option(help="Number of features.")] = 16,
-    ic: Annotated[float, typer.Option(help="RankIC that a perfect model reaches at the first horizon.")] = 0.05,
+    ic: Annotated[
+        float, typer.Option(callback=finite, help="RankIC that a perfect model reaches at the first horizon.")
+    ] = 0.05,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     horizons: Annotated[str, typer.Option(help="Days ahead, such as 1,5.")] = "1,5",
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Stored type of features.")] = "float16",
@@ -115,7 +132,7 @@ def cache_simulate(
     console.print(f"{out}: {manifest.rows:,} rows, cache {manifest.cache_id}")
 
 
-def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
+def cache_inspect(folder: Folder, as_json: AsJson = False) -> None:
     """Show what a cache holds."""
     from loaders.cache.shards import read_manifests
 
@@ -131,7 +148,7 @@ def cache_inspect(folder: Path, as_json: AsJson = False) -> None:
     console.print(inspect_cache(panel, probe(panel, resolve_device("auto"))))
 
 
-def cache_verify(folder: Path) -> None:
+def cache_verify(folder: Folder) -> None:
     """Read every byte of a cache and compare it with the manifest's checksums."""
     from loaders.cache.format import verify
     from loaders.cache.shards import shard_folders

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import ConfigFile, Settings
+from engine.cli.options import ConfigFile, Settings, usable
 from loaders.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ settings_class: "Callable[[], type[Config]]" = of_training  # hpo/cli.py puts a 
 
 
 def config_show(
-    run: Annotated[Path | None, typer.Argument(help="Run folder, whose own settings are shown.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(callback=usable, help="Run folder, whose own settings are shown.")
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:

@@ -5,17 +5,21 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console
+from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console, usable
 from engine.cli.progress import showing
 
 
 def evaluate_command(
-    paths: Annotated[list[Path], typer.Argument(help="Run folders or score files; several are averaged.")],
+    paths: Annotated[
+        list[Path], typer.Argument(callback=usable, help="Run folders or score files; several are averaged.")
+    ],
     split: Annotated[SplitName, typer.Option(help="Part of a run, by its own dates.")] = "test",
     start: Start = None,
     end: End = None,
     in_sample: InSample = False,
-    against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(callback=usable, help="Run or score file to compare with, day by day.")
+    ] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     cost_bps: Cost = 10.0,
     periods_per_year: Periods = None,

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from engine.cli.options import console
+from engine.cli.options import console, new_file, usable
 
 
 def export_command(
-    run: Path,
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    run: Annotated[Path, typer.Argument(callback=usable, help="Run folder.")],
+    out: Annotated[Path, typer.Option(callback=new_file, help="File to write.")],
     to: Annotated[Literal["onnx", "torch"], typer.Option(help="Format: ONNX, or a torch.export program.")] = "onnx",
     days: Annotated[int, typer.Option(min=1, help="Days that are scored at a time.")] = 1,
     check: Annotated[bool, typer.Option("--check", help="Compare the file's scores with the run's.")] = False,

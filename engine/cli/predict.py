@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import AsJson, End, InSample, SplitName, Start, console
+from engine.cli.options import AsJson, End, InSample, SplitName, Start, console, new_file, usable
 from engine.cli.progress import showing
 from loaders.errors import InputError
 
 
 def predict_command(
-    run: Path,
-    out: Annotated[Path | None, typer.Option(help="Parquet file to write: date, code, score per horizon.")] = None,
+    run: Annotated[Path, typer.Argument(callback=usable, help="Run folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=new_file, help="Parquet file to write: date, code, score per horizon."),
+    ] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache to score (default: the run's own).")] = None,
     split: Annotated[SplitName, typer.Option(help="Part of the run, by its own dates.")] = "test",
     start: Start = None,

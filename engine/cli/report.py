@@ -5,13 +5,20 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import Cost, End, InSample, Periods, SplitName, Start, console
+from engine.cli.options import Cost, End, InSample, Periods, SplitName, Start, console, new_file, usable
 
 
 def report_command(
-    paths: Annotated[list[Path], typer.Argument(help="Runs, folds or score files, which are averaged; or one study.")],
-    out: Annotated[Path | None, typer.Option(help="File to write (default: report.html in the folder).")] = None,
-    against: Annotated[Path | None, typer.Option(help="Run or score file to compare with, day by day.")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(callback=usable, help="Runs, folds or score files, which are averaged; or one study."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(callback=new_file, help="File to write (default: report.html in the folder).")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(callback=usable, help="Run or score file to compare with, day by day.")
+    ] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
     split: Annotated[SplitName, typer.Option(help="Part of a run, by its own dates.")] = "test",
     start: Start = None,

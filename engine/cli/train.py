@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import ConfigFile, Settings, console
+from engine.cli.options import ConfigFile, Settings, console, usable
 from engine.cli.progress import showing
 
 
@@ -14,7 +14,7 @@ def train_command(
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run id>).")] = None,
+    out: Annotated[Path | None, typer.Option(callback=usable, help="Run folder (default: runs/<run id>).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
     folds: Annotated[int | None, typer.Option(help="Walk forward: train this many folds, join their tests.")] = None,

@@ -23,7 +23,7 @@ def categorical_features(config: Config, panel: Panel) -> list[int]:
 
 def check_features(config: Config, panel: Panel) -> None:
     """Raise InputError for ids that are none or are not declared, and for features of an unusable scale."""
-    _check_categories(config, panel)
+    check_categories(config, panel)
     undeclared = [name for name in panel.manifest.categories if name not in config.model.categories]
     if undeclared:
         what = f"{panel.folder} holds ids in {_some(undeclared)}, which the model would take for numbers"
@@ -73,7 +73,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _check_categories(config: Config, panel: Panel) -> None:
+def check_categories(config: Config, panel: Panel) -> None:
     """Raise InputError for a feature of model.categories that the cache lacks, or whose values are not such ids."""
     names, where = panel.manifest.features, "model.categories"
     for name, count in config.model.categories.items():

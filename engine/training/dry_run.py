@@ -20,6 +20,7 @@ from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.model.optimizer import layout_of
 from engine.score.tables import plain_table
+from engine.screen.console import QUIET
 from engine.training.fold import make_fold
 from engine.training.loop import EpochResult, epochs
 from engine.training.objective import draw_rotations
@@ -58,7 +59,7 @@ def dry_run(config: Config, console: Console, progress: Progress = quiet) -> lis
         open_inputs(config, device, progress) as inputs,
         TemporaryDirectory(prefix="atft-dry-run-") as folder,
     ):
-        console = console if world.first else Console(quiet=True)
+        console = console if world.first else QUIET
         fold = make_fold(config, inputs.panel, inputs.device)
         with open_run(
             _short(config), inputs, fold, Path(folder) / "run", False, console, world, progress=progress

@@ -28,6 +28,7 @@ from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part, weighted_online_scores
 from engine.score.rows import Float32, row_scores
 from engine.score.tables import finite, to_json
+from engine.screen.console import QUIET
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
@@ -65,7 +66,7 @@ def train(
         lost_ranks_explained(folder),
         open_inputs(config, device, progress) as inputs,
     ):
-        console = console if world.first else Console(quiet=True)
+        console = console if world.first else QUIET
         fold = make_fold(config, inputs.panel, inputs.device)
         with open_run(
             config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=progress

@@ -16,7 +16,7 @@ from pathlib import Path
 from loaders.cache.format import MANIFEST
 from loaders.disk.durable import folder_sync, make_folder, move, sync_folder, sync_tree
 from loaders.disk.lock import alone_with, has_name, take
-from loaders.errors import InputError, WriteError
+from loaders.errors import InputError, WriteError, check_path
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,6 +28,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises WriteError where that fails, such as on a full disk, with the old content in place; where only the sync of
     the folder has failed, that of the new name, the new content may be in place.
     """
+    if not path.name:
+        raise WriteError(str(path), "could not be written (it is a folder)", "Name a file in it")
     try:
         out = Path(os.path.realpath(path))
         if out.exists() and not out.is_file():
@@ -68,6 +70,7 @@ def atomic_folder(out: Path, *, is_alone: bool = False, follow: bool = True) -> 
     Raises InputError where `out` holds something that is no cache, and where another process fills it; WriteError
     where the folder cannot be made, and where the disk fills up while the block runs.
     """
+    check_path(out, "--out")
     asked = out
     try:
         if out.is_symlink() and not follow:

@@ -2,11 +2,11 @@
 
 What happens to odd bars (each counted in the manifest):
 
-    no usable close (0, negative, missing)   the row stays as context; features see the close before, no label uses it
-    no usable open                           the open's features are missing that day
-    no usable high or low                    both are taken to be the close
-    high below low or above open or close    the range is widened to hold both
-    no usable volume (0, negative, missing)  the row stays, with volume 0
+    no usable close (0, negative, infinite, missing)   the row is context; features see the close before, no label it
+    no usable open                                     the open's features are missing that day
+    no usable high or low                              both are taken to be the close
+    high below low or above open or close              the range is widened to hold both
+    no usable volume (0, negative, infinite, missing)  the row stays, with volume 0
 
 S codes
 """

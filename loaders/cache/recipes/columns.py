@@ -26,6 +26,7 @@ from loaders.cache.recipes.common import (
     Options,
     PerCode,
     Tell,
+    check_lengths,
     new_columns,
     per_code,
     summary,
@@ -78,6 +79,7 @@ def build_columns(
     progress(0, 1, "reading dates and codes")
     found, period = survey_columns(sources, chosen.features + chosen.targets, options, on_progress)
     layout = found.layout
+    check_lengths(chosen.horizons, layout)
     on_progress(summary(layout, len(chosen.features), len(sources.files)))
     pairs = zip(chosen.targets, chosen.horizons, strict=True)
     on_progress("horizons: " + (", ".join(f"{target} -> {h}" for target, h in pairs) or "none, a cache to score"))

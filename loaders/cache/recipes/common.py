@@ -3,6 +3,7 @@
 S codes, F features, H horizons
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from loaders.errors import InputError
 from loaders.progress import Progress, part_of, quiet
 
 Tell = Callable[[str], None]  # receives lines to show
+ROWS = 1 << 20  # that are looked at together
+NUMBERS = {"periods_per_year": 0.1, "min_price": 0.0, "min_dollar_volume": 0.0}  # the least that each can be
 PerCode = npt.NDArray[np.int64]  # [S]
 
 
@@ -74,6 +77,11 @@ class Options:
             raise InputError("--transform", f"no transform {self.transform!r}", f"Use {', '.join(TRANSFORMS)}")
         if self.min_codes is not None and self.min_codes < 1:
             raise InputError("--min-codes", f"{self.min_codes} is less than 1", "Leave it out to keep all dates")
+        for name, least in NUMBERS.items():
+            value = getattr(self, name, None)
+            if value is not None and not (math.isfinite(value) and value >= least):
+                what = f"{value} is no finite number of {least:g} or more"
+                raise InputError(f"--{name.replace('_', '-')}", what, "Pass another one, or leave it out")
         if self.untargeted and self.horizons is not None:
             raise InputError("--horizons", "there are no targets to have any (--targets none)", "Leave one of them out")
         start, end = self.iso("--start", self.start), self.iso("--end", self.end)
@@ -191,6 +199,7 @@ def write_manifests(
         stats: of the features as the files have them.
     """
     layout = content.layout
+    _check_targets(shards, content)
     for number, shard in enumerate(shards):
         codes = shard.codes
         whole = left_out_counts(content.left_out, options) if shard is shards[0] else {}  # of shards, added up
@@ -225,6 +234,32 @@ def write_manifests(
         if content.source is not None:
             manifest.built_from = built_from(content.source, options, stats, content.left_out, content.delistings)
         write_manifest(shard.folder, manifest, part_of(progress, number / len(shards), (number + 1) / len(shards)))
+
+
+def check_lengths(horizons: list[int], layout: Layout) -> None:
+    """Raise InputError for a horizon that the calendar is too short for."""
+    for h in horizons:
+        if h >= len(layout.calendar):
+            what = f"a horizon of {h} rows, and the calendar has {len(layout.calendar):,}"
+            raise InputError("--horizons", what, "Name shorter ones, or read more days")
+
+
+def _check_targets(shards: list[Shard], content: Content) -> None:
+    """Raise InputError for a cache with targets none of whose rows is scored, or lacks the targets of a horizon."""
+    scored, found = False, np.zeros(len(content.horizons), bool)
+    for part in (part for shard in shards for part in shard.columns.parts):
+        for start in range(0, len(part.presence), ROWS):
+            here = part.presence[start : start + ROWS] == SCORED
+            scored = scored or bool(here.any())
+            found |= np.isfinite(part.targets[start : start + ROWS][here]).any(0)
+            if scored and found.all():
+                return
+    if not scored:
+        where, cure = "the universe", "Lower --min-price and --min-dollar-volume, or read more days"
+        raise InputError(where, "no row is in it: none can be scored", cure)
+    h = content.horizons[int(np.argmin(found))]
+    what = f"no scored row has a target over {h} rows ({content.targets[int(np.argmin(found))]})"
+    raise InputError("--targets", what, "Name others, or read more days; --targets none builds a cache to score")
 
 
 def built_from(

@@ -23,6 +23,7 @@ from loaders.cache.recipes.common import (
     Options,
     PerCode,
     Tell,
+    check_lengths,
     new_columns,
     summary,
     survey_columns,
@@ -91,6 +92,7 @@ def build_ohlcv(
     progress(0, 1, "reading dates and codes")
     found, period = survey_columns(sources, list(BARS), options, on_progress)
     layout, features, horizons = found.layout, _features(options), options.sorted_horizons
+    check_lengths(horizons, layout)
     on_progress(summary(layout, len(features), len(sources.files)))
     given, delistings = [], {}
     if options.delisting_returns is not None:
@@ -114,6 +116,10 @@ def build_ohlcv(
         )  # fmt: skip
         columns, shards = new_columns(folder, content, options)
         market = Market.of(source, options)
+        odd = {name: int(of_code.sum()) for name, of_code in market.counts.items() if name != "bars"}
+        if any(odd.values()):
+            told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in odd.items() if count)
+            on_progress(f"odd bars: {told}; see docs/cache.md")
         with collecting(folder, kept, len(features)) as collected:
             on_progress(f"features of {kept.rows:,} rows")
             collect_features(collected, market, features, part_of(progress, 0.08, 0.35))

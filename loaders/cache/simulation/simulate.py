@@ -14,6 +14,7 @@ S codes, T days, F features, H horizons, K ingredients
 
 import math
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,13 +29,15 @@ from loaders.cache.columns import NewColumns, create_columns
 from loaders.cache.format import ABSENT, write_manifest
 from loaders.cache.manifest.model import Dtype, Manifest
 from loaders.cache.simulation import market, planted
-from loaders.errors import InputError
+from loaders.errors import InputError, WriteError
 from loaders.progress import Progress, counted, part_of, quiet
 
 Int = npt.NDArray[np.int64]
 
 FIRST_DAY = "2000-01-03"
 LATE, EARLY = 0.2, 0.15  # shares of codes listed after the first day, and delisted before the last
+MOST_OF_DISK = 0.95  # that is free, which a panel may take
+SIZES = {"codes": (20, 1_000_000), "days": (60, 100_000), "features": (4, 100_000), "seed": (0, 2**63 - 1)}
 UNEVEN = 0.45  # of the calendar, at either end, in which listings and delistings happen
 SLOW = 0.95  # persistence of the even features that carry no signal
 
@@ -87,9 +90,13 @@ def simulate(
     keys = market.stream_keys(seed)
     spans = _spans(keys, codes, days)
     rows = int(spans.days.sum())
-    gigabytes = rows * features * np.dtype(dtype).itemsize / 1e9
+    gigabytes = rows * (features * np.dtype(dtype).itemsize + 4 * len(horizons) + 1) / 1e9
     on_progress(f"simulating {codes:,} codes x {days:,} days x {features} features, {gigabytes:.2f} GB")
     with atomic_folder(out) as folder:
+        free = shutil.disk_usage(folder).free / 1e9
+        if gigabytes > MOST_OF_DISK * free:
+            what = f"{gigabytes:,.1f} GB to write and {free:,.1f} GB free"
+            raise WriteError(str(out.parent), what, "Pass an --out on another disk, or simulate fewer rows")
         columns = create_columns(folder, spans.days, features, len(horizons), dtype)
         forecasts = _fill(columns, spans, days, keys, scale, horizons, part_of(progress, 0, 0.7))
         daily = _oracle(columns, spans, days, forecasts, part_of(progress, 0.7, 0.9))
@@ -122,9 +129,10 @@ def simulate(
 
 
 def _check(codes: int, days: int, features: int, ic: float, seed: int, horizons: list[int], dtype: str) -> None:
-    for name, value, least in (("codes", codes, 20), ("days", days, 60), ("features", features, 4), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"--{name}", f"{name} is {value}, the least is {least}", f"Pass --{name} {least} or more")
+    for name, value in (("codes", codes), ("days", days), ("features", features), ("seed", seed)):
+        least, most = SIZES[name]
+        if not least <= value <= most:
+            raise InputError(f"--{name}", f"{name} is {value}, not {least} to {most:,}", "Pass another number")
     if not 0 < ic < 0.5:
         raise InputError("--ic", f"ic is {ic}, not between 0 and 0.5", "Pass for example --ic 0.05")
     if not horizons or min(horizons) < 1 or sorted(set(horizons)) != horizons:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+from pyarrow import csv
 
 from loaders.cache.sources.files import kind_of, partitions
 from loaders.cache.sources.frames import Frame
@@ -38,6 +39,36 @@ class DataFile:
             return bool(counted.select(pl.len()).collect(engine="streaming").item())
 
 
+def _check_rows(path: Path) -> None:
+    """Raise InputError for the first row of a CSV that lacks fields, which polars would take for missing values.
+
+    Reads the file once more.
+    """
+    odd: list[csv.InvalidRow] = []
+
+    def keep(row: csv.InvalidRow) -> str:
+        odd.append(row)
+        return "error"
+
+    parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep)
+    read = csv.ReadOptions(use_threads=False)  # so that rows have numbers
+    try:
+        with csv.open_csv(path, read, parse) as file:
+            first = file.schema.names[0]
+        convert = csv.ConvertOptions(include_columns=[first], column_types={first: pa.binary()})
+        with csv.open_csv(path, read, parse, convert) as file:
+            for _ in file:
+                pass
+    except pa.ArrowInvalid as error:
+        if not odd:
+            raise
+        row = odd[0]
+        what = f"row {row.number:,} has {row.actual_columns} of {row.expected_columns} fields ({row.text[:80]!r})"
+        raise InputError(
+            str(path), what, "Mend or remove the row; at the end of a file, copy the file again"
+        ) from error
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn a reader's exception into an InputError that names `what` was read."""
@@ -57,6 +88,8 @@ def open_file(path: Path, renames: dict[str, str]) -> DataFile:
     with reading(where):
         frame, is_csv = _scan(path), kind_of(path) == "csv"
         schema = dict(frame.collect_schema())
+        if is_csv:
+            _check_rows(path)
     for name in schema:
         base, doubled, _ = name.partition("_duplicated_")
         if is_csv and doubled and base in schema:
