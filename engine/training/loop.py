@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from engine.callbacks.protocol import Callback, EpochTraining
-from engine.checkpoint import BEST, load_checkpoint, restore_model
+from engine.checkpoint import BEST, check_best, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
@@ -218,8 +218,7 @@ def _write_summary(run: Run) -> dict[str, Any]:
     run.log.progress(1, 1, "valid and test of the best epoch")
     path = run.folder / "checkpoints" / BEST
     best, tensors = load_checkpoint(path)
-    if best.run_id != state.run_id:
-        raise RunFailed(f"{run.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
+    check_best(best, state, path)
     restore_model(model, tensors, path)
     model.bypass(best.off)
     test = part_samples(fold.panel, fold.split.test)

@@ -42,6 +42,7 @@ from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
 from loaders.disk.beginning import beginning
+from loaders.disk.content import is_there
 from loaders.disk.durable import make_folder
 from loaders.disk.lock import alone_in
 from loaders.errors import InputError
@@ -233,11 +234,8 @@ def phase_objective(config: Config, phase: Phase, horizons: int, device: torch.d
 
 
 def _existing(folder: Path | None) -> Path:
-    try:
-        if folder is not None and (folder / CONFIG).exists():
-            return folder
-    except OSError as error:
-        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
+    if folder is not None and is_there(folder / CONFIG):
+        return folder
     cure = "Name its folder with --out; where its beginning was cut short, leave --resume out"
     raise InputError(str(folder or "--resume"), "no run to resume here", cure)
 
@@ -259,6 +257,9 @@ def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> S
     if state.cache_id != panel.manifest.cache_id:
         what = f"began on cache {state.cache_id}, {panel.folder} is {panel.manifest.cache_id}"
         raise InputError(str(folder), what, "Resume on the cache it began with, or begin another run")
+    if state.phase >= len(phases_of(config)):
+        what = f"its state names phase {state.phase} of {len(phases_of(config))}"
+        raise InputError(str(path), what, "Train the run again")
     restore_weights(learner.weights, tensors, path)
     return state
 
