@@ -19,7 +19,7 @@ from engine.config import Part
 from engine.model.ensemble import Ensemble
 from engine.model.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
-from loaders.disk.content import canonical
+from loaders.disk.content import canonical, find_file, in_words, parse_json
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 
@@ -28,6 +28,8 @@ MODEL, AVERAGE = "model.", "average."  # before the names of weights
 OPTIMIZER = "optimizer."  # before the names of its tensors
 LOSS_SUMS = "loss_sums"
 AGAIN = "Train the run again"
+METRICS = "metrics.jsonl"
+REWRITTEN = "`atft-engine train --resume --out RUN` writes it anew"
 OF_RUN = "Use the release, the network and the configuration it was trained with"
 
 
@@ -171,7 +173,7 @@ def _state_of(content: Any, path: Path) -> State:
     """The state that a checkpoint's JSON stands for. Raises InputError where a field is missing, odd or unknown."""
     state = validated(State, content, path, AGAIN)
     for number, line in enumerate(state.history, 1):
-        checked_line(line, f"{path}, line {number} of its history")
+        checked_line(line, f"{path}, line {number} of its history", AGAIN)
     return state
 
 
@@ -189,20 +191,34 @@ def validated(kind: type[Kind], content: Any, path: Path, cure: str) -> Kind:
         raise InputError(str(path), f"its state is damaged: {in_words(error)}", cure) from error
 
 
-def in_words(error: ValidationError) -> str:
-    """The first thing that is wrong with a value, in a few words."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place} is {first['input']!r:.100} ({first['msg'].lower()})"
-
-
-def checked_line(line: Any, where: str) -> dict[str, Any]:
+def checked_line(line: Any, where: str, cure: str) -> dict[str, Any]:
     """A line of a run's history as it is. Raises InputError where it lacks what is read of it."""
     try:
         Line.model_validate(line)
     except ValidationError as error:
-        raise InputError(where, f"is damaged: {in_words(error)}", AGAIN) from error
+        raise InputError(where, f"is damaged: {in_words(error)}", cure) from error
     return dict(line)
+
+
+def read_history(run: Path) -> list[dict[str, Any]] | None:
+    """The lines of a run's metrics.jsonl; None where it has none.
+
+    Raises InputError where one is damaged, or not what the last checkpoint holds, where there is one.
+    """
+    path = run / METRICS
+    content = find_file(path, REWRITTEN)
+    if content is None:
+        return None
+    lines = content.splitlines()
+    history = [parse_json(line, f"{path}, line {i}", REWRITTEN) for i, line in enumerate(lines, 1)]
+    history = [checked_line(line, f"{path}, line {i}", REWRITTEN) for i, line in enumerate(history, 1)]
+    found = find_tensors(run / "checkpoints" / LAST, AGAIN)
+    if found is not None:
+        # A checkpoint is written first, so of a run that trains, or was killed, it may hold a line more.
+        state = _state_of(found[0], run / "checkpoints" / LAST)
+        if history != state.history[: len(history)] or (state.finished and len(history) < len(state.history)):
+            raise InputError(str(path), f"holds other lines than {LAST}: it is damaged, or was edited", REWRITTEN)
+    return history
 
 
 def check_best(best: State, last: State, path: Path) -> None:

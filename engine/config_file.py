@@ -1,4 +1,8 @@
-"""A configuration read from TOML and `--set`, written as TOML, and identified by a hash."""
+"""A configuration read from TOML and `--set`, written as TOML, and identified by a hash.
+
+A file that the engine wrote (`config.toml` of a run, `best.toml` of a study) begins with a comment that holds a
+checksum of the text below it, so that damage is found. Whoever edits such a file removes the line.
+"""
 
 import copy
 import hashlib
@@ -12,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from engine.config import OF_ATFT, Config
+from loaders.disk.content import read_file
 from loaders.errors import InputError
 
 RENAMED = {
@@ -19,6 +24,8 @@ RENAMED = {
     "model.online": "model.online_weight",
     "model.risks": "model.risk_factors",
 }
+SIGNED = "# Written by atft-engine. sha256 of what follows: "
+SIGNATURE = 16  # digits
 OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training takes no notice of them
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -39,14 +46,25 @@ def load(kind: type[AnyConfig], path: Path | None, settings: Sequence[str], arro
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                str(path), f"not a readable TOML file ({error})", "Mend it, or leave --config out"
-            ) from error
+        values = read_toml(path)
         values = {key: value for key, value in values.items() if key in kind.model_fields or key not in OTHER_SECTIONS}
     return configured(kind, values, settings, arrow)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises InputError for what is no file, no TOML, or not what was written here."""
+    cure = "Mend it, or name another file"
+    try:
+        text = read_file(path, cure).decode("utf-8-sig")
+        _check_signature(text, path)
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        what = f"not a readable TOML file (byte {error.start} is not UTF-8)"
+        raise InputError(str(path), what, cure) from error
+    except RecursionError as error:
+        raise InputError(str(path), "not a readable TOML file (values are nested too deeply)", cure) from error
+    except ValueError as error:
+        raise InputError(str(path), f"not a readable TOML file ({error})", cure) from error
 
 
 def configured(
@@ -111,6 +129,24 @@ def to_toml(config: Config) -> str:
     if config.model.is_own:
         content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
     return tomli_w.dumps(content)
+
+
+def config_content(config: Config) -> bytes:
+    """The content of a file of this configuration: `to_toml` below its checksum."""
+    text = to_toml(config)
+    return f"{SIGNED}{_signature(text)}; remove this line to edit the file\n{text}".encode()
+
+
+def _check_signature(text: str, path: Path) -> None:
+    """Raise InputError where a file begins with a checksum that is not the one of the text below it."""
+    first, _, rest = text.partition("\n")
+    if first.startswith(SIGNED) and first.removeprefix(SIGNED)[:SIGNATURE] != _signature(rest):
+        what = "its checksum differs: it was edited, or is damaged"
+        raise InputError(str(path), what, "Restore it; where the edit is meant, remove the file's first line")
+
+
+def _signature(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE]
 
 
 def config_hash(config: Config) -> str:

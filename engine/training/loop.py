@@ -27,7 +27,7 @@ from engine.score.online import fit_online
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part, weighted_online_scores
 from engine.score.rows import Float32, row_scores
-from engine.score.tables import finite, to_json
+from engine.score.tables import finite, write_summary
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
@@ -35,7 +35,6 @@ from engine.training.objective import term_names
 from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
-from loaders.cache.atomic import write_atomically
 from loaders.progress import Progress, quiet
 from loaders.split import Days
 
@@ -248,7 +247,7 @@ def _write_summary(run: Run) -> dict[str, Any]:
     }
     if not run.learner.world.first:
         return finite(summary)
-    write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())
+    summary = write_summary(run.folder, summary)
     look = look_of(
         "train", [run.folder], "test", summary["days"]["test"], splits["test"], state.cache_id, state.run_id,
         state.config_hash,
@@ -256,4 +255,4 @@ def _write_summary(run: Run) -> dict[str, Any]:
     count = None if look is None else record(fold.panel.folder, look)
     of_test = row_scores(fold.panel, fold.split.test, scores.cpu().numpy(), "test", state.run_id)
     report_training(run.folder, fold.panel, of_test, run.notes, count, run.log.console)
-    return finite(summary)
+    return summary

@@ -22,7 +22,7 @@ from rich.console import Console
 from engine.callbacks.protocol import Callback, Callbacks
 from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weights, save_best, save_last
 from engine.config import Config
-from engine.config_file import config_hash, load_config, to_toml
+from engine.config_file import config_content, config_hash, load_config
 from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
 from engine.errors import RunFailed
@@ -188,7 +188,7 @@ def open_run(
         if not resume:
             run.save_last()
             if world.first:
-                write_atomically(folder / CONFIG, to_toml(config).encode())
+                write_atomically(folder / CONFIG, config_content(config))
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from engine.checkpoint import State
+from engine.checkpoint import METRICS, State
 from engine.score.tables import to_json
 from engine.training.usage import Usage
 from loaders.cache.atomic import write_atomically
@@ -59,7 +59,7 @@ def _written(folder: str | Path) -> Iterator[None]:
 def write_metrics(run: Path, state: State) -> None:
     """metrics.jsonl, a line per validation, of what depends on seed, data and settings alone: no times."""
     lines = "".join(to_json(line) + "\n" for line in state.history)
-    write_atomically(run / "metrics.jsonl", lines.encode())
+    write_atomically(run / METRICS, lines.encode())
 
 
 def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:

@@ -15,6 +15,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from loaders.errors import InputError
 
 CHECKSUM = "checksum"  # entry of JSON objects
@@ -36,7 +38,7 @@ def find_file(path: Path, cure: str) -> bytes | None:
     """The content of a plain file; None where there is none. Raises InputError where it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is opened, and refused below
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})", cure) from error
@@ -104,6 +106,12 @@ def checked_json(content: bytes | str, where: str, cure: str) -> dict[str, Any]:
     if expected != value[CHECKSUM]:
         raise InputError(where, "its checksum differs: it is damaged, or was edited", cure)
     return value
+
+
+def in_words(error: ValidationError) -> str:
+    """The first thing that is wrong with a value, in a few words."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} is {first['input']!r:.100} ({first['msg'].lower()})"
 
 
 def _finite(text: str) -> float:
