@@ -1,28 +1,73 @@
 """What a checkpoint holds: one safetensors file of weights (`Weights`) with, as JSON in its header, the `State`.
 
-`last` is what a run resumes from, `best` the weights of the best validation. Files are written under a temporary name,
-flushed, and renamed: a killed save leaves the previous checkpoint whole.
+`last` is what a run resumes from, `best` the weights of the best validation, without what training alone needs. Files
+are written under a temporary name, flushed, and renamed: a killed save leaves the previous checkpoint whole. A checksum
+is over all that a file holds (loaders/disk/tensors.py), and a file is read only as what it was written as.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from engine.config import Part
 from engine.model.ensemble import Ensemble
 from engine.model.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
+from loaders.disk.content import canonical, find_file, in_words, parse_json
+from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODEL, AVERAGE = "model.", "average."  # before the names of weights
 OPTIMIZER = "optimizer."  # before the names of its tensors
 LOSS_SUMS = "loss_sums"
+AGAIN = "Train the run again"
+METRICS = "metrics.jsonl"
+REWRITTEN = "`atft-engine train --resume --out RUN` writes it anew"
+OF_RUN = "Use the release, the network and the configuration it was trained with"
+
+
+def _day(text: str) -> str:
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError(f"{text!r} is no day YYYY-MM-DD")
+    return text
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry is there twice")
+    return values
+
+
+Day = Annotated[str, AfterValidator(_day)]
+
+
+def _keys(*names: str) -> AfterValidator:
+    """Refuses a dict of other keys."""
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        if set(values) != set(names):
+            raise ValueError(f"its keys should be {', '.join(names)}")
+        return values
+
+    return AfterValidator(check)
+
+
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[Finite, Field(ge=0)]
+Span = Annotated[list[Day], Field(min_length=2, max_length=2)]
+Names = Annotated[list[str], AfterValidator(_distinct)]
+Horizons = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
+
+
+Kind = TypeVar("Kind")
 
 
 @dataclass
@@ -32,28 +77,47 @@ class State:
     run_id: str
     cache_id: str
     config_hash: str
-    features: list[str]
-    horizons: list[int]
-    split: dict[str, list[str]]  # first and last day of train, valid and test, ISO
+    features: Annotated[Names, Field(min_length=1)]
+    horizons: Horizons
+    split: Annotated[dict[str, Span], _keys("train", "valid", "test")]  # first and last day of each
     source: str  # of the cache: its absolute path, or its URL
-    made: dict[str, Any] = field(default_factory=dict)  # how the cache was made, `made_of`; empty: an earlier release
-    begun: str = ""  # first day of the cache; "": an earlier release
-    online: list[str] = field(default_factory=list)  # features of the online regression; empty: none, or not kept
-    step: int = 0
-    epoch: int = 0  # epochs completed
-    position: int = 0  # blocks of the current epoch that were trained on
-    phase: int = 0  # of the configuration's
-    phase_epoch: int = 0  # epochs of it completed
+    made: dict[str, Any] = field(default_factory=dict)  # how the cache was made, `made_of`
+    begun: Day | Literal[""] = ""  # first day of the cache
+    online: Names = field(default_factory=list)  # features of the online regression; empty: none
+    step: Count = 0
+    epoch: Count = 0  # epochs completed
+    position: Count = 0  # blocks of the current epoch that were trained on
+    phase: Count = 0  # of the configuration's
+    phase_epoch: Count = 0  # epochs of it completed
     off: list[Part] = field(default_factory=list)  # parts of the model that are bypassed
-    lr: float = 0.0  # last learning rate
-    best: float | None = None  # best validation RankIC, mean over the horizons that are trained
-    phase_best: float | None = None  # of the current phase
-    stale: int = 0  # epochs since then
-    samples: int = 0  # trained on, all epochs
-    rows: int = 0  # read, context included
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "wait": 0.0, "validation": 0.0})
+    lr: Seconds = 0.0  # last learning rate
+    best: Finite | None = None  # best validation RankIC, mean over the horizons that are trained
+    phase_best: Finite | None = None  # of the current phase
+    stale: Count = 0  # epochs since then
+    samples: Count = 0  # trained on, all epochs
+    rows: Count = 0  # read, context included
+    seconds: Annotated[dict[str, Seconds], _keys("train", "wait", "validation")] = field(
+        default_factory=lambda: {"train": 0.0, "wait": 0.0, "validation": 0.0}
+    )
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     finished: bool = False
+
+
+class Line(BaseModel, strict=True, extra="allow"):
+    """What is read of a line of a run's history, which is one of metrics.jsonl."""
+
+    epoch: Count
+    step: Count
+    phase: str
+    learning_rate: Finite
+    weights: dict[str, Finite]
+    horizon_weights: list[Finite]
+    frozen: list[str]
+    off: list[str]
+    train: dict[str, Finite | None]
+    valid: dict[str, dict[str, Finite | None]]
+    valid_rank_ic: Finite | None
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -87,56 +151,134 @@ class Weights:
 
 
 def save_best(path: Path, state: State, weights: Weights) -> None:
-    """Write the weights that score, with the state."""
-    _save(path, state, weights.scoring, None, weights)
+    """Write the weights that score, with the state. Raises WriteError where that cannot be."""
+    tensors = {MODEL + name: tensor for name, tensor in weights.scoring.state_dict().items()}
+    write_atomically(path, tensors_content(path.stem, asdict(state), tensors))
 
 
 def save_last(path: Path, state: State, weights: Weights) -> None:
-    """Write all that a resumed run needs."""
-    _save(path, state, weights.model, weights.average, weights)
-
-
-def _save(path: Path, state: State, model: Ensemble, average: Ensemble | None, weights: Weights) -> None:
-    tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
-    if average is not None:
-        tensors |= {AVERAGE + name: tensor for name, tensor in average.state_dict().items()}
-    tensors |= {OPTIMIZER + name: tensor for name, tensor in weights.optimizer.tensors().items()}
-    tensors[LOSS_SUMS] = weights.loss_sums
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(tensors, {"state": json.dumps(asdict(state))}))
+    """Write all that a resumed run needs. Raises WriteError where that cannot be."""
+    write_atomically(path, tensors_content(path.stem, asdict(state), _all(weights)))
 
 
 def load_checkpoint(path: Path) -> tuple[State, dict[str, Tensor]]:
-    """Read a checkpoint. Raises InputError for a missing or damaged file, or one written by another release."""
+    """Read a checkpoint. Raises InputError for a missing, damaged or swapped file, or one of an earlier version."""
+    found = find_tensors(path, AGAIN)
+    if found is None:
+        raise InputError(str(path), "no such checkpoint", "Name a run that has been trained")
+    return _state_of(found[0], path), found[1]
+
+
+def _state_of(content: Any, path: Path) -> State:
+    """The state that a checkpoint's JSON stands for. Raises InputError where a field is missing, odd or unknown."""
+    state = validated(State, content, path, AGAIN)
+    for number, line in enumerate(state.history, 1):
+        checked_line(line, f"{path}, line {number} of its history", AGAIN)
+    return state
+
+
+def validated(kind: type[Kind], content: Any, path: Path, cure: str) -> Kind:
+    """The dataclass that a JSON object stands for. Raises InputError where a field is missing, odd or unknown."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(content, dict):
+        raise InputError(str(path), "its state is no JSON object", cure)
+    for name in sorted(names ^ set(content)):
+        what = f"its state lacks {name}" if name in names else f"its state has an unknown entry {name!r:.100}"
+        raise InputError(str(path), what, cure)
     try:
-        with safe_open(path, "pt") as file:
-            state = State(**json.loads(file.metadata()["state"]))
-            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except FileNotFoundError as error:
-        raise InputError(str(path), "no such checkpoint", "Name a run that has been trained") from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        what = f"not a readable checkpoint of this release ({type(error).__name__}: {error})"
-        raise InputError(str(path), what, "Train the run again") from error
+        return TypeAdapter(kind).validate_json(canonical(content), strict=True)
+    except ValidationError as error:
+        raise InputError(str(path), f"its state is damaged: {in_words(error)}", cure) from error
 
 
-def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str = MODEL) -> None:
-    """Load the weights of a checkpoint into a model. Raises InputError where they do not fit each other."""
-    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def checked_line(line: Any, where: str, cure: str) -> dict[str, Any]:
+    """A line of a run's history as it is. Raises InputError where it lacks what is read of it."""
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        what = f"its weights do not fit this model ({str(error).splitlines()[-1].strip()})"
-        raise InputError(str(path), what, "Use the release and the configuration it was trained with") from error
+        Line.model_validate(line)
+    except ValidationError as error:
+        raise InputError(where, f"is damaged: {in_words(error)}", cure) from error
+    return dict(line)
 
 
-def restore_weights(weights: Weights, tensors: dict[str, Tensor], path: Path) -> None:
+def read_history(run: Path) -> list[dict[str, Any]] | None:
+    """The lines of a run's metrics.jsonl; None where it has none.
+
+    Raises InputError where one is damaged, or not what the last checkpoint holds, where there is one.
+    """
+    path = run / METRICS
+    content = find_file(path, REWRITTEN)
+    if content is None:
+        return None
+    lines = content.splitlines()
+    history = [parse_json(line, f"{path}, line {i}", REWRITTEN) for i, line in enumerate(lines, 1)]
+    history = [checked_line(line, f"{path}, line {i}", REWRITTEN) for i, line in enumerate(history, 1)]
+    found = find_tensors(run / "checkpoints" / LAST, AGAIN)
+    if found is not None:
+        # A checkpoint is written first, so of a run that trains, or was killed, it may hold a line more.
+        state = _state_of(found[0], run / "checkpoints" / LAST)
+        if history != state.history[: len(history)] or (state.finished and len(history) < len(state.history)):
+            raise InputError(str(path), f"holds other lines than {LAST}: it is damaged, or was edited", REWRITTEN)
+    return history
+
+
+def check_best(best: State, last: State, path: Path) -> None:
+    """Raise InputError where a best checkpoint is another run's, or older than the best epoch of the last one."""
+    if best.run_id != last.run_id:
+        what = f"is of run {best.run_id}, and {LAST} beside it of another run, {last.run_id}"
+        raise InputError(str(path), what, AGAIN)
+    epochs = [line["epoch"] for line in last.history if line["best"]]
+    if best.epoch < max(epochs, default=0):
+        what = f"is of epoch {best.epoch}, and the best one was {max(epochs)}: it is an earlier copy"
+        raise InputError(str(path), what, AGAIN)
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load the weights of a best checkpoint into a model. Raises InputError where they are not of such a one."""
+    _check({MODEL + name: tensor for name, tensor in model.state_dict().items()}, tensors, path)
+    _load(model, MODEL, tensors, path)
+
+
+@torch.no_grad()
+def restore_weights(weights: Weights, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load all of a last checkpoint. Raises InputError where it does not fit."""
-    restore_model(weights.model, tensors, path)
+    _check(_all(weights), tensors, path)
+    _load(weights.model, MODEL, tensors, path)
     if weights.average is not None:
-        restore_model(weights.average, tensors, path, AVERAGE)
-    places = {OPTIMIZER + name: tensor for name, tensor in weights.optimizer.tensors().items()}
-    for name, tensor in (places | {LOSS_SUMS: weights.loss_sums}).items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            what = f"{name} is missing or of another shape, so training cannot go on from it"
-            raise InputError(str(path), what, "Use the release and the configuration it was trained with")
-        tensor.copy_(tensors[name])
+        _load(weights.average, AVERAGE, tensors, path)
+    for name, tensor in weights.optimizer.tensors().items():
+        tensor.copy_(tensors[OPTIMIZER + name])
+    weights.loss_sums.copy_(tensors[LOSS_SUMS])
+
+
+def _all(weights: Weights) -> dict[str, Tensor]:
+    """What a last checkpoint holds."""
+    tensors = {MODEL + name: tensor for name, tensor in weights.model.state_dict().items()}
+    if weights.average is not None:
+        tensors |= {AVERAGE + name: tensor for name, tensor in weights.average.state_dict().items()}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in weights.optimizer.tensors().items()}
+    return tensors | {LOSS_SUMS: weights.loss_sums}
+
+
+def _load(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor], path: Path) -> None:
+    of_model = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+    try:
+        model.load_state_dict(of_model)
+    except RuntimeError as error:  # of what a module of the user's does to load
+        raise InputError(str(path), f"cannot be loaded ({str(error).splitlines()[-1].strip()})", OF_RUN) from error
+
+
+def _check(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InputError where tensors are not those of a model by name, shape or type, and where one is not finite.
+
+    Infinite values may be where a fresh model has some, such as in a mask that a network of one's own keeps.
+    """
+    for name in sorted(set(tensors) - set(places)):
+        raise InputError(str(path), f"holds {name:.200}, which this model does not have", OF_RUN)
+    for name, place in places.items():
+        if name not in tensors or tensors[name].shape != place.shape:
+            raise InputError(str(path), f"does not fit this model: {name} is missing or of another shape", OF_RUN)
+        if tensors[name].dtype != place.dtype:
+            what = f"does not fit this model: {name} is {tensors[name].dtype}, not {place.dtype}"
+            raise InputError(str(path), what, OF_RUN)
+        if not tensors[name].isfinite().all() and place.isfinite().all():
+            raise InputError(str(path), f"{name} holds values that are not finite", AGAIN)

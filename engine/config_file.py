@@ -1,4 +1,8 @@
-"""A configuration read from TOML and `--set`, written as TOML, and identified by a hash."""
+"""A configuration read from TOML and `--set`, written as TOML, and identified by a hash.
+
+A file that the engine wrote (`config.toml` of a run, `best.toml` of a study) begins with a comment that holds a
+checksum of the text below it, so that damage is found. Whoever edits such a file removes the line.
+"""
 
 import copy
 import hashlib
@@ -12,7 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from engine.config import OF_ATFT, Config
-from loaders.disk.regular import read_plain, refusal
+from loaders.disk.content import is_there, read_file
 from loaders.errors import InputError
 
 RENAMED = {
@@ -21,6 +25,8 @@ RENAMED = {
     "model.risks": "model.risk_factors",
 }
 LARGEST_FILE = 16 << 20  # bytes
+SIGNED = "# Written by atft-engine. sha256 of what follows: "
+SIGNATURE = 16  # digits
 OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training takes no notice of them
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -49,15 +55,15 @@ def load(kind: type[AnyConfig], path: Path | None, settings: Sequence[str], arro
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; a mark of the byte order before it is left out.
 
-    Raises InputError for what is no file, such as a folder or a pipe, and what is no TOML.
+    Raises InputError for what is no file, such as a folder or a pipe, no TOML, or not what was written here.
     """
     cure = "Mend it, or name another file"
     try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
+        if is_there(path) and (size := path.stat().st_size) > LARGEST_FILE:
             raise InputError(str(path), f"has {size:,} bytes, settings at most {LARGEST_FILE:,}", cure)
-        return _toml(read_plain(path).decode("utf-8-sig"))
-    except OSError as error:
-        raise refusal(path, error, cure) from error
+        text = read_file(path, cure).decode("utf-8-sig")
+        _check_signature(text, path)
+        return _toml(text)
     except UnicodeDecodeError as error:
         what = f"not a readable TOML file (byte {error.start} is not UTF-8)"
         raise InputError(str(path), what, cure) from error
@@ -149,6 +155,24 @@ def to_toml(config: Config) -> str:
     if config.model.is_own:
         content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
     return tomli_w.dumps(content).replace("\x7f", "\\u007F")  # the one character that it should escape and does not
+
+
+def config_content(config: Config) -> bytes:
+    """The content of a file of this configuration: `to_toml` below its checksum."""
+    text = to_toml(config)
+    return f"{SIGNED}{_signature(text)}; remove this line to edit the file\n{text}".encode()
+
+
+def _check_signature(text: str, path: Path) -> None:
+    """Raise InputError where a file begins with a checksum that is not the one of the text below it."""
+    first, _, rest = text.partition("\n")
+    if first.startswith(SIGNED) and first.removeprefix(SIGNED)[:SIGNATURE] != _signature(rest):
+        what = "its checksum differs: it was edited, or is damaged"
+        raise InputError(str(path), what, "Restore it; where the edit is meant, remove the file's first line")
+
+
+def _signature(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE]
 
 
 def config_hash(config: Config) -> str:

@@ -1,6 +1,5 @@
 """What a study shows while it runs, and what it writes when it ends: best.toml and trials.parquet."""
 
-import io
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Any
 
 import optuna
 import pyarrow as pa
-import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from engine.config_file import to_toml
+from engine.config_file import config_content
 from engine.dates import span_text
 from engine.inputs import with_absolute_source
 from engine.score.tables import plain_table
@@ -23,6 +21,7 @@ from hpo.dispatch import failed_by_itself
 from hpo.space import configured
 from hpo.storage import DAYS, EPOCHS, FINISHED, REASON, SECONDS, SETTINGS
 from loaders.cache.atomic import write_atomically
+from loaders.disk.parquet import table_content
 
 BEST, TRIALS = "best.toml", "trials.parquet"
 
@@ -39,7 +38,7 @@ def write_results(study: optuna.Study, config: StudyConfig, tuned_until: str, fo
     best = best_trial(study)
     if best is not None:
         found = with_absolute_source(configured(config, settings_of(best) | {"split.tuned_until": tuned_until}))
-        write_atomically(folder / BEST, to_toml(found).encode())
+        write_atomically(folder / BEST, config_content(found))
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -86,9 +85,7 @@ def _parquet(trials: list[FrozenTrial], config: StudyConfig) -> bytes:
     columns["epochs"] = [t.user_attrs.get(EPOCHS, 0) for t in trials]
     columns["seconds"] = [t.user_attrs.get(SECONDS) for t in trials]
     columns["reason"] = ["pruned" if t.state == TrialState.PRUNED else t.user_attrs.get(REASON) for t in trials]
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
+    return table_content(pa.table(columns))
 
 
 def status(study: optuna.Study, wanted: int, epochs: int, started: float, bar: bool) -> Group:

@@ -1,6 +1,5 @@
 """A finished run, opened to score, evaluate and report."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.api.frames import naming_arguments, polars
 from engine.api.panels import Date, Panel, iso_date
+from engine.checkpoint import read_history
 from engine.config import Config
 from engine.config_file import load_config
 from engine.dates import Asked, choose_days
 from engine.score.files import Scores, between, holds_folds, read_joined
 from engine.score.predict import load_run, predict_days
 from engine.score.rows import to_file
+from engine.score.tables import read_summary
+from loaders.disk.content import is_there
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.verify import verified
@@ -35,7 +37,7 @@ class Run:
     def load(cls, folder: str | Path) -> "Run":
         """Open a run folder, or a folder of folds. Raises InputError where it is none."""
         path = Path(folder)
-        if not (path / "config.toml").exists():
+        if not is_there(path / "config.toml"):
             raise InputError(str(path), "no run: it has no config.toml", "Name a folder that `atft-engine train` wrote")
         return cls(path, load_config(path / "config.toml", []))
 
@@ -50,9 +52,9 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The content of summary.json: identity, days, metrics of `splits` and throughput; None where JSON has null.
 
-        Raises InputError where the training has not ended.
+        Raises InputError where the training has not ended, and where the file is damaged or was edited.
         """
-        return dict(json.loads(self._read("summary.json")))
+        return read_summary(self.folder)
 
     @cached_property
     def metrics(self) -> "pl.DataFrame":
@@ -68,7 +70,9 @@ class Run:
         if folds := self.folds:
             numbered = [run.metrics.select(pl.lit(i, pl.Int64).alias("fold"), pl.all()) for i, run in enumerate(folds)]
             return pl.concat(numbered, how="diagonal")
-        lines = [json.loads(line) for line in self._read("metrics.jsonl").splitlines()]
+        lines = read_history(self.folder)
+        if lines is None:
+            raise InputError(str(self.folder), "has no metrics.jsonl yet", "Train it to its end, or resume it")
         return pl.DataFrame([_flat(line) for line in lines], infer_schema_length=None)
 
     def predict(
@@ -114,12 +118,6 @@ class Run:
             raise InputError(str(self.folder), what, "Leave cache= and member= out, or ask one of Run.folds")
         scores = read_joined(self.folder, asked.split)
         return between(scores, asked.start, asked.end, str(self.folder))
-
-    def _read(self, name: str) -> str:
-        try:
-            return (self.folder / name).read_text()
-        except FileNotFoundError as error:
-            raise InputError(str(self.folder), f"has no {name} yet", "Train it to its end, or resume it") from error
 
 
 def asked_days(split: str, start: Date | None, end: Date | None, in_sample: bool) -> Asked:

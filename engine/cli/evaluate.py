@@ -47,5 +47,5 @@ def evaluate_command(
         console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))
     if (look := result["look"]) is not None:
         console.print(str(Count(**look)))
-        if look["unwritten"] is not None:
-            console.print(look["unwritten"])
+        for note in Count(**look).notes:
+            console.print(note)

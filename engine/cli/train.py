@@ -1,6 +1,5 @@
 """`atft-engine train`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +33,7 @@ def train_command(
     from engine.distributed import is_first
     from engine.errors import RunFailed
     from engine.score.files import holds_folds
-    from engine.score.tables import splits_table
+    from engine.score.tables import read_summary, splits_table
     from engine.training.dry_run import checklist, dry_run
     from engine.training.folds import fold_settings, train_folds
     from engine.training.loop import train
@@ -61,6 +60,6 @@ def train_command(
         run = (train_folds if walk else train)(resolved, out, resume, console, callbacks, progress)
     if not is_first():
         return
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_summary(run)
     days = {name: span_text(span) for name, span in summary["days"].items()}
     console.print(splits_table(str(run), summary["splits"], days, summary["periods_per_year"], notes=summary["notes"]))

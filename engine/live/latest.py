@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from engine.dates import SPAN, in_sample_note, tuned_note
 from engine.live.scoring import score_days
-from engine.score.files import holds_folds
+from engine.score.files import fold_folders, holds_folds
 from engine.score.predict import TrainedRun, load_run
 from engine.score.rows import RowScores
+from engine.score.tables import SUMMARY
 from loaders.cache.format import SCORED
+from loaders.disk.content import is_there
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
 from loaders.split import Days, parse_date
@@ -127,10 +129,10 @@ def _newest(folder: Path) -> tuple[TrainedRun, list[str]]:
     """The run of a folder; of a folder of folds, the last that is finished."""
     if not holds_folds(folder):
         return load_run(folder), []
-    finished = [path for path in folder.glob("fold-*") if (path / "summary.json").exists()]
+    finished = [path for path in fold_folders(folder) if is_there(path / SUMMARY)]
     if not finished:
         raise InputError(str(folder), "none of its folds is trained", "Resume with `atft-engine train --resume`")
-    last = max(finished, key=lambda path: int(path.name.removeprefix("fold-")))
+    last = finished[-1]
     return load_run(last), [f"folds: {last.name} of {folder}, the last that is trained"]
 
 

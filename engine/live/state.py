@@ -10,20 +10,19 @@ moves nothing.
 H horizons, C = 2 x the features used
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+import torch
+from pydantic import Field
 
-from engine.checkpoint import State
+from engine.checkpoint import Count, Day, Horizons, Names, State, validated
 from engine.score.online import HALF_LIFE, Sums, label_days
 from loaders.cache.atomic import write_atomically
 from loaders.disk.durable import make_folder
 from loaders.disk.lock import LOCK, release, take
+from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 from loaders.panel import Int, Panel
 
@@ -36,12 +35,12 @@ class About:
     """What a state belongs to. All dates are ISO."""
 
     run_id: str
-    recent: list[str]  # the state's day and those before it whose returns were not all known, ascending
-    features: list[str]  # used
-    horizons: list[int]
-    known_after: int
-    half_life: float  # days
-    checksum: str = ""  # of all of this and the sums
+    # The state's day and those before it whose returns were not all known, ascending.
+    recent: Annotated[list[Day], Field(min_length=1)]
+    features: Names  # used
+    horizons: Horizons
+    known_after: Count
+    half_life: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # days
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ def state_of(run: State, panel: Panel, day: int, used: Int, sums: Sums) -> Onlin
 
 def write_state(path: Path, state: OnlineState) -> None:
     """Write a state; readers see the old one or the new. Raises InputError where it cannot be written."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(state.sums).items()}
-    about = replace(state.about, checksum=_checksum(state.about, tensors))
-    write_atomically(path, save(tensors, {"about": json.dumps(asdict(about))}))
+    write_atomically(path, tensors_content(path.stem, asdict(state.about), vars(state.sums)))
 
 
 def read_state(path: Path, run: State) -> OnlineState | None:
@@ -89,17 +86,18 @@ def read_state(path: Path, run: State) -> OnlineState | None:
 
     Raises InputError for a file that is damaged or another run's, and one of another half-life.
     """
-    if not path.exists():
-        return None
     cure = "Remove the file; the state is then made anew from a cache with the run's history"
-    try:
-        with safe_open(path, "pt") as file:
-            about = About(**json.loads(file.metadata()["about"]))
-            tensors = {name: file.get_tensor(name) for name in ("squares", "products")}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(str(path), f"not a readable state ({type(error).__name__}: {error})", cure) from error
-    if about.checksum != _checksum(about, tensors):
-        raise InputError(str(path), "its checksum differs: the file is damaged", cure)
+    found = find_tensors(path, cure)
+    if found is None:
+        return None
+    about, tensors = validated(About, found[0], path, cure), found[1]
+    inputs = 2 * len(about.features)
+    count = len(about.horizons)
+    shapes = {"squares": (count, inputs, inputs), "products": (count, inputs)}
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+        raise InputError(str(path), "holds other sums than those of its features and horizons", cure)
+    if any(tensor.dtype != torch.float64 or not tensor.isfinite().all() for tensor in tensors.values()):
+        raise InputError(str(path), "holds sums that are not finite, or not float64", cure)
     if (about.run_id, about.horizons, about.half_life) != (run.run_id, run.horizons, HALF_LIFE):
         what = f"belongs to run {about.run_id}, horizons {about.horizons}, half-life {about.half_life:g}"
         raise InputError(str(path), f"{what}; this is {run.run_id}, {run.horizons}, {HALF_LIFE:g}", cure)
@@ -130,11 +128,3 @@ def keep_state(folder: Path, state: OnlineState, run: State) -> str | None:
         reason = error.what if isinstance(error, InputError) else error.strerror
         return f"state: {live} cannot be written ({reason}), so the next days start from an older state"
     return None
-
-
-def _checksum(about: About, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of all but the checksum itself, first 16 hex digits."""
-    digest = hashlib.sha256(json.dumps(asdict(replace(about, checksum="")), sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -119,8 +119,8 @@ def _notes(subject: Subject) -> list[str]:
             f"{subject.count.models:,} different models have been looked at on these days: the best of so many looks "
             "better than it is."
         )
-    if subject.count is not None and subject.count.unwritten is not None:
-        notes.append(subject.count.unwritten)
+    if subject.count is not None:
+        notes += subject.count.notes
     if subject.brief:
         what = "Brief report, written at the end of training: what takes longer is left out or sampled, and says so."
         notes.append(f"{what} `atft-engine report {subject.folder}` writes the whole.")

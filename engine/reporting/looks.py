@@ -8,27 +8,31 @@ evaluates days that no model was trained or chosen on appends a line of JSON to 
     first, last, days        the days whose figures were seen
     rank_ic                  by horizon
 
-A line is one write in append mode: writers do not lock, and a killed one leaves at most one line that readers skip.
+A line is one write in append mode: writers do not lock, and a killed one leaves at most one line. Readers skip lines
+that they cannot read, and say how many.
 Figures of training and validation days are no looks, nor is what tuning sees.
 """
 
 import errno
-import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from engine.score.metrics import Metrics
 from engine.score.tables import to_json
+from loaders.disk.content import find_file, parse_json
 from loaders.disk.durable import sync_folder
+from loaders.errors import InputError
 
 SUFFIX = ".looks.jsonl"
 NO_LOOK = ("train", "valid")  # names of days whose figures are none
 
-_told: set[Path] = set()  # ledgers that could not be written, and were told
+_told: set[Path] = set()  # ledgers of which something was told
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Look:
     first: str  # ISO
     last: str
     days: int
-    rank_ic: dict[str, float]  # by horizon
+    rank_ic: Mapping[str, float | None]  # by horizon
     cache: str
     run: str | None = None
     config: str | None = None
@@ -60,6 +64,12 @@ class Count:
     models: int  # different runs and score files among them
     ledger: Path
     unwritten: str | None = None  # why this look is not in the ledger
+    unread: str | None = None  # what of the ledger is not counted
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said with the count."""
+        return [each for each in (self.unwritten, self.unread) if each is not None]
 
     def __str__(self) -> str:
         models = "one model" if self.models == 1 else f"{self.models:,} different models"
@@ -81,37 +91,45 @@ def record(cache: Path, look: Look) -> Count:
         _append(ledger, to_json({key: value for key, value in asdict(look).items() if value is not None}))
     except OSError as error:
         unwritten = f"{ledger} cannot be written ({error.strerror}): this look is not counted from now on"
-    found = at_days(cache, look.first, look.last)
-    found += [] if unwritten is None else [look]
-    return Count(len(found), len({each.model for each in found}), ledger, unwritten)
+    return replace(_count(cache, look.first, look.last, [] if unwritten is None else [look]), unwritten=unwritten)
 
 
 def count_at(cache: Path, first: str, last: str) -> Count:
     """How many looks there have been at days that overlap with these, without another one."""
-    found = at_days(cache, first, last)
-    return Count(len(found), len({each.model for each in found}), ledger_of(cache))
+    return _count(cache, first, last, [])
 
 
-def at_days(cache: Path, first: str, last: str) -> list[Look]:
-    """The looks at days that overlap with these, ISO, both included."""
-    return [look for look in looks(cache) if look.first <= last and first <= look.last]
+def _count(cache: Path, first: str, last: str, more: list[Look]) -> Count:
+    ledger = ledger_of(cache)
+    every, unread = _read(ledger)
+    found = [look for look in every if look.first <= last and first <= look.last] + more
+    return Count(len(found), len({each.model for each in found}), ledger, unread=unread)
 
 
 def looks(cache: Path) -> list[Look]:
-    """All looks at a cache's days, in the order of the file; none where there is no readable ledger."""
+    """All looks at a cache's days, in the order of the file; none where there is no ledger."""
+    return _read(ledger_of(cache))[0]
+
+
+def _read(ledger: Path) -> tuple[list[Look], str | None]:
+    """The looks of a ledger, and what has to be said of what cannot be read of it."""
     try:
-        lines = ledger_of(cache).read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    return [look for line in lines if (look := _parsed(line)) is not None]
+        content = find_file(ledger, "")
+    except InputError as error:
+        return [], f"{ledger} {error.what}: looks before this one are not counted"
+    lines = [] if content is None else content.decode(errors="replace").split("\n")
+    found = [_parsed(line) for line in lines if line.strip()]
+    lost = sum(look is None for look in found)
+    said = f"{lost:,} line{'s' * (lost != 1)} of {ledger} cannot be read and {'are' if lost != 1 else 'is'} not counted"
+    return [look for look in found if look is not None], said if lost else None
 
 
 def told_once(count: Count | None) -> str | None:
-    """Why a look is not in the ledger, the first time a process asks for that ledger; else None."""
-    if count is None or count.unwritten is None or count.ledger in _told:
+    """What has to be said with a count, the first time a process asks for that ledger; else None."""
+    if count is None or not count.notes or count.ledger in _told:
         return None
     _told.add(count.ledger)
-    return count.unwritten
+    return "\n".join(count.notes)
 
 
 def look_of(
@@ -150,6 +168,8 @@ def _append(ledger: Path, line: str) -> None:
 
 def _parsed(line: str) -> Look | None:
     try:
-        return Look(**json.loads(line))
-    except (ValueError, TypeError):
+        value = parse_json(line, "", "")
+        known = isinstance(value, dict) and set(value) <= {each.name for each in fields(Look)}
+        return TypeAdapter(Look).validate_python(value) if known else None
+    except (InputError, ValidationError):
         return None

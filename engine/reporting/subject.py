@@ -3,7 +3,6 @@
 Everything here is computed once and shared by the sections.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from engine.reporting.looks import Count
 from engine.score.files import holds_folds
 from engine.score.metrics import Daily
 from engine.score.predict import TrainedRun, load_run
+from engine.score.tables import find_summary
 from loaders.panel import Panel
 from loaders.split import Days
 
@@ -81,9 +81,7 @@ class Subject:
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """summary.json of the run or folds; None where there is none yet."""
-        if self.folder is None or not (self.folder / "summary.json").exists():
-            return None
-        return json.loads((self.folder / "summary.json").read_text())
+        return None if self.folder is None else find_summary(self.folder)
 
     @cached_property
     def run(self) -> TrainedRun | None:

@@ -9,10 +9,17 @@ where they are known, `trained_until` (the run's last validation day), `tuned_un
 `in_sample` where scores reach back to the former; a file from elsewhere may leave them out. A folder of walk-forward
 folds holds one such file, `scores.parquet`, of all test parts.
 
+Pages carry a CRC, which is compared before Arrow decodes them, and the metadata a `checksum` of all that is said above:
+SHA-256 over canonical JSON of [metadata, codes ascending, horizons ascending], then the bytes of the dates (days since
+1970, int32), of the place of each row's code (int32) and of the scores (float32) of each horizon. A file without one,
+such as another tool's, is read as it is.
+
 N rows, H horizons
 """
 
+import hashlib
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine.score.tables import find_summary, read_summary
 from loaders.cache.atomic import write_atomically
 from loaders.cache.sources.codes import SPELLINGS_CURE, two_spellings
 from loaders.cache.sources.dates import advice, fault, is_text, parse_column
-from loaders.disk.regular import check_plain
+from loaders.disk.content import CHECKSUM, canonical, is_there
+from loaders.disk.parquet import read_table
 from loaders.errors import InputError
 
 SCORES = "scores.parquet"  # in a folder of folds
@@ -55,14 +64,15 @@ class ScoreTable:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write a score file; readers see the whole file or none. Raises InputError where it cannot be written."""
-    codes, code = np.unique(scores.code, return_inverse=True)
+    codes, code = _places(scores.code)
     columns = {
         "date": pa.array(scores.date.astype("datetime64[D]")),
-        "code": pa.array(codes.tolist(), pa.string()).take(pa.array(code)),
+        "code": pa.array(codes, pa.string()).take(pa.array(code)),
         **{f"score_{h}": pa.array(values, pa.float32()) for h, values in scores.values.items()},
     }
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, metadata=scores.metadata), sink)
+    metadata = scores.metadata | {CHECKSUM: _checksum(scores, *_places(scores.code))}
+    pq.write_table(pa.table(columns, metadata=metadata), sink, write_page_checksum=True)
     write_atomically(path, sink.getvalue())
 
 
@@ -73,14 +83,16 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
         period: of the cache, for dates that are months or eras.
 
     Raises InputError for a file that is no Parquet, lacks a column or has one of another type, holds a date of no
-    accepted form, a score that is missing or infinite, or a (date, code) twice.
+    accepted form, a score that is missing or infinite, or a (date, code) twice, and one whose checksum differs.
     """
-    try:
-        check_plain(path)
-        table = pq.read_table(pa.OSFile(str(path), "rb"))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(str(path), f"not a readable Parquet file ({error})", CURE) from error
-    return scores_of(ScoreTable(str(path), table), period)
+    table = read_table(path, CURE)
+    scores = scores_of(ScoreTable(str(path), table), period)
+    expected = _metadata(table, str(path)).get(CHECKSUM)
+    if expected is not None and _checksum(scores, *_places(scores.code)) != expected:
+        what = "its checksum differs: it is damaged, or was edited"
+        cure = f"Write it again; where the edit is meant, leave {CHECKSUM!r} out of its metadata"
+        raise InputError(str(path), what, cure)
+    return scores
 
 
 def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
@@ -117,9 +129,47 @@ def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
     if again.any():
         i = order[int(np.argmax(again))]
         raise InputError(where, f"holds {date[i]} {dictionary[code[i]]} twice", CURE)
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = _metadata(table, where)
     keep = {key: metadata[key] for key in METADATA if key in metadata}
+    for key in ("trained_until", "tuned_until"):
+        if key in keep and not _is_day(keep[key]):
+            raise InputError(where, f"its metadata's {key} is {keep[key]!r:.100}, no day YYYY-MM-DD", CURE)
     return Scores(date, dictionary[code], values, keep)
+
+
+def _metadata(table: pa.Table, where: str) -> dict[str, str]:
+    """What the metadata say of METADATA and the checksum."""
+    found = table.schema.metadata or {}
+    try:
+        return {key: found[key.encode()].decode() for key in (*METADATA, CHECKSUM) if key.encode() in found}
+    except UnicodeDecodeError as error:
+        raise InputError(where, "its metadata are no text in UTF-8", CURE) from error
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _places(code: npt.NDArray[np.str_]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """The distinct codes of rows, ascending, and the place of each row's code among them, [N]."""
+    encoded = pa.array(code, pa.string()).dictionary_encode()
+    codes = np.array(encoded.dictionary.to_pylist(), np.str_)
+    place = np.argsort(np.argsort(codes)).astype(np.int32)
+    return np.sort(codes).tolist(), place[encoded.indices.to_numpy()]
+
+
+def _checksum(scores: Scores, codes: list[str], code: npt.NDArray[np.int32]) -> str:
+    """Of scores and their codes by `_places`, see above."""
+    horizons = sorted(scores.values)
+    digest = hashlib.sha256(canonical([scores.metadata, codes, horizons]))
+    for column in (scores.date.astype("datetime64[D]").astype(np.int32), code):
+        digest.update(np.ascontiguousarray(column).data)
+    for h in horizons:
+        digest.update(np.ascontiguousarray(scores.values[h], np.float32).data)
+    return digest.hexdigest()
 
 
 def between(scores: Scores, start: str | None, end: str | None, where: str) -> Scores:
@@ -147,17 +197,34 @@ def _codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 def holds_folds(folder: Path) -> bool:
     """Whether `train_folds` made this folder, finished or not. Raises InputError for a folder that cannot be read."""
-    try:
-        return (folder / "config.toml").exists() and (folder / "fold-0").is_dir()
-    except OSError as error:
-        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
+    return is_there(folder / "config.toml") and is_there(folder / "fold-0")
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """The run folders in a folder of folds, in order of time."""
+    numbered = {path.name.removeprefix("fold-"): path for path in folder.glob("fold-*")}
+    return [numbered[number] for number in sorted((n for n in numbered if n.isdecimal()), key=int)]
 
 
 def read_joined(folder: Path, split: str) -> Scores:
-    """The joined test scores of a folder of folds. Raises InputError for another split, and where they are missing."""
+    """The joined test scores of a folder of folds.
+
+    Raises InputError for another split, where scores or a fold are missing, and where they are not of these folds.
+    """
     if split != "test":
         what = f"{folder} holds the test scores of its folds, and none of {split}"
         raise InputError("--split", what, f"Leave it out, or name one of the folds, such as {folder / 'fold-0'}")
     if not (folder / SCORES).exists():
         raise InputError(str(folder), "not all of its folds are trained", "Resume with `atft-engine train --resume`")
-    return read_scores(folder / SCORES)
+    summary, scores = read_summary(folder), read_scores(folder / SCORES)
+    for i, fold in enumerate(summary.get("folds", [])):
+        own = find_summary(folder / f"fold-{i}")
+        if own is None or own.get("run_id") != fold["run_id"]:
+            what = f"holds joined scores of run {fold['run_id']}, which is not in fold-{i}"
+            raise InputError(str(folder), what, f"Restore fold-{i}, or resume with `atft-engine train --resume`")
+    joined = " ".join(fold["run_id"] for fold in summary.get("folds", []))
+    if scores.metadata.get("run_id") != joined:
+        raise InputError(
+            str(folder / SCORES), f"is of runs other than those of the folds, {joined}", "Resume the folds"
+        )
+    return scores

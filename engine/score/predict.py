@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_model
+from engine.checkpoint import BEST, LAST, State, check_best, load_checkpoint, restore_model
 from engine.config import Config
 from engine.config_file import config_hash, load_config
 from engine.dates import Asked, choose_days
@@ -31,6 +31,7 @@ from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter,
 from engine.threads import one_thread_each
 from loaders.batch import Request
 from loaders.cache.format import SCORED
+from loaders.disk.content import is_there
 from loaders.errors import InputError
 from loaders.panel import Int, Panel
 from loaders.plan import scoring_blocks
@@ -195,15 +196,15 @@ class TrainedRun:
 def load_run(run: Path) -> TrainedRun:
     """Read a run folder. Raises InputError where it holds no trained run, or files of two runs."""
     path = run / "checkpoints" / BEST
-    if not (run / "config.toml").exists():
+    if not is_there(run / "config.toml"):
         raise InputError(str(run), "no run here (config.toml is missing)", "Name a folder made by `atft-engine train`")
     config = load_config(run / "config.toml", [])
     state, tensors = load_checkpoint(path)
     last, _ = load_checkpoint(run / "checkpoints" / LAST)
-    if state.run_id != last.run_id or state.config_hash != config_hash(config):
-        raise InputError(
-            str(path), "belongs to another run than config.toml and last.safetensors", "Train the run again"
-        )
+    check_best(state, last, path)
+    if state.config_hash != config_hash(config):
+        what = "its settings are not those that this run was trained with: it was edited, or is of another run"
+        raise InputError(str(run / "config.toml"), what, "Restore it, or train the run again")
     model = build_ensemble(config, len(state.features), len(state.horizons))
     restore_model(model, tensors, path)
     model.bypass(state.off)

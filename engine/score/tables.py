@@ -1,16 +1,24 @@
-"""Metrics as tables for a terminal and as JSON. What is not defined (NaN) is a dash in a table and null in JSON."""
+"""Metrics as tables for a terminal and as JSON. What is not defined (NaN) is a dash in a table and null in JSON.
+
+`summary.json`, of a run or of folds, holds a checksum of itself (loaders/disk/content.py), and is read by one function.
+"""
 
 import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from engine.score.metrics import METRICS, Metrics
+from loaders.cache.atomic import write_atomically
+from loaders.disk.content import checked_json, find_file, in_words, with_checksum
+from loaders.errors import InputError
 
 _METRICS = {name: (metric.label, metric.form) for name, metric in METRICS.items()}
 WIDTH, GAP = 80, 3  # characters of a table, and between its columns
@@ -123,3 +131,86 @@ def finite(value: Any) -> Any:
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON text, null for numbers that are NaN or infinite."""
     return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+SUMMARY = "summary.json"  # in the folder of a run, or of folds
+
+
+def _complete(metrics: dict[str, Any]) -> dict[str, Any]:
+    for name in METRICS:
+        if name not in metrics:
+            raise ValueError(f"{name} is missing")
+    return metrics
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
+Parts = dict[str, dict[str, Annotated[dict[str, Number], AfterValidator(_complete)]]]  # part -> horizon -> metrics
+
+
+class _Span(BaseModel, strict=True):
+    first: str
+    last: str
+    days: int
+
+
+class _Summary(BaseModel, strict=True):
+    cache_id: str
+    days: dict[str, _Span]
+    notes: list[str]
+    splits: Parts
+    periods_per_year: Number
+
+
+class _OfRun(_Summary):
+    run_id: str
+    config_hash: str
+    device: str
+    epochs: int
+    best_epoch: int
+    throughput: dict[str, Number]
+
+
+class _Fold(BaseModel, strict=True):
+    run_id: str
+    test_start: str
+    test_end: str
+    rank_ic: Annotated[dict[str, Number], Field(min_length=1)]
+
+
+class _OfFolds(_Summary):
+    folds: Annotated[list[_Fold], Field(min_length=1)]
+
+
+def write_summary(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write summary.json, and give what it says: the content, null where a number is not finite, with its checksum.
+
+    Raises WriteError where it cannot be written.
+    """
+    signed = with_checksum(finite(content))
+    write_atomically(folder / SUMMARY, to_json(signed, indent=2).encode())
+    return signed
+
+
+def find_summary(folder: Path) -> dict[str, Any] | None:
+    """The content of the summary.json of a run, or of folds; None where there is none yet.
+
+    Raises InputError where it cannot be read, is damaged or was edited.
+    """
+    path, cure = folder / SUMMARY, f"Remove it, then resume: `atft-engine train --resume --out {folder}` writes it anew"
+    content = find_file(path, cure)
+    if content is None:
+        return None
+    summary = checked_json(content, str(path), cure)
+    try:
+        (_OfFolds if "folds" in summary else _OfRun).model_validate(summary)
+    except ValidationError as error:
+        raise InputError(str(path), in_words(error), cure) from error
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The same. Raises InputError where there is none too."""
+    summary = find_summary(folder)
+    if summary is None:
+        raise InputError(str(folder), f"has no {SUMMARY} yet", "Train it to its end, or resume it")
+    return summary

@@ -11,7 +11,6 @@ same command begins it anew. The folders of folds are begun as those of runs are
 Test parts follow each other without gap or overlap, so each day is scored once, by a model that saw earlier days alone.
 """
 
-import json
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from rich.console import Console
 
 from engine.callbacks.protocol import Callback
 from engine.config import Config
-from engine.config_file import config_hash, load_config, to_toml
+from engine.config_file import config_content, config_hash, load_config
 from engine.dates import span_of, tuned_note
 from engine.errors import Stopped
 from engine.inputs import make_split, resolve
@@ -35,7 +34,7 @@ from engine.score.files import SCORES, holds_folds, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import load_run, predict_run
 from engine.score.rows import RowScores, to_file
-from engine.score.tables import to_json
+from engine.score.tables import SUMMARY, find_summary, read_summary, write_summary
 from engine.training.loop import train
 from engine.training.run import CONFIG
 from loaders.cache.atomic import write_atomically
@@ -48,7 +47,6 @@ from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
 from loaders.verify import verified
 
-SUMMARY = "summary.json"
 BEGUN = ("fold-0", f".{CONFIG}.partial")  # what there is before config.toml
 
 
@@ -100,7 +98,7 @@ def train_folds(
             out = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}" if out is None else out
             stack.enter_context(beginning(out, CONFIG, BEGUN))
             make_folder(out / "fold-0")
-            write_atomically(out / CONFIG, to_toml(config).encode())
+            write_atomically(out / CONFIG, config_content(config))
         folders = [out / f"fold-{i}" for i in range(len(folds))]
         for i, (fold, folder) in enumerate(zip(folds, folders, strict=True)):
             name = f"fold {i + 1} of {len(folds)}"
@@ -135,9 +133,9 @@ def _resumed(out: Path | None, config: Config) -> Path:
 
 def _finished(folder: Path, config: Config, panel: Panel) -> bool:
     """Whether a fold is trained and evaluated. Raises InputError where that was another fold, or on another cache."""
-    if not (folder / SUMMARY).exists():
+    summary = find_summary(folder)
+    if summary is None:
         return False
-    summary = json.loads((folder / SUMMARY).read_text())
     found, expected = (summary["config_hash"], summary["cache_id"]), (config_hash(config), panel.manifest.cache_id)
     if found != expected:
         what = f"trained with configuration {found[0]} on cache {found[1]}, not {expected[0]} on {expected[1]}"
@@ -172,13 +170,13 @@ def _join(
         "periods_per_year": panel.manifest.periods_per_year,
     }
     write_scores(out / SCORES, to_file(panel, joined))
-    write_atomically(out / SUMMARY, to_json(summary, indent=2).encode())
+    write_summary(out, summary)
     count = count_at(panel.folder, str(dates[0]), str(dates[-1]))  # the folds have entered their looks
     report_training(out, panel, joined, [] if note is None else [note], count, console)
 
 
 def _line(folder: Path, split: Split, panel: Panel) -> dict[str, Any]:
-    summary = json.loads((folder / SUMMARY).read_text())
+    summary = read_summary(folder)
     return {
         "run_id": summary["run_id"],
         "test_start": str(panel.calendar[split.test.start]),

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from engine.callbacks.protocol import Callback, EpochTraining
-from engine.checkpoint import BEST, load_checkpoint, restore_model
+from engine.checkpoint import BEST, check_best, load_checkpoint, restore_model
 from engine.config import Config
 from engine.dates import spans_of
 from engine.distributed import open_world
@@ -27,7 +27,7 @@ from engine.score.online import fit_online
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part, weighted_online_scores
 from engine.score.rows import Float32, row_scores
-from engine.score.tables import finite, to_json
+from engine.score.tables import finite, write_summary
 from engine.screen.console import QUIET
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
@@ -36,7 +36,6 @@ from engine.training.objective import term_names
 from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
-from loaders.cache.atomic import write_atomically
 from loaders.progress import Progress, quiet
 from loaders.split import Days
 
@@ -221,8 +220,7 @@ def _write_summary(run: Run) -> dict[str, Any]:
     run.log.progress(1, 1, "valid and test of the best epoch")
     path = run.folder / "checkpoints" / BEST
     best, tensors = load_checkpoint(path)
-    if best.run_id != state.run_id:
-        raise RunFailed(f"{run.folder}: best.safetensors belongs to run {best.run_id}, not to {state.run_id}")
+    check_best(best, state, path)
     restore_model(model, tensors, path)
     model.bypass(best.off)
     test = part_samples(fold.panel, fold.split.test)
@@ -252,7 +250,7 @@ def _write_summary(run: Run) -> dict[str, Any]:
     }
     if not run.learner.world.first:
         return finite(summary)
-    write_atomically(run.folder / "summary.json", to_json(summary, indent=2).encode())
+    summary = write_summary(run.folder, summary)
     look = look_of(
         "train", [run.folder], "test", summary["days"]["test"], splits["test"], state.cache_id, state.run_id,
         state.config_hash,
@@ -260,4 +258,4 @@ def _write_summary(run: Run) -> dict[str, Any]:
     count = None if look is None else record(fold.panel.folder, look)
     of_test = row_scores(fold.panel, fold.split.test, scores.cpu().numpy(), "test", state.run_id)
     report_training(run.folder, fold.panel, of_test, run.notes, count, run.log.console)
-    return finite(summary)
+    return summary

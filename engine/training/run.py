@@ -25,7 +25,7 @@ from rich.console import Console
 from engine.callbacks.protocol import Callback, Callbacks
 from engine.checkpoint import BEST, LAST, State, load_checkpoint, restore_weights, save_best, save_last
 from engine.config import Config
-from engine.config_file import config_hash, load_config, to_toml
+from engine.config_file import config_content, config_hash, load_config
 from engine.dates import dates_of, tuned_note
 from engine.distributed import SINGLE, RankLost, World
 from engine.errors import RunFailed
@@ -45,6 +45,7 @@ from engine.training.usage import Usage, watch_usage
 from loaders.batch import AHEAD
 from loaders.cache.atomic import write_atomically
 from loaders.disk.beginning import beginning
+from loaders.disk.content import is_there
 from loaders.disk.durable import make_folder
 from loaders.disk.lock import alone_in
 from loaders.errors import InputError
@@ -192,7 +193,7 @@ def open_run(
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation
         if not resume and world.first:
             save_last(folder / "checkpoints" / LAST, state, learner.weights)
-            write_atomically(folder / CONFIG, to_toml(config).encode())
+            write_atomically(folder / CONFIG, config_content(config))
         if world.first:
             write_metrics(folder, state)
         console.print(_heading(run))
@@ -251,11 +252,8 @@ def _undone_on_damage(folder: Path, inputs: Inputs) -> Iterator[None]:
 
 
 def _existing(folder: Path | None) -> Path:
-    try:
-        if folder is not None and (folder / CONFIG).exists():
-            return folder
-    except OSError as error:
-        raise InputError(str(folder), f"cannot be read ({error.strerror})", "Give yourself access to it") from error
+    if folder is not None and is_there(folder / CONFIG):
+        return folder
     cure = "Name its folder with --out; where its beginning was cut short, leave --resume out"
     raise InputError(str(folder or "--resume"), "no run to resume here", cure)
 
@@ -277,6 +275,9 @@ def _restored(folder: Path, config: Config, panel: Panel, learner: Learner) -> S
     if state.cache_id != panel.manifest.cache_id:
         what = f"began on cache {state.cache_id}, {panel.folder} is {panel.manifest.cache_id}"
         raise InputError(str(folder), what, "Resume on the cache it began with, or begin another run")
+    if state.phase >= len(phases_of(config)):
+        what = f"its state names phase {state.phase} of {len(phases_of(config))}"
+        raise InputError(str(path), what, "Train the run again")
     restore_weights(learner.weights, tensors, path)
     return state
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from engine.checkpoint import State
+from engine.checkpoint import METRICS, State
 from engine.score.tables import to_json
 from engine.training.usage import Usage
 from loaders.cache.atomic import write_atomically

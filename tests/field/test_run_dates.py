@@ -5,13 +5,13 @@ Expected days come from NumPy's weekdays, and expected figures from scipy on the
 
 import json
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
 
@@ -270,16 +270,14 @@ def test_bad_days(refused, small_run):
     refused("evaluate", small_run, "--start", "2031-01-01", words=["2031-01-01", str(TEST[-1])])
 
 
-def test_a_run_without_dates_is_refused(refused, small_run, small_cache, tmp_path):
-    """As an earlier release wrote them."""
+def test_a_run_of_an_earlier_version_is_refused(refused, small_run, small_cache, tmp_path):
+    """Such as one without dates."""
     old = tmp_path / "old"
     (old / "checkpoints").mkdir(parents=True)
     (old / "config.toml").write_text((small_run / "config.toml").read_text())
     for name in (BEST, LAST):
-        with safe_open(small_run / "checkpoints" / name, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
-        del state["split"], state["source"]
+        state, tensors = load_checkpoint(small_run / "checkpoints" / name)
+        state = {key: value for key, value in asdict(state).items() if key not in ("split", "source")}
         save_file(tensors, old / "checkpoints" / name, {"state": json.dumps(state)})
     for command in (["evaluate", old], ["train", "--resume", "--out", old]):
-        refused(*command, "--arrow", small_cache, words=["split", "Train the run again"])
+        refused(*command, "--arrow", small_cache, words=["earlier version", "Train the run again"])

@@ -1,12 +1,14 @@
 """How the training went: losses and validation RankIC by epoch, and what it took."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoint import read_history
 from engine.reporting.content import Cell, Figure, Item, Missing, Section, Table, horizon_name, numbers, shown
 from engine.reporting.style import colour, dots, layout, line
 from engine.reporting.subject import Subject
+from engine.score.files import fold_folders
+from engine.score.tables import find_summary
 
 TITLE = "Training"
 
@@ -19,9 +21,8 @@ def section(subject: Subject) -> Section:
         )
     runs = {"": subject.folder}
     if subject.has_folds:
-        found = sorted(subject.folder.glob("fold-*"), key=lambda path: int(path.name.partition("-")[2]))
-        runs = {f"fold {i + 1}": path for i, path in enumerate(found)}
-    histories = {name: lines for name, path in runs.items() if (lines := history(path))}
+        runs = {f"fold {i + 1}": path for i, path in enumerate(fold_folders(subject.folder))}
+    histories = {name: lines for name, path in runs.items() if (lines := read_history(path))}
     items: list[Item] = []
     if histories:
         items += [_loss(histories), _validation(subject, histories)]
@@ -29,12 +30,6 @@ def section(subject: Subject) -> Section:
         items.append(Missing("Learning curves", f"{subject.folder} has no metrics.jsonl with a validation"))
     items.append(_speed(subject, runs))
     return Section(TITLE, intro, items)
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where it has none."""
-    path = run / "metrics.jsonl"
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
 def _loss(histories: dict[str, list[dict[str, Any]]]) -> Figure:
@@ -71,8 +66,8 @@ def _validation(subject: Subject, histories: dict[str, list[dict[str, Any]]]) ->
 def _speed(subject: Subject, runs: dict[str, Path]) -> Item:
     found = {}
     for name, path in runs.items():
-        if (path / "summary.json").exists():
-            found[name] = json.loads((path / "summary.json").read_text())
+        if (summary := find_summary(path)) is not None:
+            found[name] = summary
     if not found:
         return Missing("Speed and memory", f"{subject.folder} has no summary.json yet")
     rows: list[list[Cell | str]] = []

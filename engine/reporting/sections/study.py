@@ -4,19 +4,20 @@
 N trials, P parameters
 """
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from engine.config_file import read_toml
 from engine.reporting.content import Cell, Figure, Item, Missing, Section, Table, label, numbers, shown
 from engine.reporting.style import BLUE, GREEN, GREY, ORANGE, bars, dots, faint, layout, line, sideways
 from engine.score.cross_section import ranks_within_day
+from loaders.disk.content import is_there
+from loaders.disk.parquet import read_checked
 from loaders.errors import InputError
 
 TRIALS, BEST = "trials.parquet", "best.toml"
@@ -48,27 +49,31 @@ class Study:
 
 def holds_study(folder: Path) -> bool:
     """Whether a folder is a study's."""
-    return (folder / TRIALS).exists()
+    return is_there(folder / TRIALS)
 
 
 def read_study(folder: Path) -> Study:
     """Read a study's folder. Raises InputError for a file that is no table of trials."""
-    try:
-        table = pq.read_table(pa.OSFile(str(folder / TRIALS), "rb"))
-    except (OSError, pa.ArrowException) as error:
-        cure = "Repeat the `atft-engine hpo` command that made it"
-        raise InputError(str(folder / TRIALS), f"not a readable table ({error})", cure) from error
+    path, cure = folder / TRIALS, "Repeat the `atft-engine hpo` command that made it"
+    table = read_checked(path, cure)
     columns = table.to_pydict()
     known = {"number", "state", "epochs", "seconds", "reason"}
     values = [name for name in columns if name == "value" or name.startswith("value_")]
     if not known <= set(columns) or not values:
-        raise InputError(
-            str(folder / TRIALS), "not a table of trials", f"It holds {', '.join(sorted(known))} and value"
-        )
+        raise InputError(str(path), "not a table of trials", f"It holds {', '.join(sorted(known))} and value")
+    for name, kinds in {"number": (int,), "state": (str,), "epochs": (int, float)}.items():
+        if not all(type(value) in kinds for value in columns[name]):
+            raise InputError(str(path), f"column {name} holds something else than {kinds[0].__name__}", cure)
+    for name in ("seconds", *values):
+        if not all(type(value) in (int, float, NoneType) for value in columns[name]):
+            raise InputError(str(path), f"column {name} holds something else than numbers", cure)
     parameters: dict[str, list[Any]] = {}
     for name in (name for name in columns if name not in known and name not in values):
         column = columns[name]
-        size = max((len(value) for value in column if isinstance(value, list)), default=0)
+        sizes = {len(value) for value in column if isinstance(value, list)}
+        size = max(sizes, default=0)
+        if len(sizes) > 1:
+            raise InputError(str(path), f"column {name} holds lists of several lengths", cure)
         if size:
             for i in range(size):
                 parameters[f"{name}[{i}]"] = [None if value is None else value[i] for value in column]
@@ -79,7 +84,7 @@ def read_study(folder: Path) -> Study:
         folder, np.array(columns["number"], np.int64), columns["state"], _floats(columns[values[0]]),
         values[0].removeprefix("value_") if values[0] != "value" else "value", parameters,
         _floats(columns["epochs"]), _floats(columns["seconds"]),
-        tomllib.loads(best.read_text()) if best.exists() else None,
+        read_toml(best) if is_there(best) else None,
     )  # fmt: skip
 
 

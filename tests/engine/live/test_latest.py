@@ -238,7 +238,7 @@ def test_a_damaged_state_is_refused(whole, run, tmp_path, name):
     with pytest.raises(InputError, match="checksum differs"):
         predict_latest(run, of(KNOWN - 20, KNOWN + 20))
     (run / name).write_bytes(content[:100])
-    with pytest.raises(InputError, match="not a readable state"):
+    with pytest.raises(InputError, match="not readable as safetensors"):
         predict_latest(run, of(KNOWN - 20, KNOWN + 20))
 
 
