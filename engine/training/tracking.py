@@ -18,8 +18,6 @@ from loaders.cache.atomic import write_atomically
 from loaders.errors import WriteError
 from loaders.progress import Progress, quiet
 
-METRICS = "metrics.jsonl"
-
 
 @dataclass(frozen=True)
 class RunLog:

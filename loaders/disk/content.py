@@ -1,7 +1,7 @@
 """Files that are read back: plain ones, whole, and with the checksum that they were written with.
 
-What cannot be read is said as what it is: absent, of another kind, forbidden (regular.py). JSON may hold numbers that are finite, and nothing nested too deeply. Its checksum is
-SHA-256 over the values, whatever blanks stand between them:
+What cannot be read is said as what it is: absent, of another kind, forbidden (regular.py). JSON may hold finite numbers,
+and nothing nested too deeply. Its checksum is SHA-256 over the values, whatever blanks stand between them:
 
     sha256(json.dumps(content without its entry "checksum", sort_keys=True, separators=(",", ":")))[:16]
 """
