@@ -1,6 +1,6 @@
 """Files that are read back: plain ones, whole, and with the checksum that they were written with.
 
-What cannot be read is said as what it is: absent, of another kind, forbidden (regular.py). JSON may hold finite numbers,
+What cannot be read is said as what it is: absent, of another kind, forbidden (regular.py). JSON holds finite numbers,
 and nothing nested too deeply. Its checksum is SHA-256 over the values, whatever blanks stand between them:
 
     sha256(json.dumps(content without its entry "checksum", sort_keys=True, separators=(",", ":")))[:16]
