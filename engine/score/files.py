@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from loaders.cache.atomic import write_atomically
 from loaders.cache.sources.codes import SPELLINGS_CURE, two_spellings
 from loaders.cache.sources.dates import advice, fault, is_text, parse_column
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 SCORES = "scores.parquet"  # in a folder of folds
 CURE = "Score files hold date, code and score_H per horizon, one row per date and code"
@@ -77,6 +77,7 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
     try:
         table = pq.read_table(pa.OSFile(str(path), "rb"))
     except (OSError, pa.ArrowException) as error:
+        check_memory(error)
         raise InputError(str(path), f"not a readable Parquet file ({error})", CURE) from error
     return scores_of(ScoreTable(str(path), table), period)
 

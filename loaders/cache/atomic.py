@@ -11,6 +11,11 @@ from pathlib import Path
 from loaders.cache.format import MANIFEST
 from loaders.errors import InputError, WriteError, check_path
 
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full (for this user)",
+    errno.EFBIG: "a file is larger than the system allows (ulimit -f)",
+}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -58,9 +63,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         _check_replaceable(out)
         _publish(partial, out)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             cure = "Free some space, or pass an --out on another disk"
-            raise WriteError(str(out.parent), "the disk is full", cure) from error
+            raise WriteError(str(out.parent), FULL[error.errno], cure) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 PANEL = "panel.arrow"
 ALIGNMENT = 64
@@ -308,4 +308,5 @@ def map_file(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
+        check_memory(error)
         raise InputError(str(path), f"not a readable panel file ({error})", "Rebuild the cache") from error

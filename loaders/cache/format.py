@@ -51,7 +51,7 @@ from loaders.cache.columns import (
 )
 from loaders.cache.rows import WORD, row_bits
 from loaders.cache.statistics import FeatureStats, RunningStats, moments
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 from loaders.progress import Progress, counted, part_of, quiet
 
 FORMAT_VERSION = 4
@@ -185,6 +185,7 @@ def open_rows(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint64]:
     try:
         bits = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        check_memory(error)
         raise InputError(str(path), f"not readable ({error})", "Rebuild the cache") from error
     words = math.ceil(manifest.rows / WORD) + 1
     if bits.dtype != np.uint64 or bits.shape != (2, words):
