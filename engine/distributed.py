@@ -8,6 +8,7 @@ resumed with another number of ranks.
 W ranks, H horizons, G cross-sections (days) of a rank
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,14 +128,17 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     Raises InputError where the variables of torchrun do not go together, or its ranks do not meet.
     """
     size, rank = _told("WORLD_SIZE", 1), _told("RANK", 0)
-    if not 0 <= rank < max(size, 1):
+    if not 0 <= rank < size:
         raise InputError("RANK", f"{rank} is not one of {size} ranks (WORLD_SIZE)", CURE)
     if size == 1:
         yield World(), device
         return
-    port = _told("MASTER_PORT")
-    if not (0 < port < 65_536 and environ.get("MASTER_ADDR")):
-        raise InputError("MASTER_ADDR and MASTER_PORT", f"{environ.get('MASTER_ADDR')}:{port} is no address", CURE)
+    host, port = environ.get("MASTER_ADDR", ""), _told("MASTER_PORT")
+    try:
+        socket.getaddrinfo(host or None, port)
+    except (OSError, OverflowError, UnicodeError) as error:
+        what = f"{host}:{port} is no address ({error})"
+        raise InputError("MASTER_ADDR and MASTER_PORT", what, CURE) from error
     if device in ("auto", "cuda") and torch.cuda.is_available():
         number = _told("LOCAL_RANK")
         if not 0 <= number < torch.cuda.device_count():
@@ -145,7 +149,7 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        what = f"{size} ranks cannot meet at {environ['MASTER_ADDR']}:{port} ({str(error).splitlines()[0]})"
+        what = f"{size} ranks cannot meet at {host}:{port} ({str(error).splitlines()[0]})"
         raise InputError("torchrun", what, "Check that all have started, and that the port is free") from error
     try:
         yield World(rank, size), device

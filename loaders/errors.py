@@ -27,6 +27,12 @@ class Interrupted(Exception):
     """Work was stopped by whoever asked for it, whatever its inputs are like."""
 
 
+def check_memory(error: BaseException) -> None:
+    """Raise MemoryError where that is what an error is about: the file that was being read is not at fault."""
+    if (what := out_of_memory(error)) is not None:
+        raise MemoryError(what) from error
+
+
 def check_path(path: str | Path, where: str) -> None:
     """Raise InputError for a path that can name nothing: an empty or too long one, one below a file, a loop of links.
 
@@ -50,17 +56,30 @@ def check_path(path: str | Path, where: str) -> None:
         raise InputError(where, f"{shown} is no path to use ({reason})", "Name another one")
 
 
-_MEMORY = ("can't allocate memory", "out of memory", "bad allocation", "bad_alloc", "can't start new thread")
+_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad allocation",
+    "bad_alloc",
+    "can't start new thread",
+    "can't spawn worker thread",
+    "failed to map segment",
+)
 
 
 def out_of_memory(error: BaseException) -> str | None:
     """What an error says of memory that ran out, in a line; None where it is about something else.
 
-    NumPy and Arrow raise a MemoryError, the system an OSError, torch and the threads of Python a RuntimeError.
+    NumPy and Arrow raise a MemoryError, the system an OSError, torch and the threads of Python a RuntimeError, a
+    library that cannot be mapped an ImportError.
     """
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError):
         return text or "no more to be had"
     if isinstance(error, OSError):
         return text if error.errno == errno.ENOMEM else None
-    return text if isinstance(error, RuntimeError) and any(mark in text.lower() for mark in _MEMORY) else None
+    return (
+        text
+        if isinstance(error, RuntimeError | ImportError) and any(mark in text.lower() for mark in _MEMORY)
+        else None
+    )

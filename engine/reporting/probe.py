@@ -43,7 +43,9 @@ class Probe:
     days: int
     codes: int  # of the largest block
     weights: Float | None  # [F] mean weight of variable selection, 1 on average; None: the network has none
-    drop: dict[int, Float]  # horizon -> [P, blocks x days] RankIC less that with the feature permuted; {} if not asked
+    drop: dict[
+        int, Float
+    ]  # horizon -> [P, blocks x days] RankIC less that with the feature permuted; without horizons of no such day
     permuted: list[int]  # P places of features
     below: dict[int, Float] | None  # horizon -> [Q] share of targets at or below each quantile; None: no quantiles
 
@@ -155,7 +157,8 @@ def _drops(
         without = threads.map(partial(_permuted, model, block, order), features)
         of_blocks.append(whole[:, None] - np.stack(list(without), 1))  # [H, P, D]
     drops = np.concatenate(of_blocks, 2)
-    return {h: each[:, np.isfinite(each).all(0)] for h, each in zip(horizons, drops, strict=True)}
+    finite = {h: each[:, np.isfinite(each).all(0)] for h, each in zip(horizons, drops, strict=True)}
+    return {h: each for h, each in finite.items() if each.shape[1]}
 
 
 def _permuted(model: Ensemble, block: _Block, order: Tensor, feature: int) -> Float:

@@ -94,7 +94,9 @@ def row_scores(
 
 
 def to_file(panel: Panel, scores: RowScores) -> Scores:
-    """The same with the dates and codes of their rows, for a score file."""
+    """The same with the dates and codes of their rows, for a score file. Raises InputError where there is none."""
+    if not len(scores.rows):
+        raise InputError(str(panel.folder), "no code has a row on the days to score", "Name other days")
     code = panel.code_of(scores.rows)
     day = scores.rows - panel.offset[code] + panel.first[code]
     metadata = {"cache_id": panel.manifest.cache_id, "split": scores.split, "run_id": scores.run_id}

@@ -57,7 +57,9 @@ def _lines() -> Iterator[None]:
         _end(f"failed: {error}", 1)
     except KeyboardInterrupt:
         _end("stopped", 1)
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of polars is no Exception
         what = out_of_memory(error)
         if what is None:
             unforeseen(error)

@@ -18,8 +18,12 @@ from loaders.disk.durable import folder_sync, make_folder, move, sync_folder, sy
 from loaders.disk.lock import alone_with, has_name, take
 from loaders.errors import InputError, WriteError, check_path
 
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full (for this user)",
+    errno.EFBIG: "a file is larger than the system allows (ulimit -f)",
+}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -91,10 +95,9 @@ def atomic_folder(out: Path, *, is_alone: bool = False, follow: bool = True) -> 
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if error.errno in _FULL:
-            raise WriteError(
-                str(out.parent), "the disk is full", "Free some space, or pass an --out on another disk"
-            ) from error
+        if error.errno in FULL:
+            cure = "Free some space, or pass an --out on another disk"
+            raise WriteError(str(out.parent), FULL[error.errno], cure) from error
         what = f"cannot be written ({error.strerror or error}{f': {error.filename}' if error.filename else ''})"
         raise WriteError(str(asked), what, "Mend that, or pass another --out") from error
 

@@ -29,7 +29,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from loaders.cache.atomic import atomic_folder
 from loaders.cache.format import MANIFEST, Manifest, open_columns, open_rows, read_manifest, verify
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 from loaders.progress import Progress, counted, part_of, quiet
 
 THREADS = 8  # ranged reads at once: one stream of an object store is far slower than the network
@@ -212,6 +212,7 @@ def _reading(where: str, url: str | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        check_memory(error)
         text = str(error).replace(url, where) if url else str(error)
         text = shorten(text.strip(" .\n"), 400, placeholder=" ...")  # some list every place they tried
         cure = "Check the URL (s3://, gs://, abfs://, hdfs:// or file:///), the credentials and the network"

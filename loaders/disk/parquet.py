@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loaders.disk.content import CHECKSUM, read_file
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 
 def read_table(path: Path, cure: str) -> pa.Table:
@@ -21,7 +21,8 @@ def read_table(path: Path, cure: str) -> pa.Table:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         table.validate(full=True)
         _ = table.column_names  # may be no text
-    except (OSError, pa.ArrowException, ValueError, MemoryError, OverflowError) as error:
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+        check_memory(error)
         what = f"not a readable Parquet file ({' '.join(str(error).split())[:200]})"
         raise InputError(str(path), what, cure) from error
     return table

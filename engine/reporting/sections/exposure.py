@@ -22,6 +22,7 @@ from loaders.split import Days
 Float = npt.NDArray[np.float64]
 
 FACTORS = 5  # of scores that no run says more of
+TITLE, SAYS = "Exposure", "How much of the scores is a bet on what many names have in common."
 STYLES = (  # features of the recipe ohlcv, and what they stand for
     ("price", "log_close"),
     ("dollar volume", "dollar_20"),
@@ -44,6 +45,9 @@ def section(subject: Subject) -> Section:
     if len(factors) or styles:
         of_factors = np.zeros((len(names), 0)) if directions is None else directions[:, factors]
         found = exposures(subject, of_factors, [column for _, column in styles])
+        if not all(map(len, found.values())):
+            why = f"no {subject.period} has {MIN_SAMPLES} names with a score"
+            return Section(TITLE, SAYS, [Missing("Risk factors, size, liquidity, volatility", why)])
     if found is None or not len(factors):
         items.append(Missing("Risk factors", told if directions is None else "no combination of features explains more "
                              "of the returns' common moves than chance"))  # fmt: skip
@@ -64,7 +68,7 @@ def section(subject: Subject) -> Section:
         )
         mine = {h: values[:, len(factors) :] for h, values in found.items()}
         items.append(_figure(subject, "Size, liquidity, volatility", says, [what for what, _ in styles], mine))
-    return Section("Exposure", "How much of the scores is a bet on what many names have in common.", items)
+    return Section(TITLE, SAYS, items)
 
 
 def exposures(subject: Subject, directions: Float, columns: list[int]) -> dict[int, Float]:

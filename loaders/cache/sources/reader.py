@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from loaders.cache.sources.files import kind_of, partitions
 from loaders.cache.sources.frames import Frame
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 READ_ERRORS = (pl.exceptions.PolarsError, pa.ArrowException, UnicodeDecodeError, OSError)
 _FILE_MAGIC = b"ARROW1"  # of an Arrow IPC file; a stream has none
@@ -75,6 +75,7 @@ def reading(what: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
+        check_memory(error)
         line = " ".join(str(error).split("\n\n")[0].split())
         raise InputError(what, f"cannot be read ({line})", "Mend or remove the file") from error
 

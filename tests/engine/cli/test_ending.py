@@ -84,7 +84,7 @@ def test_memory_that_runs_out_is_called_so(fails, error):
     code, _, err = fails(error)
     assert (code, err.count("\n")) == (1, 1)
     assert "out of memory" in err
-    assert out_of_memory(ValueError("memory")) is None
+    assert out_of_memory(ValueError("out of memory")) is None
 
 
 def test_a_line_is_one_line_whatever_a_path_holds(fails):
