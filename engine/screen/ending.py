@@ -24,6 +24,7 @@ from engine.errors import RunFailed, Stopped
 from engine.screen.streams import Output, discard, open_closed
 from loaders.errors import InputError, WriteError, out_of_memory
 
+_PANIC = "PanicException"  # of libraries in Rust, such as polars; it is no Exception
 LONGEST = 500  # characters of an error's own text in a line
 
 
@@ -57,9 +58,9 @@ def _lines() -> Iterator[None]:
         _end(f"failed: {error}", 1)
     except KeyboardInterrupt:
         _end("stopped", 1)
-    except (SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of polars is no Exception
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         what = out_of_memory(error)
         if what is None:
             unforeseen(error)
