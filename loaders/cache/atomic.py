@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loaders.cache.format import MANIFEST
-from loaders.errors import InputError, WriteError, check_path
+from loaders.errors import InputError, WriteError
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -48,9 +48,11 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises InputError where `out` holds something that is no cache, WriteError where the folder cannot be made, and
     where the disk fills up while the block runs.
     """
-    check_path(out, "--out")
-    out = out.resolve()
-    _check_replaceable(out)
+    try:
+        out = out.resolve()
+        _check_replaceable(out)
+    except OSError as error:  # such as a name that is too long
+        raise WriteError(str(out), f"cannot be written ({error.strerror})", "Pass another --out") from error
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -212,12 +212,13 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
 import errno, resource, signal, sys
 from pathlib import Path
 from loaders.cache.simulation.simulate import simulate
+from loaders.errors import WriteError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     simulate(Path(sys.argv[1]), 50, 300, 8, 0.05, 0, [1, 5], "float32")
-except OSError as error:
-    sys.exit(0 if error.errno == errno.EFBIG else 3)
+except WriteError as error:
+    sys.exit(0 if error.__cause__.errno == errno.EFBIG else 3)
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "cache")], check=False)
     assert done.returncode == 0
