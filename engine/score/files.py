@@ -76,7 +76,7 @@ def read_scores(path: Path, period: str | None = None) -> Scores:
     """
     try:
         table = pq.read_table(pa.OSFile(str(path), "rb"))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         check_memory(error)
         raise InputError(str(path), f"not a readable Parquet file ({error})", CURE) from error
     return scores_of(ScoreTable(str(path), table), period)
