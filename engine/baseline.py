@@ -47,6 +47,7 @@ TREES = {
     "verbosity": -1,
 }
 MOST_TREES, PATIENCE, LEAF_ROWS = 500, 50, 1000
+LEAST_FILTERED = 400  # samples: a twentieth of them are the 20 that LightGBM expects in a leaf
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,9 @@ def _ridge(panel: Panel, split: Split, horizon: int, options: Options) -> PartSc
         x -= np.repeat(np.add.reduceat(x, starts, 0) / counts[:, None], counts, 0)
         gram += x.T @ x
         moment += x.T @ target[piece]
+    if not np.isfinite(gram).all():
+        what = "features are not finite, or so large that their squares are not"
+        raise InputError(str(panel.folder), what, "Build it with --transform rank, or check it with `cache verify`")
     scale = np.sqrt(np.diag(gram) / len(rows))
     scale[scale == 0] = np.inf  # a constant feature has no coefficient
     correlation = gram / len(rows) / np.outer(scale, scale)
@@ -188,12 +192,14 @@ def _trees(panel: Panel, split: Split, horizon: int, options: Options) -> PartSc
     def dataset(name: str, reference: "lightgbm.Dataset | None" = None) -> "lightgbm.Dataset":
         rows, day = _samples(panel, split, name, horizon)
         target = ranks_within_day(panel.targets[rows, horizon], day)
-        return lightgbm.Dataset(_float32(panel, rows), target, reference=reference, params=TREES).construct()
+        return lightgbm.Dataset(_float32(panel, rows), target, reference=reference, params=of_data).construct()
 
+    # Of few samples a leaf will hold fewer than those by which the library leaves features out beforehand.
+    of_data = TREES | {"feature_pre_filter": len(_samples(panel, split, "train", horizon)[0]) >= LEAST_FILTERED}
     train = dataset("train")
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
     # Small panels still split: a leaf asks for a twentieth of the samples at most.
-    parameters = TREES | {"seed": options.seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
+    parameters = of_data | {"seed": options.seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
     valid = dataset("valid", train)
 
     def told(state: "lightgbm.callback.CallbackEnv") -> None:

@@ -127,7 +127,8 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
 
     Raises InputError where the variables of torchrun do not go together, or its ranks do not meet.
     """
-    size, rank = _told("WORLD_SIZE", 1), _told("RANK", 0)
+    size = _told("WORLD_SIZE", 1)
+    rank = _told("RANK", 0 if size == 1 else None)
     if not 0 <= rank < size:
         raise InputError("RANK", f"{rank} is not one of {size} ranks (WORLD_SIZE)", CURE)
     if size == 1:
@@ -135,8 +136,10 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
         return
     host, port = environ.get("MASTER_ADDR", ""), _told("MASTER_PORT")
     try:
-        socket.getaddrinfo(host or None, port)
-    except (OSError, OverflowError, UnicodeError) as error:
+        if not (host and 0 < port < 65_536):
+            raise ValueError("a host and a port below 65536 are wanted")
+        socket.getaddrinfo(host, port)
+    except (OSError, ValueError) as error:
         what = f"{host}:{port} is no address ({error})"
         raise InputError("MASTER_ADDR and MASTER_PORT", what, CURE) from error
     if device in ("auto", "cuda") and torch.cuda.is_available():

@@ -36,14 +36,14 @@ EXAMPLES["hpo"] = (
 
 @app.command("hpo", epilog=examples("hpo"))
 def hpo_command(
-    trials: Annotated[int, typer.Option(min=1, help="Trials to finish, complete or pruned.")],
+    trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Trials to finish, complete or pruned.")],
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     study: Annotated[str, typer.Option(help="The study's name.")] = "study",
     out: Annotated[Path | None, typer.Option(callback=usable, help="The study's folder (default: hpo/<name>).")] = None,
     storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage (default: a journal file).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine.")] = 1,
     batch: Annotated[str, typer.Option(help="Trials that a process trains at a time, as one batch.")] = "auto",
     evaluate_best: Annotated[
         bool, typer.Option("--evaluate-best", help="Then evaluate the best trial on test.")

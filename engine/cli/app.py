@@ -1,5 +1,6 @@
 """The engine's commands in one application. A command reads its options, calls one function and prints the result."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -107,3 +108,4 @@ def main() -> None:
     """Entry point of the console script; ends as engine/screen/ending.py says."""
     with ended():
         run(app)
+    sys.exit(0)

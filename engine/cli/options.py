@@ -42,6 +42,7 @@ Cost = Annotated[
     float,
     typer.Option(
         min=0,
+        max=10_000,
         callback=finite,
         help="For sharpe_net: cost in basis points of turnover, which is half of what is traded (a wholly new book: 2 "
         "of 4). So each unit traded costs half of it.",

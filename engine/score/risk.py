@@ -24,6 +24,7 @@ from engine.score.cross_section import MIN_SAMPLES, ranks_within_day
 from engine.score.rows import CPU, present_rows
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
+from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.split import Days
 
@@ -104,8 +105,13 @@ def risk_directions(moments: Moments, most: int, without: list[int]) -> npt.NDAr
 
     Args:
         without: features that are left out, such as ids.
+
+    Raises InputError for values that are not finite.
     """
     width = len(moments.features)
+    if not (np.isfinite(moments.features).all() and np.isfinite(moments.returns).all()):
+        what = "features or targets are not finite, or so large that their squares are not"
+        raise InputError("model.neutralize", what, "Check the cache with `atft-engine cache verify`, or pass 0")
     used = np.setdiff1d(np.arange(width), without)
     block = np.ix_(used, used)
     root = np.linalg.cholesky((1 - SHRINKAGE) * moments.features[block] + SHRINKAGE * np.eye(len(used)))

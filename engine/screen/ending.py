@@ -32,14 +32,18 @@ LONGEST = 500  # characters of an error's own text in a line
 def ended() -> Iterator[None]:
     """Run a command in it; what it raises becomes a line on stderr and an exit code, and so does a failing stdout.
 
-    Raises SystemExit alone, and nothing where the command is done.
+    Raises SystemExit alone, and nothing where the command is done, also by an exit code of 0.
     """
     open_closed()
     before, output = sys.stdout, Output(sys.stdout)
     sys.stdout = cast(Any, output)
     try:
         with _lines():
-            yield
+            try:
+                yield
+            except SystemExit as stop:
+                if stop.code:
+                    raise
             output.flush()
             if output.failure is not None:
                 raise _not_printed(output.failure)

@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from engine.config_file import load
 from hpo.algorithms import SAMPLERS
 from hpo.config import SPACE, Choices, Range, Simplex, StudyConfig
-from hpo.space import check_space, configured, parameters_of, suggest
+from hpo.space import check_space, check_values, configured, parameters_of, suggest
 from loaders.errors import InputError
 
 
@@ -144,3 +144,35 @@ def test_ranges_that_hold_nothing_are_refused(tmp_path, dimension, words):
 def test_settings_that_do_not_go_together_are_refused():
     with pytest.raises(InputError, match="spans"):
         configured(StudyConfig(), {"data.context": 4, "model.normalisation": True})
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"data.arrow": Choices(choices=("a", "b"))}, "same in every trial"),
+        ({"train.device": Choices(choices=("cpu", "cuda"))}, "same in every trial"),
+        ({"split.valid_fraction": Range(low=0.1, high=0.2)}, "same in every trial"),
+        ({"model.dropout": Range(low=0.0, high=1.0)}, "model.dropout cannot be 1.0"),
+        ({"train.learning_rate": Range(low=-0.1, high=0.1)}, "cannot be -0.1"),
+        ({"train.epochs": Range(low=2.0, high=8.0)}, "train.epochs cannot be"),
+        ({"model.size": Choices(choices=("tiny", "huge"))}, "cannot be 'huge'"),
+        ({"objective": Simplex(simplex=("rank_ic", "tau"))}, "objective.tau cannot be 0.0"),
+        ({"data.context": Range(low=10, high=60)}, "data.context goes to 60"),
+        ({"objective.own.mine.weight": Range(low=-1.0, high=1.0)}, "cannot be -1.0"),
+        ({"train.ema": Range(low=0.5, high=0.9), "train.swa": Range(low=0.1, high=0.5)}, "go together"),
+        ({"model.spans": Range(low=2, high=4)}, "model.spans cannot be 2"),
+    ],
+)
+def test_values_that_can_never_work_are_refused_before_the_first_trial(space, words):
+    config = load(StudyConfig, None, [])
+    config = config.model_copy(update={"hpo": config.hpo.model_copy(update={"space": space})})
+    check_space(space)
+    with pytest.raises(InputError, match=r"hpo\.space") as refused:
+        check_values(config)
+    assert words in str(refused.value)
+
+
+def test_values_that_can_work_pass():
+    check_values(load(StudyConfig, None, []))
+    settings = ['hpo.space={"model.options.width"={low=8, high=64}, "data.context"={choices=[5, 20]}}']
+    check_values(load(StudyConfig, None, [*settings, "model.name=own:net"]))

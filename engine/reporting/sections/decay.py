@@ -72,7 +72,8 @@ def _ahead(subject: Subject) -> Item:
         growth: npt.NDArray[np.float64] = np.ones(len(rows))
         found = []
         for k in range(1, AHEAD[-1] + 1):
-            growth = growth * (1 + later_targets(subject.panel, rows, code, k - 1)[:, horizons.index(1)])
+            with np.errstate(over="ignore", invalid="ignore"):  # of returns that no market has
+                growth = growth * (1 + later_targets(subject.panel, rows, code, k - 1)[:, horizons.index(1)])
             if k in AHEAD:
                 found.append(rank_ic_of(scores, growth - 1, day, k))
         data.append(_line(AHEAD, found, f"score for {horizon_name(h, subject.period)}", i))

@@ -79,7 +79,6 @@ def build_columns(
     progress(0, 1, "reading dates and codes")
     found, period = survey_columns(sources, chosen.features + chosen.targets, options, on_progress)
     layout = found.layout
-    check_lengths(chosen.horizons, layout)
     on_progress(summary(layout, len(chosen.features), len(sources.files)))
     pairs = zip(chosen.targets, chosen.horizons, strict=True)
     on_progress("horizons: " + (", ".join(f"{target} -> {h}" for target, h in pairs) or "none, a cache to score"))
@@ -93,6 +92,7 @@ def build_columns(
         columns, shards = new_columns(folder, content, options)
         with collecting(folder, layout, len(chosen.features)) as collected:
             fill(columns, collected, found.table, chosen, options, source, part_of(progress, 0.1, 0.4))
+            check_lengths(chosen.horizons, layout)
             for name, line in _evidence(columns, layout, chosen, options):
                 on_progress(f"target {name}: rank correlation with itself at {line}")
             on_progress(f"transform within each date: {options.transform}")

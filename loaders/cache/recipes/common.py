@@ -239,7 +239,7 @@ def write_manifests(
 def check_lengths(horizons: list[int], layout: Layout) -> None:
     """Raise InputError for a horizon that the calendar is too short for."""
     for h in horizons:
-        if h >= len(layout.calendar):
+        if h > len(layout.calendar):
             what = f"a horizon of {h} rows, and the calendar has {len(layout.calendar):,}"
             raise InputError("--horizons", what, "Name shorter ones, or read more days")
 

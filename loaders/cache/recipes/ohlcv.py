@@ -92,7 +92,6 @@ def build_ohlcv(
     progress(0, 1, "reading dates and codes")
     found, period = survey_columns(sources, list(BARS), options, on_progress)
     layout, features, horizons = found.layout, _features(options), options.sorted_horizons
-    check_lengths(horizons, layout)
     on_progress(summary(layout, len(features), len(sources.files)))
     given, delistings = [], {}
     if options.delisting_returns is not None:
@@ -109,6 +108,7 @@ def build_ohlcv(
         source = new_source(folder if options.keeps_source else None, list(BARS), layout)
         for rows, numbers in stream(found.table, layout, part_of(progress, 0.02, 0.08)):
             source.put(rows, numbers)
+        check_lengths(horizons, layout)
         kept = keep_from(layout, source.present, options.start, sources.name)
         content = Content(
             kept, features, horizons, names, recipe, period, found.left_out, source if options.keeps_source else None,

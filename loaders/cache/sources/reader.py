@@ -53,20 +53,25 @@ def _check_rows(path: Path) -> None:
     parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep)
     read = csv.ReadOptions(use_threads=False)  # so that rows have numbers
     try:
-        with csv.open_csv(path, read, parse) as file:
+        with _uncompressed(path) as stream, csv.open_csv(stream, read, parse) as file:
             first = file.schema.names[0]
         convert = csv.ConvertOptions(include_columns=[first], column_types={first: pa.binary()})
-        with csv.open_csv(path, read, parse, convert) as file:
+        with _uncompressed(path) as stream, csv.open_csv(stream, read, parse, convert) as file:
             for _ in file:
                 pass
     except pa.ArrowInvalid as error:
-        if not odd:
+        row = odd[0] if odd else None
+        if row is None or row.actual_columns > row.expected_columns:
             raise
-        row = odd[0]
         what = f"row {row.number:,} has {row.actual_columns} of {row.expected_columns} fields ({row.text[:80]!r})"
         raise InputError(
             str(path), what, "Mend or remove the row; at the end of a file, copy the file again"
         ) from error
+
+
+def _uncompressed(path: Path) -> pa.NativeFile:
+    kinds = {".gz": "gzip", ".zst": "zstd"}
+    return pa.input_stream(str(path), compression=kinds.get(path.suffix.lower()))
 
 
 @contextmanager
