@@ -5,6 +5,7 @@ are written under a temporary name, flushed, and renamed: a killed save leaves t
 is over all that a file holds (loaders/disk/tensors.py), and a file is read only as what it was written as.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
@@ -19,7 +20,7 @@ from engine.config import Part
 from engine.model.ensemble import Ensemble
 from engine.model.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
-from loaders.disk.content import canonical, find_file, in_words, parse_json
+from loaders.disk.content import find_file, in_words, parse_json
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 
@@ -186,7 +187,7 @@ def validated(kind: type[Kind], content: Any, path: Path, cure: str) -> Kind:
         what = f"its state lacks {name}" if name in names else f"its state has an unknown entry {name!r:.100}"
         raise InputError(str(path), what, cure)
     try:
-        return TypeAdapter(kind).validate_json(canonical(content), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise InputError(str(path), f"its state is damaged: {in_words(error)}", cure) from error
 
@@ -270,7 +271,8 @@ def _load(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor], path: Pa
 def _check(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise InputError where tensors are not those of a model by name, shape or type, and where one is not finite.
 
-    Infinite values may be where a fresh model has some, such as in a mask that a network of one's own keeps.
+    Infinite values may be where a fresh model has some, such as in a mask that a network of one's own keeps; sums of
+    losses in the middle of an epoch may be NaN, of terms that were not computed.
     """
     for name in sorted(set(tensors) - set(places)):
         raise InputError(str(path), f"holds {name:.200}, which this model does not have", OF_RUN)
@@ -280,5 +282,5 @@ def _check(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pa
         if tensors[name].dtype != place.dtype:
             what = f"does not fit this model: {name} is {tensors[name].dtype}, not {place.dtype}"
             raise InputError(str(path), what, OF_RUN)
-        if not tensors[name].isfinite().all() and place.isfinite().all():
+        if name != LOSS_SUMS and not tensors[name].isfinite().all() and place.isfinite().all():
             raise InputError(str(path), f"{name} holds values that are not finite", AGAIN)

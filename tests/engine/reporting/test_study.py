@@ -74,7 +74,7 @@ def test_few_trials_say_why_parts_are_missing(tmp_path):
 
 def test_what_is_no_study_is_named(tmp_path):
     (tmp_path / study.TRIALS).write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a readable table"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         engine.report(tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / study.TRIALS)
     with pytest.raises(InputError, match="not a table of trials"):
