@@ -118,6 +118,10 @@ def test_a_resumed_training_keeps_its_checkpoint(small_cache, tmp_path, run_comm
     assert code == 2
     assert "checksum differs" in error
     assert files(out / "checkpoints") == before
+    panel = np.memmap(cache / "panel.arrow", np.uint8, "r+")
+    xor(panel, read_manifest(cache))  # a second time: as it was
+    panel.flush()
+    assert run_command("train", "--resume", "--out", out)[0] == 0
 
 
 def test_folds_are_not_joined(small_cache, tmp_path, run_command):

@@ -104,7 +104,7 @@ def test_every_tier_and_a_copy_from_a_url_train_to_the_same_metrics(cache, whole
     assert f"loader: {tier} (asked for" in shown.export_text()
 
 
-def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole, tmp_path):
+def test_an_altered_cache_stops_training_and_on_a_repaired_one_the_same_command_trains(cache, whole, tmp_path):
     altered, run = tmp_path / "cache", tmp_path / "run"
     shutil.copytree(cache, altered)
     rows = altered / "panel.arrow"
@@ -113,10 +113,13 @@ def test_an_altered_cache_stops_training_and_a_repaired_one_resumes(cache, whole
     rows.write_bytes(content)
     done = subprocess.run(command(altered, run), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: \S*/cache/panel.arrow: checksum differs in chunk 0 .*[.] .*resume\n", done.stderr)
-    assert not (run / "summary.json").exists()
+    assert re.fullmatch(
+        r"error: \S*/cache/panel.arrow: checksum differs in chunk 0 .*[.] .*repeat the command\n", done.stderr
+    )
+    assert not run.exists()
     shutil.copy(cache / "panel.arrow", rows)
-    train(resumed_config(run, [], None), run, True, QUIET)
+    again = subprocess.run(command(altered, run), capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr) == (0, "")
     assert splits(run) == splits(whole)
 
     os.truncate(rows, len(content) - 100)
