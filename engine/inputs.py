@@ -16,7 +16,6 @@ from engine.config_file import AnyConfig
 from engine.model.causality import check_own
 from engine.model.features import check_features
 from engine.model.own import own_resolved
-from engine.score.cross_section import MIN_SAMPLES
 from loaders.cache.format import Manifest
 from loaders.cache.remote import is_url
 from loaders.errors import InputError
@@ -53,9 +52,8 @@ def open_inputs(config: Config, device: str, progress: Progress = quiet) -> Iter
     if config.model.is_own:
         check_own(resolved)
     check_features(config, panel)
-    if (codes := len(panel.manifest.codes)) < MIN_SAMPLES:
-        what = f"has {codes} codes, and metrics need days of {MIN_SAMPLES} samples"
-        raise InputError(str(panel.folder), what, "Build a cache of more codes")
+    if len(panel.manifest.codes) < 2:
+        raise InputError(str(panel.folder), "has a single code, and nothing to rank it with", "Build more codes")
     make_split(config, panel)
     on = resolve_device(device)
     with open_loader(config, panel, on) as source, verifying(panel) as verification:

@@ -48,11 +48,11 @@ def test_few_codes_have_rivals(run_command, tmp_path, kind):
     assert (code, err) == (0, "")
 
 
-def test_too_few_codes_are_not_trained_on(run_command, tmp_path):
+def test_a_single_code_is_not_trained_on(run_command, tmp_path):
     write_panel(tmp_path / "c", n_codes=1, n_days=120)
     code, _, err = run_command("train", "--arrow", tmp_path / "c", "--out", tmp_path / "r", *SETTINGS)
     assert (code, err.count("\n")) == (2, 1)
-    assert "has 1 codes" in err
+    assert "has a single code" in err
 
 
 def test_days_without_a_row_cannot_be_scored(run_command, small_run, panel, tmp_path):
