@@ -276,7 +276,7 @@ class TrainConfig(Section):
     """Weight decay of AdamW."""
     warmup: Share = 0.05
     """Fraction of a phase's steps with a rising learning rate. A cosine to 0 follows."""
-    clip: PositiveFloat = 1.0
+    clip: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
     """Largest norm of the gradient."""
     patience: Positive = 6
     """Epochs without a better validation RankIC before the phase ends."""

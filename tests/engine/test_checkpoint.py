@@ -236,5 +236,5 @@ def test_a_file_that_cannot_be_read_is_not_called_absent(saved, monkeypatch):
         load_checkpoint(path)
     path.rmdir()
     os.mkfifo(path)  # reading it would wait for a writer
-    with pytest.raises(InputError, match="is no plain file"):
+    with pytest.raises(InputError, match="not a plain file"):
         load_checkpoint(path)

@@ -122,4 +122,4 @@ def test_an_out_where_nothing_can_be_written(small_run, small_cache, tmp_path, r
     source = [small_run] if command == "predict" else ["--arrow", small_cache, "--kind", "reversal"]
     code, _, err = run_command(command, *source, "--out", where)
     assert (code, err.count("\n")) == (2, 1)
-    assert "could not be written" in err
+    assert "could not be written" in err or "is no path to use" in err

@@ -1,4 +1,4 @@
-"""What a run's folder, one of folds, a study and a ledger hold is read back as it was written, or refused in one line."""
+"""What a run, folds, a study and a ledger hold is read back as it was written, or refused in one line."""
 
 import json
 import shutil

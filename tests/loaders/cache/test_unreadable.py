@@ -23,6 +23,7 @@ def unreadable(monkeypatch):
             return call
 
         monkeypatch.setattr(io, "open", refused(io.open))
+        monkeypatch.setattr(os, "open", refused(os.open))
         if path.is_dir():
             monkeypatch.setattr(os, "stat", refused(os.stat))
 
