@@ -142,8 +142,8 @@ def test_a_full_disk_or_a_closed_stdout_is_one_line(tmp_path):
 
 
 def test_a_reader_that_ends_is_one_line(tmp_path):
-    code, out, err = shell("set -o pipefail; $A config schema | head -n 1", tmp_path)
-    assert (code, out, err.count("\n")) == (1, b"{\n", 1)
+    code, out, err = shell("set -o pipefail; $A config schema | true", tmp_path)  # which ends before Python has begun
+    assert (code, out, err.count("\n")) == (1, b"", 1)
     assert err.startswith("failed: stdout")
 
 
