@@ -5,7 +5,7 @@ BIN := .venv/bin
 CACHE := cache_demo
 RUN := runs/demo
 
-.PHONY: install train test bench lint types
+.PHONY: install train test faults bench lint types
 
 install: .venv/installed
 
@@ -23,6 +23,9 @@ train: install
 
 test: install
 	$(BIN)/pytest tests --numprocesses 2 --dist worksteal
+
+faults: install
+	$(BIN)/pytest tests/faults -m campaign
 
 bench: install
 	$(BIN)/pytest bench --benchmark-only

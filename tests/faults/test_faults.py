@@ -1,4 +1,7 @@
-"""The campaign, in two minutes: the same faults each time. `python -m tests.faults --hours 1` makes more of them."""
+"""The campaign, in two minutes: the same faults each time. `python -m tests.faults --hours 1` makes more of them.
+
+`make faults` runs it; `make test` runs the tests of its own parts alone, until nothing is wrong (docs/reliability.md).
+"""
 
 import json
 import shutil
@@ -17,6 +20,7 @@ from tests.faults.mutations import forge
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("layer", [("mutations", 150), ("inputs", 150), ("limits", 40)], ids=lambda layer: layer[0])
 def test_every_command_is_right_or_refuses(layer, tmp_path, ground):
     """A process of its own: one that forks has a single thread, and this one may have more."""
