@@ -104,6 +104,6 @@ def test_metadata_that_are_no_text_are_named(path):
 def test_what_is_no_file_is_said_at_once(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    for name, word in (("folder", "is a folder"), ("pipe", "is no plain file"), ("none", "no such file")):
+    for name, word in (("folder", "is a folder"), ("pipe", "not a plain file"), ("none", "no such file")):
         with pytest.raises(InputError, match=word):
             read_scores(tmp_path / name)
