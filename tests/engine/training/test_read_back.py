@@ -153,9 +153,8 @@ def test_lines_of_a_ledger_that_cannot_be_read_are_counted_and_said(tmp_path):
     ledger_of(tmp_path / "c").unlink()
     ledger_of(tmp_path / "c").mkdir()
     count = count_at(tmp_path / "c", "2020-01-01", "2020-01-02")
-    assert count.notes == [
-        f"{ledger_of(tmp_path / 'c')} cannot be read (it is a folder, not a plain file): looks before this one are not counted"
-    ]
+    why = "it is a folder, not a plain file"
+    assert count.notes == [f"{ledger_of(tmp_path / 'c')} cannot be read ({why}): looks before this one are not counted"]
 
 
 def test_a_checkpoint_of_another_state_of_the_run_is_refused(small_run, tmp_path):
