@@ -9,6 +9,7 @@ from scipy import stats
 import engine
 from engine.reporting.content import Missing
 from engine.reporting.sections import study
+from loaders.disk.parquet import table_content
 from loaders.errors import InputError
 
 pytest.importorskip("plotly", reason="the extra `report` is not installed")
@@ -70,6 +71,30 @@ def test_few_trials_say_why_parts_are_missing(tmp_path):
     missing = {item.title: item.reason for item in items if isinstance(item, Missing)}
     assert missing.keys() == {"History", "Best trials", "Importance", "Parallel coordinates"}
     assert engine.report(folder).exists()
+
+
+def test_a_table_of_trials_that_was_damaged_or_edited_is_refused(tmp_path):
+    folder = written(tmp_path / "s")
+    path = folder / study.TRIALS
+    table = pq.read_table(path)
+    path.write_bytes(table_content(table))
+    assert study.read_study(folder).number.tolist() == list(range(24))
+    signed, content = pq.read_table(path), path.read_bytes()
+    pq.write_table(signed.set_column(0, "number", pa.array(range(1, 25))), path)
+    with pytest.raises(InputError, match="its checksum differs"):
+        study.read_study(folder)
+    for place in range(0, len(content), 53):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x81]) + content[place + 1 :])
+        try:
+            found = study.read_study(folder)
+        except InputError:
+            continue
+        assert found.parameters == {**found.parameters, "train.x": table["train.x"].to_pylist()}
+    for name, values in (("number", ["a"] * 24), ("state", [1] * 24), ("value", ["a"] * 24), ("epochs", [None] * 24)):
+        column = table.column_names.index(name)
+        pq.write_table(table.set_column(column, name, pa.array(values)), path)
+        with pytest.raises(InputError, match=f"column {name} holds something else"):
+            study.read_study(folder)
 
 
 def test_what_is_no_study_is_named(tmp_path):
