@@ -22,6 +22,7 @@ from engine.dates import (
 from engine.score.files import ScoreTable, between, holds_folds, read_joined, read_scores, scores_of
 from engine.score.predict import load_run, predict_days
 from engine.score.rows import Float32, RowScores, check_cache_id, from_file
+from loaders.disk.content import is_there
 from loaders.errors import InputError
 from loaders.panel import Int, Panel, open_panel
 from loaders.progress import Progress
@@ -50,7 +51,7 @@ Scored = Path | ScoreTable  # a run folder, a folder of folds or a score file; s
 def cache_of(paths: Sequence[Scored]) -> Data:
     """Where the cache of the first run lies, and where copies of remote ones do."""
     files = (path / "config.toml" for path in paths if isinstance(path, Path))
-    return next((load_config(file, []) for file in files if file.exists()), Config()).data
+    return next((load_config(file, []) for file in files if is_there(file)), Config()).data
 
 
 def read_source(path: Scored, panel: Panel, asked: Asked, opened: Data | None, progress: Progress) -> Source:
