@@ -16,6 +16,7 @@ from engine.config_file import config_hash, load_config
 from engine.evaluation.opened import Opened, open_sources
 from engine.evaluation.sources import Scored
 from engine.reporting.looks import Count, look_of, record
+from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
 
 
@@ -71,7 +72,7 @@ def look_at(opened: Opened, command: str, result: dict[str, Any]) -> Count | Non
     split, names = opened.split, [source.name for source in opened.ours]
     ids = " ".join(source.run_id for source in opened.ours if source.run_id) or None
     config = Path(names[0]) / "config.toml"
-    known = config_hash(load_config(config, [])) if len(names) == 1 and config.exists() else None
+    known = config_hash(load_config(config, [])) if len(names) == 1 and is_there(config) else None
     days, metrics = result["days"][split], result["splits"][split]
     look = look_of(command, names, split, days, metrics, opened.panel.manifest.cache_id, ids, known)
     return None if look is None else record(opened.panel.folder, look)

@@ -19,6 +19,7 @@ from engine.score.files import holds_folds
 from engine.score.metrics import Daily
 from engine.score.predict import TrainedRun, load_run
 from engine.score.tables import find_summary
+from loaders.disk.content import is_there
 from loaders.panel import Panel
 from loaders.split import Days
 
@@ -68,7 +69,7 @@ class Subject:
     def folder(self) -> Path | None:
         """Of the one run or folds that are reported; None for score files and averages."""
         only = self.paths[0] if len(self.paths) == 1 else None
-        return only if only is not None and (only / "config.toml").exists() else None
+        return only if only is not None and is_there(only / "config.toml") else None
 
     @property
     def has_folds(self) -> bool:

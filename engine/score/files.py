@@ -214,7 +214,7 @@ def read_joined(folder: Path, split: str) -> Scores:
     if split != "test":
         what = f"{folder} holds the test scores of its folds, and none of {split}"
         raise InputError("--split", what, f"Leave it out, or name one of the folds, such as {folder / 'fold-0'}")
-    if not (folder / SCORES).exists():
+    if not is_there(folder / SCORES):
         raise InputError(str(folder), "not all of its folds are trained", "Resume with `atft-engine train --resume`")
     summary, scores = read_summary(folder), read_scores(folder / SCORES)
     for i, fold in enumerate(summary.get("folds", [])):

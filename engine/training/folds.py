@@ -39,6 +39,7 @@ from engine.training.loop import train
 from engine.training.run import CONFIG
 from loaders.cache.atomic import write_atomically
 from loaders.disk.beginning import beginning
+from loaders.disk.content import is_there
 from loaders.disk.durable import make_folder
 from loaders.disk.lock import alone_in
 from loaders.errors import InputError
@@ -110,7 +111,7 @@ def train_folds(
             console.print(f"{name}: {folder}")
             try:
                 part = part_of(progress, i / len(folds), (i + 1) / len(folds))
-                train(fold, folder, (folder / CONFIG).exists(), console, callbacks, part)
+                train(fold, folder, is_there(folder / CONFIG), console, callbacks, part)
             except Stopped as stop:
                 raise Stopped(f"{out}: stopped in {name}. Resume with --resume --out {out}") from stop
         _join(out, folders, splits, panel, config.split.tuned_until, console)
