@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 PACKAGES = ("engine", "hpo", "kernels", "loaders")
 
 
-class Interrupted(BaseException):
+class StopSignal(BaseException):
     """Ctrl-C or SIGTERM. No KeyboardInterrupt, since the parser of commands ends at one without a line."""
 
 
@@ -33,10 +33,9 @@ def main() -> None:
         refuse_clashes()
         from engine.screen.ending import ended
 
-        with ended():
+        with ended():  # an import fails in one line too
             from hpo.cli import main
-
-            main()
+        main()
 
 
 @contextmanager
@@ -58,14 +57,14 @@ def ends_in_one_line() -> Iterator[None]:
             os._exit(1)
         if not asked:
             asked.append((number, time.monotonic()))
-            raise Interrupted
+            raise StopSignal
 
     def raise_again(_number: int, _frame: Any) -> None:
-        raise Interrupted
+        raise StopSignal
 
     def report_or_repeat(unraisable: "sys.UnraisableHookArgs") -> None:
         """Where Python cannot raise, as in a callback of its locks of imports, it would print and go on."""
-        if unraisable.exc_type is Interrupted:
+        if unraisable.exc_type is StopSignal:
             signal.setitimer(signal.ITIMER_REAL, 0.001)  # not here, where it would be lost too
         else:
             report(unraisable)
@@ -77,7 +76,7 @@ def ends_in_one_line() -> Iterator[None]:
         signal.signal(each, stop)
     try:
         yield
-    except (Interrupted, KeyboardInterrupt):
+    except (StopSignal, KeyboardInterrupt):
         name = signal.Signals(asked[0][0]).name if asked else "SIGINT"
         print(f"stopped by {name}", file=sys.stderr)
         sys.exit(1)

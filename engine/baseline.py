@@ -189,18 +189,20 @@ def _trees(panel: Panel, split: Split, horizon: int, options: Options) -> PartSc
     except ImportError as error:
         raise InputError("--kind lightgbm", f"not available ({error})", "pip install 'atft-engine[peers]'") from error
 
-    def dataset(name: str, reference: "lightgbm.Dataset | None" = None) -> "lightgbm.Dataset":
-        rows, day = _samples(panel, split, name, horizon)
+    of_train = _samples(panel, split, "train", horizon)
+    # Of few samples a leaf will hold fewer than those by which the library leaves features out beforehand.
+    of_data = TREES | {"feature_pre_filter": len(of_train[0]) >= LEAST_FILTERED}
+
+    def dataset(samples: tuple[Int, Int], reference: "lightgbm.Dataset | None" = None) -> "lightgbm.Dataset":
+        rows, day = samples
         target = ranks_within_day(panel.targets[rows, horizon], day)
         return lightgbm.Dataset(_float32(panel, rows), target, reference=reference, params=of_data).construct()
 
-    # Of few samples a leaf will hold fewer than those by which the library leaves features out beforehand.
-    of_data = TREES | {"feature_pre_filter": len(_samples(panel, split, "train", horizon)[0]) >= LEAST_FILTERED}
-    train = dataset("train")
+    train = dataset(of_train)
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
     # Small panels still split: a leaf asks for a twentieth of the samples at most.
     parameters = of_data | {"seed": options.seed, "min_data_in_leaf": min(LEAF_ROWS, train.num_data() // 20)}
-    valid = dataset("valid", train)
+    valid = dataset(_samples(panel, split, "valid", horizon), train)
 
     def told(state: "lightgbm.callback.CallbackEnv") -> None:
         options.progress(state.iteration, MOST_TREES, "trees")

@@ -8,9 +8,8 @@ is over all that a file holds (loaders/disk/tensors.py), and a file is read only
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
@@ -20,6 +19,7 @@ from engine.config import Part
 from engine.model.ensemble import Ensemble
 from engine.model.optimizer import AdamW
 from loaders.cache.atomic import write_atomically
+from loaders.cache.manifest.text import iso_date
 from loaders.disk.content import find_file, in_words, parse_json
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
@@ -34,19 +34,13 @@ REWRITTEN = "`atft-engine train --resume --out RUN` writes it anew"
 OF_RUN = "Use the release, the network and the configuration it was trained with"
 
 
-def _day(text: str) -> str:
-    if date.fromisoformat(text).isoformat() != text:
-        raise ValueError(f"{text!r} is no day YYYY-MM-DD")
-    return text
-
-
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError("an entry is there twice")
     return values
 
 
-Day = Annotated[str, AfterValidator(_day)]
+Day = Annotated[str, AfterValidator(iso_date)]
 
 
 def _keys(*names: str) -> AfterValidator:
@@ -82,8 +76,8 @@ class State:
     horizons: Horizons
     split: Annotated[dict[str, Span], _keys("train", "valid", "test")]  # first and last day of each
     source: str  # of the cache: its absolute path, or its URL
-    made: dict[str, Any] = field(default_factory=dict)  # how the cache was made, `made_of`
-    begun: Day | Literal[""] = ""  # first day of the cache
+    made: dict[str, Any]  # how the cache was made, `made_of`
+    begun: Day  # first day of the cache
     online: Names = field(default_factory=list)  # features of the online regression; empty: none
     step: Count = 0
     epoch: Count = 0  # epochs completed

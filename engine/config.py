@@ -5,10 +5,11 @@
 Longer than other modules, since all settings stand in one place.
 """
 
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from loaders.cache.manifest.text import iso_date
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -53,12 +54,6 @@ class Data(Section):
     """Folder of local copies of caches that `data.arrow` names by URL."""
 
 
-def _date(text: str) -> str:
-    if text != str(date.fromisoformat(text)):
-        raise ValueError("write a date as YYYY-MM-DD")
-    return text
-
-
 class SplitConfig(Section):
     """Which days train, validate and test."""
 
@@ -82,7 +77,7 @@ class SplitConfig(Section):
     """Which of the folds this run trains on, from 0."""
     rolling: bool = False
     """Folds train on as many days as the first fold has, rather than on all days before their validation."""
-    tuned_until: Annotated[str, AfterValidator(_date)] | None = None
+    tuned_until: Annotated[str, AfterValidator(iso_date)] | None = None
     """Last day that the choice of these settings has seen; best.toml of a study has it. A test that begins at or before
     it is not out of sample, and its figures say so."""
 

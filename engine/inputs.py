@@ -176,7 +176,7 @@ def check_made_alike(made: dict[str, Any], panel: Panel, where: str) -> None:
     """Raise InputError where a cache was not made like that of a run.
 
     Args:
-        made: `made_of` the run's; empty, of a run of an earlier release: nothing is compared.
+        made: `made_of` the run's.
     """
     for key, value in made_of(panel.manifest).items():
         if key in made and made[key] != value:

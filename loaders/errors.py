@@ -78,8 +78,5 @@ def out_of_memory(error: BaseException) -> str | None:
         return text or "no more to be had"
     if isinstance(error, OSError):
         return text if error.errno == errno.ENOMEM else None
-    return (
-        text
-        if isinstance(error, RuntimeError | ImportError) and any(mark in text.lower() for mark in _MEMORY)
-        else None
-    )
+    told = isinstance(error, RuntimeError | ImportError) and any(mark in text.lower() for mark in _MEMORY)
+    return text if told else None

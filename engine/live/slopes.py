@@ -39,7 +39,7 @@ class LiveSlopes:
 
 def has_history(run: TrainedRun, panel: Panel) -> bool:
     """Whether a panel begins where the cache did that the run was trained on, or before."""
-    return str(panel.calendar[0]) <= (run.state.begun or run.state.split["train"][0])
+    return str(panel.calendar[0]) <= run.state.begun
 
 
 def live_slopes(run: TrainedRun, panel: Panel, days: Days, *, newest: bool) -> LiveSlopes:
@@ -64,12 +64,13 @@ def live_slopes(run: TrainedRun, panel: Panel, days: Days, *, newest: bool) -> L
         counted = panel.manifest.calendar.index(serving.date)
         after = counted, serving.sums
     elif history:
-        used = features_used(run, panel, device)
+        used = features_used(run)
     else:
-        begun = run.state.begun or run.state.split["train"][0]
         lacks = "has no returns" if has_history(run, panel) else f"begins with {panel.calendar[0]}"
         what = f"the online regression has no way to {panel.calendar[days.start]}: {reason}; {panel.folder} {lacks}"
-        raise InputError(str(run.folder), what, f"Pass a cache without that gap, or with all days from {begun} on")
+        raise InputError(
+            str(run.folder), what, f"Pass a cache without that gap, or with all days from {run.state.begun} on"
+        )
     # The last day is compared with the one before, also when it is asked for again: so that one's state is kept.
     known, notes = _known(panel, counted, days.stop - 1)
     keep = min(known, max(days.start, days.stop - 2))

@@ -43,9 +43,8 @@ class Probe:
     days: int
     codes: int  # of the largest block
     weights: Float | None  # [F] mean weight of variable selection, 1 on average; None: the network has none
-    drop: dict[
-        int, Float
-    ]  # horizon -> [P, blocks x days] RankIC less that with the feature permuted; without horizons of no such day
+    drop: dict[int, Float]
+    """Horizon -> [P, blocks x days] RankIC less that with the feature permuted; without horizons of no such day."""
     permuted: list[int]  # P places of features
     below: dict[int, Float] | None  # horizon -> [Q] share of targets at or below each quantile; None: no quantiles
 

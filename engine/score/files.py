@@ -19,7 +19,6 @@ N rows, H horizons
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 
 from engine.score.tables import find_summary, read_summary
 from loaders.cache.atomic import write_atomically
+from loaders.cache.manifest.text import iso_date
 from loaders.cache.sources.codes import SPELLINGS_CURE, two_spellings
 from loaders.cache.sources.dates import advice, fault, is_text, parse_column
 from loaders.disk.content import CHECKSUM, canonical, is_there
@@ -71,7 +71,7 @@ def write_scores(path: Path, scores: Scores) -> None:
         **{f"score_{h}": pa.array(values, pa.float32()) for h, values in scores.values.items()},
     }
     sink = pa.BufferOutputStream()
-    metadata = scores.metadata | {CHECKSUM: _checksum(scores, *_places(scores.code))}
+    metadata = scores.metadata | {CHECKSUM: _checksum(scores, codes, code)}
     pq.write_table(pa.table(columns, metadata=metadata), sink, write_page_checksum=True)
     write_atomically(path, sink.getvalue())
 
@@ -132,8 +132,11 @@ def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
     metadata = _metadata(table, where)
     keep = {key: metadata[key] for key in METADATA if key in metadata}
     for key in ("trained_until", "tuned_until"):
-        if key in keep and not _is_day(keep[key]):
-            raise InputError(where, f"its metadata's {key} is {keep[key]!r:.100}, no day YYYY-MM-DD", CURE)
+        try:
+            iso_date(keep.get(key, "1970-01-01"))
+        except ValueError as error:
+            what = f"its metadata's {key} is {keep[key]!r:.100}, no day YYYY-MM-DD"
+            raise InputError(where, what, CURE) from error
     return Scores(date, dictionary[code], values, keep)
 
 
@@ -144,13 +147,6 @@ def _metadata(table: pa.Table, where: str) -> dict[str, str]:
         return {key: found[key.encode()].decode() for key in (*METADATA, CHECKSUM) if key.encode() in found}
     except UnicodeDecodeError as error:
         raise InputError(where, "its metadata are no text in UTF-8", CURE) from error
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
 
 
 def _places(code: npt.NDArray[np.str_]) -> tuple[list[str], npt.NDArray[np.int32]]:

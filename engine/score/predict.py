@@ -26,7 +26,7 @@ from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
-from engine.score.online import choose_features, device_of, fit_online, online_scores, online_slopes
+from engine.score.online import device_of, fit_online, online_scores, online_slopes
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
 from engine.threads import one_thread_each
 from loaders.batch import Request
@@ -220,18 +220,9 @@ def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | No
     return predict_days(run, panel, days, split_name, member)
 
 
-def features_used(run: TrainedRun, panel: Panel, device: torch.device) -> Int:
-    """Places of the features that the online regression of a run uses.
-
-    A run of an earlier release does not hold them: they are chosen on its first validation day, or on the panel's last
-    where that is before.
-    """
-    if run.state.online:
-        return np.array([run.state.features.index(name) for name in run.state.online])
-    last = len(panel.calendar) - 1
-    day = min(int(np.searchsorted(panel.calendar, np.datetime64(run.state.split["valid"][0]))), last)
-    ids = categorical_features(run.config, panel)
-    return choose_features(panel, day, ids, run.config.model.online_features, device)
+def features_used(run: TrainedRun) -> Int:
+    """Places of the features that the online regression of a run uses."""
+    return np.array([run.state.features.index(name) for name in run.state.online])
 
 
 def predict_days(
@@ -264,7 +255,7 @@ def predict_days(
     model = model.to(device)
     if slopes is None and config.model.online_weight:
         ids = categorical_features(config, panel)
-        used, part = features_used(run, panel, device), part_of(progress, 0, 0.5)
+        used, part = features_used(run), part_of(progress, 0, 0.5)
         slopes = fit_online(panel, days, used, ids, device, progress=part).slopes
         progress = part_of(progress, 0.5, 1)
     online = weighted_online_scores(config, panel, days, model.neutral, slopes)

@@ -6,14 +6,12 @@ What has to hold between fields is in check.py.
 import hashlib
 import json
 import math
-import re
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from loaders.cache.columns import BatchLayout
-from loaders.cache.manifest.text import odd_character
+from loaders.cache.manifest.text import iso_date, odd_character
 from loaders.cache.statistics import FeatureStats
 
 FORMAT_VERSION = 4
@@ -26,13 +24,6 @@ DEPTH = 4  # of lists and objects inside one another, in fields of free content
 def _text(value: str) -> str:
     if (odd := odd_character(value)) is not None:
         raise ValueError(f"{value[:40]!a} holds {odd}")
-    return value
-
-
-def _iso_date(value: str) -> str:
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
-        raise ValueError(f"{value[:40]!a} is no date, YYYY-MM-DD")
-    date.fromisoformat(value)
     return value
 
 
@@ -67,7 +58,7 @@ def _simulation(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Text = Annotated[str, AfterValidator(_text)]
-IsoDate = Annotated[str, AfterValidator(_iso_date)]
+IsoDate = Annotated[str, AfterValidator(iso_date)]
 Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[int, Field(ge=1, le=MOST)]

@@ -1,7 +1,8 @@
-"""Names and other text of a cache: what can be shown on one line, and written to TOML, JSON and Arrow."""
+"""Names, dates and other text of a cache: what can be shown on one line, and written to TOML, JSON and Arrow."""
 
 import unicodedata
 from collections.abc import Iterable
+from datetime import date
 
 from loaders.errors import InputError
 
@@ -14,6 +15,13 @@ def odd_character(text: str) -> str | None:
     if text.isprintable():
         return None
     return next((f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in REFUSED), None)
+
+
+def iso_date(text: str) -> str:
+    """The text, where it is a date as YYYY-MM-DD. Raises ValueError for any other, also in another form of ISO 8601."""
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError("write a date as YYYY-MM-DD")
+    return text
 
 
 def check_names(where: str, what: str, names: Iterable[str]) -> None:

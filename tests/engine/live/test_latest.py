@@ -16,7 +16,6 @@ from engine.live.comparison import compare
 from engine.live.latest import predict_latest
 from engine.score.online import fit_online
 from engine.score.predict import features_used, load_run, predict_days
-from engine.score.rows import CPU
 from engine.training.folds import train_folds
 from engine.training.loop import train
 from loaders.errors import InputError
@@ -274,7 +273,7 @@ def test_a_cache_without_targets(whole, run, tmp_path, expected, monkeypatch):
     """Slopes stay as they were on the kept day, and that is told; on that day itself nothing is missing."""
     of, calendar = caches(whole, tmp_path), whole.manifest.calendar
     kept, later = of(KNOWN - SPAN, KNOWN - 1), of(KNOWN - SPAN + 3, KNOWN + 3)
-    slopes = fit_online(whole, Days(KNOWN - 2, KNOWN - 1), features_used(load_run(run), whole, CPU), []).slopes
+    slopes = fit_online(whole, Days(KNOWN - 2, KNOWN - 1), features_used(load_run(run)), []).slopes
     days = Days(SPAN - 1, SPAN)
     still = predict_days(load_run(run), open_panel(later), days, "span", slopes=slopes)
     moved = predict_latest(run, later).today

@@ -91,12 +91,8 @@ def harm_json_lines(random: Random, content: bytes) -> tuple[bytes, str]:
     except ValueError:
         return harm_json(random, content)
     match random.choice(["node", "node", "node", "remove", "double", "exchange"]):
-        case "remove":
-            del lines[at]
-            what = "removed"
-        case "double":
-            lines.insert(at, lines[at])
-            what = "doubled"
+        case "remove" | "double" as what:
+            what = _fewer_or_more(lines, at, what)
         case "exchange":
             to = random.randrange(len(lines))
             lines[at], lines[to] = lines[to], lines[at]
@@ -106,18 +102,23 @@ def harm_json_lines(random: Random, content: bytes) -> tuple[bytes, str]:
     return b"\n".join(lines) + b"\n", f"line {at + 1}: {what}"
 
 
+def _fewer_or_more(lines: list[Any], at: int, what: str) -> str:
+    """Remove a line, or double it; gives what was done."""
+    if what == "remove":
+        del lines[at]
+        return "removed"
+    lines.insert(at, lines[at])
+    return "doubled"
+
+
 def harm_toml(random: Random, content: bytes) -> tuple[bytes, str]:
     """One line of a TOML file removed, doubled, or with another value."""
     lines = content.decode().split("\n")
     at = random.choice([i for i, line in enumerate(lines) if line.strip()])
     key, equals, value = lines[at].partition(" = ")
     match random.choice(["remove", "double", "move", "value", "value", "value"]):
-        case "remove":
-            del lines[at]
-            what = "removed"
-        case "double":
-            lines.insert(at, lines[at])
-            what = "doubled"
+        case "remove" | "double" as what:
+            what = _fewer_or_more(lines, at, what)
         case "move":
             lines.insert(random.randrange(len(lines)), lines.pop(at))
             what = "moved"
