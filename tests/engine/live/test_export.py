@@ -40,7 +40,7 @@ def run_of(*settings: str) -> TrainedRun:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
         model.neutral.directions.copy_(torch.randn(model.neutral.directions.shape, generator=draw))
     split = {name: ["2010-01-04", "2010-02-01"] for name in ("train", "valid", "test")}
-    state = State("run", "cache", config_hash(config), NAMES, [1, 5], split, "cache/")
+    state = State("run", "cache", config_hash(config), NAMES, [1, 5], split, "cache/", {}, "2010-01-04")
     return TrainedRun(Path("run"), config, model, state)
 
 
