@@ -1,0 +1,10 @@
+"""`atft-engine audit`: what would make a figure better than the model, looked for before the figure is published.
+
+    finding.py     what a check says
+    sample.py      a cache as arrays, day by code, that fit into memory
+    checks.py      all checks, by what they look at
+    audit.py       runs them
+
+A check is a file with one function. It lies in the folder of what it looks at: features/, labels/, population/,
+copies/, scores/, run/, selection/.
+"""

@@ -1,0 +1,32 @@
+"""One planted fault, or one clean panel, audited. A module of its own, so that other processes can import it."""
+
+import tempfile
+from pathlib import Path
+
+from engine.audit.audit import audit_cache
+from engine.audit.finding import Finding
+from tests.audit.clean import STYLES
+from tests.audit.faults.every import FAULTS
+from tests.audit.faults.fault import Dose
+from tests.audit.market import Style, clean_market, write_market
+
+
+def is_caught(task: tuple[str, Dose, int]) -> bool:
+    """Whether the fault of a name, dose and seed is caught."""
+    name, dose, seed = task
+    fault = next(each for each in FAULTS if each.name == name)
+    with tempfile.TemporaryDirectory() as folder:
+        return fault.is_caught(fault.audit(Path(folder), fault.doses[dose], seed))
+
+
+def alarms(panel: tuple[str, Style, int]) -> list[str]:
+    """What the checks have against a clean panel, a line each."""
+    name, _, seed = panel
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(audit_cache(write_market(clean_market(seed, STYLES[name]), Path(folder) / "cache")))
+    return [alarm_line(each) for each in found if each.verdict in ("warned", "failed")]
+
+
+def alarm_line(finding: Finding) -> str:
+    """A finding in one line."""
+    return f"{finding.advice.check} {finding.verdict}: {finding.figure} {finding.names()}"
