@@ -8,7 +8,7 @@ import typer
 import engine.cli.config
 from engine.cli.app import EXAMPLES, app, examples, main
 from engine.cli.options import ConfigFile, Settings, console, usable
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 from loaders.errors import InputError
 
 if TYPE_CHECKING:

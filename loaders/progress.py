@@ -1,7 +1,7 @@
 """How far a long work is, for whoever wants to show it.
 
 A function that takes long takes a `Progress` and calls it now and then with `done` of `total`, in any unit, and a few
-words on what is being done. It does not know who listens: `engine/cli/progress.py` draws a bar, tests keep a list.
+words on what is being done. It does not know who listens: `engine/screen/progress.py` draws a bar, tests keep a list.
 """
 
 from collections.abc import Iterable, Iterator

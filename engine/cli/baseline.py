@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console, new_file
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 
 
 def baseline_command(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from engine.cli.options import AsJson, console, finite, usable
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 from loaders.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(callback=usable, help="Cache, or folder of shards.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console, usable
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 
 
 def evaluate_command(

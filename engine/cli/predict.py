@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import AsJson, End, InSample, SplitName, Start, console, new_file, usable
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 from loaders.errors import InputError
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import ConfigFile, Settings, console, usable
-from engine.cli.progress import showing
+from engine.screen.progress import showing
 
 
 def train_command(

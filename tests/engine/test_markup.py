@@ -9,9 +9,9 @@ import pytest
 from rich.console import Group
 
 import engine
-from engine.cli.progress import showing
 from engine.score.tables import plain_table
 from engine.screen.console import QUIET, make_console
+from engine.screen.progress import showing
 from loaders.panel import open_panel
 from loaders.tiers.inspect import inspect_cache
 from tests.conftest import SMALL

@@ -12,11 +12,11 @@ from rich.console import Console
 
 import engine.training.dry_run
 from engine.baseline import Options, run_baseline
-from engine.cli import progress as drawn
-from engine.cli.progress import Clock, showing
 from engine.config_file import load_config
 from engine.evaluation.evaluate import evaluate
 from engine.inputs import make_split
+from engine.screen import progress as drawn
+from engine.screen.progress import Clock, showing
 from engine.training.folds import train_folds
 from engine.training.loop import train
 from loaders.cache.build import build
