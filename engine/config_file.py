@@ -27,7 +27,7 @@ RENAMED = {
 LARGEST_FILE = 16 << 20  # bytes
 SIGNED = "# Written by atft-engine. sha256 of what follows: "
 SIGNATURE = 16  # digits
-OTHER_SECTIONS = ("hpo",)  # of a file that other commands read; a training takes no notice of them
+OTHER_SECTIONS = ("hpo", "ridge", "lightgbm", "xgboost", "catboost")  # of a file that other commands read
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 

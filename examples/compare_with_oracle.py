@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.baseline import run_baseline
 from engine.checkpoint import BEST, load_checkpoint
 from engine.dates import span_of, span_text
+from engine.rivals.fit import run_baseline
 from engine.score.part_metrics import part_metrics, part_samples
 from loaders.cache.simulation.simulate import mean_of_days
 from loaders.panel import open_panel

@@ -1,69 +1,76 @@
 """`atft-engine baseline`."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console, new_file
+from engine.cli.options import Arrow, AsJson, ConfigFile, Cost, Periods, Settings, console, new_file, usable
 from engine.screen.progress import showing
 
 
 def baseline_command(
     arrow: Arrow = "cache/",
-    kind: Annotated[str, typer.Option(help="Which rival: ridge, reversal, lightgbm or online.")] = "ridge",
+    kind: Annotated[
+        str, typer.Option(help="Which rival: ridge, lightgbm, xgboost, catboost, reversal or online.")
+    ] = "ridge",
     config: ConfigFile = None,
     settings: Settings = None,
+    seeds: Annotated[int | None, typer.Option(help="Fit this many and average their scores (train.seeds).")] = None,
+    half_life: Annotated[
+        float | None, typer.Option(help="Days after which a sample weighs half (train.half_life); 0: none.")
+    ] = None,
+    online_weight: Annotated[
+        float | None, typer.Option(help="Weight of the online regression (model.online_weight); 0: none.")
+    ] = None,
+    neutralize: Annotated[
+        float | None, typer.Option(help="Share of risk that is removed (model.neutralize); 0: none.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Walk forward: fit this many folds, join their tests.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Folds are fitted to as many days as the first.")] = False,
     feature: Annotated[str, typer.Option(help="Feature that reversal bets against.")] = "ret_1",
     out: Annotated[Path | None, typer.Option(callback=new_file, help="Also write the test scores, as Parquet.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(callback=new_file, help="Also write the fitted rival, NAME.safetensors.")
+    ] = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(callback=usable, help="Score later days by a rival that --save wrote."),
+    ] = None,
     cost_bps: Cost = 10.0,
     periods_per_year: Periods = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a simple rival on the same cache, split and metrics."""
-    from engine.baseline import Options, run_baseline
-    from engine.config_file import config_hash, load_config
-    from engine.dates import span_text, spans_of
-    from engine.inputs import make_split
-    from engine.model.features import categorical_features, check_categories
-    from engine.reporting.looks import look_of, record, told_once
-    from engine.score.files import write_scores
-    from engine.score.part_metrics import part_metrics, part_samples
-    from engine.score.rows import row_scores, to_file
-    from engine.score.tables import splits_table, to_json
-    from loaders.panel import open_panel
-    from loaders.verify import verified
+    """Fit a rival on the same cache, split and metrics, with the help that a network gets."""
+    from dataclasses import asdict
 
-    resolved = load_config(config, settings or [], arrow)
+    from engine.config_file import load as load_settings
+    from engine.dates import span_text
+    from engine.reporting.looks import told_once
+    from engine.rivals.baseline import Asked, baseline
+    from engine.rivals.options import RivalConfig
+    from engine.score.tables import splits_table, to_json
+    from engine.training.folds import fold_settings
+
+    given = {
+        "train.seeds": seeds, "train.half_life": half_life, "model.online_weight": online_weight,
+        "model.neutralize": neutralize,
+    }  # fmt: skip
+    chosen = [f"{key}={value}" for key, value in given.items() if value is not None]
+    resolved = load_settings(RivalConfig, config, [*(settings or []), *chosen, *fold_settings(folds, rolling)], arrow)
+    asked = Asked(kind, feature, folds is not None, save, load, out)
     with showing(console) as progress:
-        panel = open_panel(arrow, resolved.data.store, progress)
-        split = make_split(resolved, panel)
-        check_categories(resolved, panel)
-        ids = tuple(categorical_features(resolved, panel))
-        days = spans_of(split, panel.calendar)
-        options = Options(feature, resolved.train.seed, resolved.model.online_features, ids, progress)
-        with verified(panel):
-            scores = run_baseline(panel, split, kind, options)
-    periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
-    result: dict[str, Any] = {
-        name: part_metrics(part_samples(panel, split.part(name)), values, cost_bps, periods)
-        for name, values in scores.items()
-    }
-    if out is not None:
-        test = row_scores(panel, split.test, scores["test"], "test", f"baseline-{kind}")
-        write_scores(out, to_file(panel, replace(test, trained_until=days["valid"]["last"])))
-    look = look_of(
-        "baseline", [f"baseline {kind}"], "test", days["test"], result["test"], panel.manifest.cache_id,
-        f"baseline-{kind}", config_hash(resolved),
-    )  # fmt: skip
-    count = None if look is None else record(panel.folder, look)
+        found = baseline(resolved, asked, cost_bps, periods_per_year, progress)
     if as_json:
-        print(to_json({"splits": result, "days": {name: days[name] for name in result}, "periods_per_year": periods}))
+        result = asdict(found)
+        del result["count"]
+        print(to_json(result))
         return
-    spans = {name: span_text(days[name]) for name in result}
-    console.print(splits_table(kind, result, spans, periods, cost_bps))
-    if count is not None:
-        console.print(str(count))
-        if (unwritten := told_once(count)) is not None:
+    spans = {name: span_text(days) for name, days in found.days.items()}
+    console.print(
+        splits_table(f"{found.kind}: {found.help}", found.splits, spans, found.periods_per_year, cost_bps, found.notes)
+    )
+    if found.count is not None:
+        console.print(str(found.count))
+        if (unwritten := told_once(found.count)) is not None:
             console.print(unwritten)

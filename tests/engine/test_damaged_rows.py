@@ -169,7 +169,7 @@ def test_an_exception_of_the_work_gives_way(small_cache, tmp_path, monkeypatch, 
     def fail(*_):
         raise np.linalg.LinAlgError("SVD did not converge")
 
-    monkeypatch.setattr("engine.baseline.run_baseline", fail)
+    monkeypatch.setattr("engine.rivals.baseline.fit_rival", fail)
     code, _, error = run_command("baseline", "--arrow", cache)
     assert (code, error.count("\n")) == (2, 1)
     assert "checksum differs" in error

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.workloads.fitting import Fitting
-from engine.baseline import Options, run_baseline
+from engine.rivals.fit import run_baseline
+from engine.rivals.options import Options
 
 TASK = "fit"
 NEEDS = ("lightgbm",)

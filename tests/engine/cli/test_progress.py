@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import engine.training.dry_run
-from engine.baseline import Options, run_baseline
 from engine.config_file import load_config
 from engine.evaluation.evaluate import evaluate
 from engine.inputs import make_split
+from engine.rivals.fit import run_baseline
+from engine.rivals.options import Options
 from engine.screen import progress as drawn
 from engine.screen.progress import Clock, showing
 from engine.training.folds import train_folds

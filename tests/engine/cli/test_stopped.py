@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 import atft_engine
-import engine.baseline
 import engine.evaluation.evaluate
 import engine.live.scoring
+import engine.rivals.baseline
 import engine.training.loop
 import hpo.study
 import loaders.cache.atomic
@@ -67,7 +67,7 @@ def stopped(monkeypatch, capsys):
         ),
         (signal.SIGINT, loaders.cache.format, "chunk_checksums", ["cache", "verify", "CACHE"]),
         (signal.SIGTERM, loaders.cache.atomic.os, "fsync", ["predict", "RUN", "--out", "OUT"]),
-        (signal.SIGINT, engine.baseline, "run_baseline", ["baseline", "--arrow", "CACHE", "--out", "OUT"]),
+        (signal.SIGINT, engine.rivals.baseline, "fit_rival", ["baseline", "--arrow", "CACHE", "--out", "OUT"]),
         (signal.SIGTERM, engine.evaluation.evaluate, "open_sources", ["evaluate", "RUN"]),
         (signal.SIGINT, hpo.study, "open_inputs", ["hpo", "--trials", "2", "--arrow", "CACHE", "--out", "OUT"]),
     ],

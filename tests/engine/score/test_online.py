@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from engine.baseline import run_baseline
 from engine.config_file import load_config
 from engine.model.ensemble import Ensemble, build_ensemble
+from engine.rivals.fit import run_baseline
 from engine.score import online
 from engine.score.metrics import daily_rank_ic
 from engine.score.online import online_scores, online_slopes

@@ -10,10 +10,11 @@ import shutil
 import pytest
 from rich.console import Console
 
-from engine.baseline import Options, run_baseline
 from engine.config_file import load_config
 from engine.inputs import made_of, make_split, resolve
 from engine.model.features import useless
+from engine.rivals.fit import run_baseline
+from engine.rivals.options import Options
 from engine.score.part_metrics import part_metrics, part_samples
 from loaders.cache.append import append
 from loaders.cache.format import MANIFEST, read_manifest, verify

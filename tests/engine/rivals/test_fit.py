@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from engine.baseline import PENALTIES, Options, run_baseline
+from engine.rivals.fit import run_baseline
+from engine.rivals.options import Options
+from engine.rivals.ridge import PENALTIES
 from engine.score.cross_section import ranks_within_day
 from engine.score.metrics import daily_rank_ic
 from engine.score.rows import present_rows
@@ -14,6 +16,14 @@ from loaders.split import Days, Split
 from tests.panels import write_panel
 
 SPLIT = Split(Days(0, 90), Days(100, 130), Days(140, 180))
+
+
+KINDS = ["ridge", "lightgbm", "xgboost", "catboost"]
+
+
+def needs(kind):
+    if kind != "ridge":
+        pytest.importorskip(kind, reason=f"{kind} is not installed (extra `peers`)")
 
 
 def panel_in(folder, **changes):
@@ -63,11 +73,10 @@ def test_reversal_bets_against_the_feature(tmp_path):
         run_baseline(panel, SPLIT, "reversal", Options("nope"))
 
 
-@pytest.mark.parametrize("kind", ["ridge", "lightgbm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_never_sees_the_test_part(tmp_path, kind):
     """Other targets in the gap and the test part: the same scores. Other targets in training: others."""
-    if kind == "lightgbm":
-        pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
+    needs(kind)
     panel = panel_in(tmp_path, signal=1.0)
     before = run_baseline(panel, SPLIT, kind)
     targets = panel.targets.copy()
@@ -87,10 +96,9 @@ def test_a_fit_never_sees_the_test_part(tmp_path, kind):
     assert not np.array_equal(before["test"], with_targets(earlier)["test"])
 
 
-@pytest.mark.parametrize("kind", ["ridge", "lightgbm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_planted_signal_is_found_and_noise_is_not(tmp_path, kind):
-    if kind == "lightgbm":
-        pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
+    needs(kind)
     for signal, low, high in ((1.0, 0.4, 0.75), (0.0, -0.1, 0.1)):
         panel = panel_in(tmp_path / str(signal), signal=signal)
         scores = run_baseline(panel, SPLIT, kind)["test"]

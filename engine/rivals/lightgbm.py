@@ -1,0 +1,98 @@
+"""LightGBM: boosted trees, one fit per horizon and seed, stopped early on the validation part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.rivals.samples import Float, Float32, Int, Problem
+from engine.rivals.trees import GRADES, data_of, least_of_leaf, settings_of
+from loaders.errors import InputError
+
+OBJECTIVES = {"rank": "regression", "huber": "huber", "lambdarank": "lambdarank"}
+LEAST_FILTERED = 400  # samples: a twentieth of them are the 20 that LightGBM expects in a leaf
+MOST_OF_DAY = 10_000  # samples that its LambdaMART takes
+
+
+@dataclass(frozen=True)
+class Booster:
+    """A fitted LightGBM."""
+
+    booster: Any
+
+    def predict(self, x: Float32, day: Int) -> Float:
+        return self.booster.predict(x)
+
+    def content(self) -> bytes:
+        return self.booster.model_to_string().encode()
+
+    @classmethod
+    def of(cls, content: bytes) -> "Booster":
+        """The model of its content. Raises InputError without lightgbm, and what LightGBM raises for no model."""
+        return cls(library().Booster(model_str=content.decode()))
+
+
+def library() -> Any:
+    """The package. Raises InputError where it is not installed."""
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise InputError("--kind lightgbm", f"not available ({error})", "pip install 'atft-engine[peers]'") from error
+    return lightgbm
+
+
+def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
+    """A fit for each seed. Raises InputError without the package, and for a part without samples."""
+    package, settings = library(), settings_of(problem, "lightgbm")
+    train, valid = (data_of(problem, name, settings) for name in ("train", "valid"))
+    if settings.objective == "lambdarank" and (most := int(train.groups.max())) > MOST_OF_DAY:
+        what = f"lambdarank takes {MOST_OF_DAY:,} samples a day, and a day here has {most:,}"
+        raise InputError("lightgbm.objective", what, "Use rank")
+    parameters: dict[str, Any] = {
+        "objective": OBJECTIVES[settings.objective],
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.num_leaves,
+        "max_bin": settings.max_bin,
+        "feature_fraction": settings.feature_fraction,
+        "bagging_fraction": settings.bagging_fraction,
+        "bagging_freq": 1,
+        "lambda_l2": settings.lambda_l2,
+        "min_data_in_leaf": least_of_leaf(settings, len(train.x)),
+        # Of few samples a leaf will hold fewer than those by which the library leaves features out beforehand.
+        "feature_pre_filter": len(train.x) >= LEAST_FILTERED,
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbosity": -1,
+    }
+    if settings.objective == "huber":
+        parameters["alpha"] = 1.0  # deviations, beyond which an error counts linearly
+    if settings.objective == "lambdarank":
+        parameters["label_gain"] = list(range(GRADES))
+    if settings.stop == "rank_ic":
+        parameters["metric"] = "None"
+    by_day = settings.objective == "lambdarank"
+    of_train, of_valid = (
+        package.Dataset(
+            data.x, data.target, weight=data.weight, group=data.groups if by_day else None,
+            reference=None, params=parameters,
+        )
+        for data in (train, valid)
+    )  # fmt: skip
+    of_valid.set_reference(of_train)
+
+    def rank_ic(scores: Float, _: Any) -> tuple[str, float, bool]:
+        return "rank_ic", problem.valid_rank_ic(np.asarray(scores)), True
+
+    def told(state: Any) -> None:
+        problem.options.progress(state.iteration, settings.trees, "trees")
+
+    return [
+        Booster(
+            package.train(
+                parameters | {"seed": seed}, of_train, settings.trees, valid_sets=[of_valid],
+                feval=rank_ic if settings.stop == "rank_ic" else None,
+                callbacks=[package.early_stopping(settings.patience, verbose=False), told],
+            )
+        )
+        for seed in seeds
+    ]  # fmt: skip

@@ -1,0 +1,106 @@
+"""What rivals are told: the help that a network gets as well, and settings of each."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from engine.config import Config, Positive, Section, Weight
+from loaders.progress import Progress, quiet
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Ridge(Section):
+    """Ridge regression."""
+
+    gaussian: bool = False
+    """Features and targets as normal quantiles of their ranks within the day, rather than features as they are stored
+    on ranks."""
+
+
+class Trees(Section):
+    """Boosted trees. The names are LightGBM's; XGBoost and CatBoost have the same settings by other names."""
+
+    objective: Literal["rank", "huber", "lambdarank"] = "rank"
+    """Squared error of the targets' ranks, Huber's loss of them, or LambdaMART by day."""
+    stop: Literal["rank_ic", "loss"] = "rank_ic"
+    """What stops a fit early, on the validation part: the mean daily RankIC, or the objective."""
+    trees: Positive = 500
+    """Most trees."""
+    patience: Positive = 50
+    """Trees without a better validation before the fit stops."""
+    learning_rate: Annotated[float, Field(ge=1e-4, le=1)] = 0.05
+    """Shrinkage of each tree."""
+    num_leaves: Annotated[int, Field(ge=2, le=4096)] = 31
+    """Most leaves of a tree."""
+    min_data_in_leaf: Positive = 1000
+    """Least samples of a leaf; of a small panel at most a twentieth of its samples. CatBoost takes no notice of it."""
+    max_bin: Annotated[int, Field(ge=2, le=254)] = 63
+    """Bins of a feature."""
+    feature_fraction: Fraction = 0.5
+    """Share of the features that a tree sees."""
+    bagging_fraction: Fraction = 0.5
+    """Share of the samples that a tree sees."""
+    lambda_l2: Weight = 1.0
+    """L2 penalty of leaves."""
+
+
+class RivalConfig(Config):
+    """All settings of a run, so that a rival can be given the same help, and those of the rivals."""
+
+    ridge: Ridge = Ridge()
+    lightgbm: Trees = Trees()
+    xgboost: Trees = Trees()
+    catboost: Trees = Trees()
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a network has beside itself. The defaults are none of it.
+
+    Args:
+        seeds: models whose scores are standardised within the day and averaged.
+        half_life: in days; a sample that is as many days before the end of training weighs half. 0: all weigh alike.
+        online_weight: of the online regression's scores, which are added. 0: none.
+        neutralize: share of the scores' exposure to risk factors that is removed. 0: none.
+    """
+
+    seeds: int = 1
+    half_life: float = 0.0
+    online_weight: float = 0.0
+    neutralize: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            "1 seed" if self.seeds == 1 else f"{self.seeds} seeds",
+            f"half-life {self.half_life:g} days" if self.half_life else "no half-life",
+            f"online regression {self.online_weight:g}" if self.online_weight else "no online regression",
+            f"neutralised {self.neutralize:g}" if self.neutralize else "not neutralised",
+        ]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a fit."""
+
+    feature: str = "ret_1"  # that `reversal` bets against
+    seed: int = 0  # of the first model's sampling of rows and features
+    help: Help = Help()
+    ridge: Ridge = field(default_factory=Ridge)
+    trees: dict[str, Trees] = field(default_factory=dict)  # by rival; where it is missing, the defaults
+    online_features: int | None = None  # most that the online regression uses; None: all
+    risk_factors: int = 5
+    without: tuple[int, ...] = ()  # features that the regression and risk factors leave out, such as ids
+    progress: Progress = quiet
+
+
+def options_of(config: RivalConfig, feature: str, without: tuple[int, ...], progress: Progress = quiet) -> Options:
+    """The options that a configuration means: the help that it gives a network, and the rivals' sections."""
+    model, train = config.model, config.train
+    return Options(
+        feature, train.seed, Help(train.seeds, train.half_life, model.online_weight, model.neutralize), config.ridge,
+        {name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")}, model.online_features,
+        model.risk_factors, without, progress,
+    )  # fmt: skip

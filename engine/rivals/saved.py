@@ -1,0 +1,126 @@
+"""A fitted rival in one file: its models' own formats as bytes beside the risk factors, checked whole when it is read.
+
+See loaders/disk/tensors.py for the file. No model is a pickle.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+
+from engine.inputs import check_agreement
+from engine.model.neutral import Neutral
+from engine.rivals import catboost, lightgbm, xgboost
+from engine.rivals.fit import FITTED, Rival
+from engine.rivals.options import Help, Options
+from engine.rivals.ridge import Linear
+from engine.rivals.samples import Fitted
+from loaders.cache.atomic import write_atomically
+from loaders.disk.tensors import find_tensors, tensors_content
+from loaders.errors import InputError
+from loaders.panel import Panel
+
+SUFFIX = ".safetensors"
+CURE = "Restore it, or fit the rival again"
+DIRECTIONS = "directions"
+READ = {
+    "ridge": lambda content: Linear.of(json.loads(content)),
+    "lightgbm": lightgbm.Booster.of,
+    "xgboost": xgboost.Booster.of,
+    "catboost": catboost.Booster.of,
+}
+
+
+class _About(BaseModel, extra="forbid", strict=True):
+    kind: str
+    features: list[str]
+    horizons: list[int]
+    seeds: int
+    online_weight: float
+    neutralize: float
+    half_life: float
+    online_features: int | None
+    without: list[int]
+    trained_until: str
+    models: list[int]  # of each horizon
+
+
+def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str) -> None:
+    """Write a fitted rival. Raises InputError for one that is not fitted, and where the file cannot be written.
+
+    Args:
+        trained_until: the last day that its fit has seen, ISO.
+    """
+    check_name(path)
+    if rival.kind not in FITTED:
+        raise InputError("--save", f"{rival.kind} has nothing to save", "Leave it out")
+    given, options = rival.options.help, rival.options
+    about = _About(
+        kind=rival.kind, features=panel.manifest.features, horizons=panel.manifest.horizons, seeds=given.seeds,
+        online_weight=given.online_weight, neutralize=given.neutralize, half_life=given.half_life,
+        online_features=options.online_features, without=list(options.without), trained_until=trained_until,
+        models=[len(of_seeds) for of_seeds in rival.models],
+    )  # fmt: skip
+    tensors = {DIRECTIONS: rival.neutral.directions}
+    for i, of_seeds in enumerate(rival.models):
+        for k, model in enumerate(of_seeds):
+            tensors[f"model.{i}.{k}"] = torch.from_numpy(np.frombuffer(model.content(), np.uint8).copy())
+    write_atomically(path, tensors_content(path.stem, about.model_dump(), tensors))
+
+
+def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
+    """Read a fitted rival, and the last day that its fit has seen.
+
+    Args:
+        options: whose progress it reports to; settings are those of the file.
+
+    Raises InputError where the file is damaged or no rival, where its package is not installed, and for a panel with
+    other features or horizons.
+    """
+    check_name(path)
+    found = find_tensors(path, CURE)
+    if found is None:
+        raise InputError(str(path), "no such file", "Name one that --save wrote")
+    state, tensors = found
+    try:
+        about = _About.model_validate(state)
+        names = {f"model.{i}.{k}" for i, n in enumerate(about.models) for k in range(n)}
+        if about.kind not in FITTED or set(tensors) != {DIRECTIONS, *names}:
+            raise ValueError("models are missing")
+    except (ValidationError, ValueError) as error:
+        raise InputError(str(path), "holds no rival, or one of another version", CURE) from error
+    check_agreement(about.features, about.horizons, panel, str(path))
+    directions = tensors[DIRECTIONS]
+    neutral = Neutral(len(about.features), directions.shape[1], about.neutralize)
+    neutral.directions.copy_(directions)
+    given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize)
+    known = replace(
+        options, help=given, online_features=about.online_features, without=tuple(about.without),
+        risk_factors=directions.shape[1],
+    )  # fmt: skip
+    models = [
+        [_model(about.kind, tensors[f"model.{i}.{k}"].numpy().tobytes(), path) for k in range(n)]
+        for i, n in enumerate(about.models)
+    ]
+    return Rival(about.kind, models, neutral, known), about.trained_until
+
+
+def check_name(path: Path) -> None:
+    """Raise InputError for a name that is not of such a file."""
+    if path.suffix != SUFFIX:
+        raise InputError(str(path), f"a rival's file ends in {SUFFIX}", f"Name it {path.stem}{SUFFIX}")
+
+
+def _model(kind: str, content: bytes, path: Path) -> Fitted:
+    try:
+        model: Any = READ[kind](content)
+    except InputError:
+        raise
+    except Exception as error:  # each library has errors of its own for a model that it cannot read
+        what = f"its {kind} model cannot be read ({' '.join(str(error).split())[:200]})"
+        raise InputError(str(path), what, CURE) from error
+    return model
