@@ -8,11 +8,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from engine.rivals.options import Ridge, Trees
 from hpo.config import Choices, Range, Simplex, StudyConfig
 
 HEAD = """# Settings
 
-`python docs/settings.py` writes this page from `engine/config.py` and `hpo/config.py`.
+`python docs/settings.py` writes this page from `engine/config.py`, `engine/rivals/options.py` and `hpo/config.py`.
 
 Settings come from `--config FILE.toml` and from `--set section.key=value`, which wins. A run's `config.toml` holds all
 of them, resolved. Unknown keys and values out of range are refused by name. A value of `--set` is read as TOML where it
@@ -29,6 +30,8 @@ def page() -> str:
         kind = section_of(field.annotation)
         heading = f"`[[{name}]]`" if name == "phases" else f"`[{name}]`"
         parts.append(f"## {heading}\n\n{text(kind)}\n\n{table(kind)}")
+    parts.append(f"## `[ridge]`\n\nOf `baseline`. {text(Ridge)}\n\n{table(Ridge)}")
+    parts.append(f"## `[lightgbm]`, `[xgboost]`, `[catboost]`\n\nOf `baseline`. {text(Trees)}\n\n{table(Trees)}")
     parts.append("## Dimensions of `[hpo.space]`\n\nA setting by its name, `section.key`, and one of these:")
     parts += [f"### {kind.__name__}\n\n{text(kind)}\n\n{table(kind)}" for kind in (Range, Choices, Simplex)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"

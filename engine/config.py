@@ -75,6 +75,9 @@ class SplitConfig(Section):
     """Number of walk-forward folds, each with the fractions above. 0: one split."""
     fold: Count = 0
     """Which of the folds this run trains on, from 0."""
+    by_year: bool = False
+    """The test parts of folds are the last calendar years of the cache, one each, and validation the two years before
+    them, instead of the fractions above."""
     rolling: bool = False
     """Folds train on as many days as the first fold has, rather than on all days before their validation."""
     tuned_until: Annotated[str, AfterValidator(iso_date)] | None = None
@@ -90,6 +93,8 @@ class SplitConfig(Section):
                 raise ValueError(f"split.{key} needs split.valid_start and split.test_start")
         if self.folds and self.test_start is not None:
             raise ValueError("split.folds goes with fractions, not with dates")
+        if self.by_year and not self.folds:
+            raise ValueError("split.by_year needs split.folds")
         if self.folds and self.fold >= self.folds:
             raise ValueError(f"split.fold={self.fold} is not below split.folds={self.folds}")
         return self

@@ -182,7 +182,7 @@ def config_hash(config: Config) -> str:
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
-    for section, name in (("model", "options"), ("objective", "own")):
+    for section, name in (("model", "options"), ("objective", "own"), ("split", "by_year")):
         if not content[section][name]:
             del content[section][name]  # so that runs of releases that had no such setting keep their identity
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

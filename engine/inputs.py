@@ -21,7 +21,7 @@ from loaders.cache.remote import is_url
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, quiet
-from loaders.split import Split, gap_days, split_by_date, split_by_fraction, walk_forward
+from loaders.split import Split, gap_days, split_by_date, split_by_fraction, walk_forward, walk_forward_by_year
 from loaders.tiers.choose import Source, open_source
 from loaders.verify import Verification, verifying
 
@@ -104,6 +104,8 @@ def make_split(config: Config, panel: Panel) -> Split:
     if split.valid_start is not None and split.test_start is not None:
         more = {"train_start": split.train_start, "valid_end": split.valid_end}
         return split_by_date(panel.calendar, split.valid_start, split.test_start, split.test_end, gap, **more)
+    if split.folds and split.by_year:
+        return walk_forward_by_year(panel.calendar, split.folds, gap, split.rolling)[split.fold]
     if split.folds:
         folds = walk_forward(panel.calendar, split.folds, split.valid_fraction, split.test_fraction, gap, split.rolling)
         return folds[split.fold]

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from loaders.errors import InputError
 
+VALID_YEARS = 2  # before the test year of a fold by year
+
 
 @dataclass(frozen=True)
 class Days:
@@ -126,6 +128,29 @@ def walk_forward(
     return [
         _split(calendar, start - valid_days, start, start + test_days, gap, start - starts[0] if rolling else 0)
         for start in starts
+    ]
+
+
+def walk_forward_by_year(
+    calendar: npt.NDArray[np.datetime64], folds: int, gap: int, rolling: bool = False
+) -> list[Split]:
+    """Splits whose test parts are the last `folds` calendar years, as far as the calendar has them.
+
+    Validation is the VALID_YEARS years before the test. Training is as for `walk_forward`. Raises InputError where the
+    calendar has not so many years, and where the first fold has no day left to train on.
+    """
+    years = calendar.astype("datetime64[Y]")
+    tested = np.unique(years)[-folds:]
+    if len(tested) < folds:
+        what = f"{folds} folds by year, the calendar has {len(tested)} years"
+        raise InputError("split.folds", what, "Take fewer")
+    first = np.searchsorted(years, np.append(tested, tested[-1] + 1))
+    valid = np.searchsorted(years, tested - VALID_YEARS)
+    if years[0] > tested[0] - VALID_YEARS:
+        valid[0] = 0  # `_split` says what is empty
+    return [
+        _split(calendar, int(valid[i]), int(first[i]), int(first[i + 1]), gap, int(valid[i] - valid[0]) * rolling)
+        for i in range(folds)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rivals by name, and how one is fitted and scores. A new rival is a file and an entry of RIVALS.
+"""Rivals by name, and how one is fitted and scores. A new rival is a file and an entry of FITTED or UNFITTED.
 
 N rows, H horizons
 """
@@ -36,7 +36,6 @@ def _online(panel: Panel, part: Days, options: Options) -> Float32:
 
 FITTED: dict[str, Fit] = {"ridge": ridge, "lightgbm": lightgbm, "xgboost": xgboost, "catboost": catboost}
 UNFITTED: dict[str, Score] = {"reversal": reversal, "online": _online}
-RIVALS = (*FITTED, *UNFITTED)
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = N
     Raises InputError for a name that there is not, a part without samples, and a package that is not installed.
     """
     options = options or Options()
-    if kind not in RIVALS:
-        raise InputError("--kind", f"no rival {kind!r}", f"Use {', '.join(RIVALS)}")
+    if kind not in (every := [*FITTED, *UNFITTED]):
+        raise InputError("--kind", f"no rival {kind!r}", f"Use {', '.join(every)}")
     neutral = neutral_of(panel, split.train, options)
     if kind in UNFITTED:
         return Rival(kind, [], neutral, options)

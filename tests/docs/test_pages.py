@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import pytest
 
-from engine import baseline
 from engine.model import registry
 from engine.model.atft import temporal
+from engine.rivals import fit
 from engine.score import metrics
 from hpo import algorithms
 from kernels import rank_terms
@@ -22,7 +22,7 @@ PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 # Where files of the project are on the web; the image of the README has to be the file itself.
 HOME = r"https://(?:github|raw\.githubusercontent)\.com/atft-engine/atft-engine/(?:blob/)?main/(.+)"
 REGISTRIES = (
-    baseline.RIVALS, registry.MODELS, temporal.LAYERS, metrics.METRICS, build.RECIPES, rank_terms.TERMS,
+    fit.FITTED, fit.UNFITTED, registry.MODELS, temporal.LAYERS, metrics.METRICS, build.RECIPES, rank_terms.TERMS,
     algorithms.SAMPLERS, algorithms.PRUNERS,
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loaders.errors import InputError
-from loaders.split import gap_days, split_by_date, split_by_fraction, walk_forward
+from loaders.split import gap_days, split_by_date, split_by_fraction, walk_forward, walk_forward_by_year
 
 CALENDAR = np.busday_offset("2010-01-04", np.arange(1000), "forward")
 
@@ -85,3 +85,26 @@ def test_too_many_folds_and_unknown_parts():
         walk_forward(CALENDAR, 8, valid=0.1, test=0.15, gap=20)
     with pytest.raises(InputError, match="nope"):
         split_by_fraction(CALENDAR, 0.2, 0.2, 5).part("nope")
+
+
+def test_folds_by_year_test_a_calendar_year_each():
+    days = np.busday_offset("2001-03-01", np.arange(2500))  # into 2010
+    for rolling in (False, True):
+        folds = walk_forward_by_year(days, 4, 20, rolling)
+        lengths = set()
+        for fold, year in zip(folds, (2007, 2008, 2009, 2010), strict=True):
+            test, valid, train = (
+                [str(days[i]) for i in (p.start, p.stop - 1)] for p in (fold.test, fold.valid, fold.train)
+            )
+            of_year = days[days.astype("datetime64[Y]") == np.datetime64(str(year))]
+            assert test == [str(of_year[0]), str(of_year[-1])]
+            assert valid[0] == str(np.busday_offset(f"{year - 2}-01-01", 0, "forward"))
+            assert fold.valid.stop == fold.test.start - 20
+            assert fold.train.stop == fold.valid.start - 20
+            lengths.add(len(fold.train))
+            assert rolling or train[0] == "2001-03-01"
+        assert (len(lengths) == 1) == rolling
+    with pytest.raises(InputError, match="10 years"):
+        walk_forward_by_year(days, 11, 20)
+    with pytest.raises(InputError, match="train part is empty"):
+        walk_forward_by_year(days, 10, 20)
