@@ -42,6 +42,8 @@ class Evaluation:
     """Whether some of the days were trained or validated on."""
     periods_per_year: float | None
     """Of the Sharpe ratios; None: not known, and there are none."""
+    stack: dict[str, dict[str, float]] | None = None
+    """With `stack_until`: the weight of each source, by horizon."""
 
 
 def evaluate(
@@ -52,6 +54,7 @@ def evaluate(
     start: Date | None = None,
     end: Date | None = None,
     in_sample: bool = False,
+    stack_until: Date | None = None,
     cost_bps: float = 10.0,
     periods_per_year: float | None = None,
 ) -> Evaluation:
@@ -70,6 +73,7 @@ def evaluate(
         split: "train", "valid" or "test", of runs by their own dates. Of a frame it is a name.
         start, end: these days instead, both included.
         in_sample: allow days at or before the last validation day of a source.
+        stack_until: weigh the sources by their scores up to this day, and evaluate the days after it.
         cost_bps: of `sharpe_net`: cost of turnover in 1/10,000.
         periods_per_year: of Sharpe ratios; default: that of the cache's calendar.
 
@@ -83,6 +87,7 @@ def evaluate(
         result = evaluate_sources(
             _sources(sources), split, other, None if cache is None else cache_path(cache), cost_bps, periods_per_year,
             start=asked.start, end=asked.end, in_sample=in_sample,
+            stack_until=None if stack_until is None else str(stack_until),
         )  # fmt: skip
     result = finite(result)
     ((name, metrics),) = result["splits"].items()
@@ -95,6 +100,7 @@ def evaluate(
         notes=result["notes"],
         in_sample=result["in_sample"],
         periods_per_year=result["periods_per_year"],
+        stack=result.get("stack"),
     )
 
 

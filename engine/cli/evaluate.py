@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console, usable
+from engine.cli.options import AsJson, Cost, End, InSample, Periods, SplitName, Start, console, new_file, usable
 from engine.screen.progress import showing
 
 
@@ -21,6 +21,13 @@ def evaluate_command(
         Path | None, typer.Option(callback=usable, help="Run or score file to compare with, day by day.")
     ] = None,
     arrow: Annotated[str | None, typer.Option(help="Cache (default: the run's own, or cache/).")] = None,
+    stack_until: Annotated[
+        str | None,
+        typer.Option(help="Weigh the sources by their scores up to this day, YYYY-MM-DD, and evaluate the days after."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=new_file, help="Also write the scores, averaged or stacked, as Parquet.")
+    ] = None,
     cost_bps: Cost = 10.0,
     periods_per_year: Periods = None,
     as_json: AsJson = False,
@@ -34,7 +41,7 @@ def evaluate_command(
     with showing(console) as progress:
         result = evaluate(
             paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
-            progress=progress,
+            stack_until=stack_until, out=out, progress=progress,
         )  # fmt: skip
     if as_json:
         print(to_json(result))

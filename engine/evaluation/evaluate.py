@@ -16,6 +16,8 @@ from engine.config_file import config_hash, load_config
 from engine.evaluation.opened import Opened, open_sources
 from engine.evaluation.sources import Scored
 from engine.reporting.looks import Count, look_of, record
+from engine.score.files import write_scores
+from engine.score.rows import to_file
 from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
 
@@ -31,6 +33,8 @@ def evaluate(
     start: str | None = None,
     end: str | None = None,
     in_sample: bool = False,
+    stack_until: str | None = None,
+    out: Path | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Metrics of the average of runs and score files, and their comparison with another.
@@ -43,6 +47,9 @@ def evaluate(
         cost_bps: see `split_metrics`.
         periods_per_year: of Sharpe ratios; default: those of the cache's calendar, which may be unknown.
         start, end, in_sample: choose other days than a part's, see `Asked`.
+        stack_until: last day that decides how the sources are weighed, see `open_sources`; with "stack", the weights by
+            horizon and source, in what is returned.
+        out: a score file to write: what was evaluated, averaged or stacked.
         progress: of scoring all sources.
 
     Returns {"splits": {split: {horizon: metrics}}, "periods_per_year": of Sharpe ratios} and, with `against`,
@@ -56,9 +63,11 @@ def evaluate(
     """
     opened = open_sources(
         paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
-        progress=progress,
+        stack_until=stack_until, progress=progress,
     )  # fmt: skip
     result = opened.figures()
+    if out is not None:
+        write_scores(out, to_file(opened.panel, opened.joined()))
     count = look_at(opened, "evaluate", result)
     return result | {"look": None if count is None else asdict(count) | {"ledger": str(count.ledger)}}
 
