@@ -90,9 +90,12 @@ def _trained(name: str) -> Callable[[Path, Outcome], Any]:
 
 
 def _study(name: str) -> Callable[[Path, Outcome], Any]:
+    """The table of the best trials, which follows the status with its times, and the settings of the best one."""
+
     def figures(folder: Path, outcome: Outcome) -> tuple[str, str]:
-        best = (folder / name / "best.toml").read_text()
-        return _printed(folder, outcome), "\n".join(line for line in best.splitlines() if "arrow" not in line)
+        _, best_of, trials = _printed(folder, outcome).partition("best of ")
+        best = (folder / name / "best.toml").read_text().splitlines()[1:]  # below a checksum, which is of paths too
+        return best_of + trials, "\n".join(line for line in best if "arrow" not in line)
 
     return figures
 
