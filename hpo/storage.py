@@ -110,6 +110,14 @@ class Journal(JournalFileBackend):
             cure = "Make room there, or pass another --out"
             raise WriteError(str(path), f"cannot be opened for writing ({error.strerror})", cure) from error
 
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The lines from a number on. Raises WriteError where they cannot be read."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except OSError as error:
+            cure = "Mend that; the same command resumes the study"
+            raise WriteError(str(self._path), f"cannot be read ({error.strerror})", cure) from error
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines, all or none. Raises WriteError where they could not be written."""
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
