@@ -31,7 +31,7 @@ from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
 from engine.errors import RunFailed
-from hpo.storage import FINISHED, FOLDER, HELD, REASON, SETTINGS
+from hpo.storage import FINISHED, FOLDER, HELD, REASON, RUNS, SETTINGS
 from loaders.errors import WriteError
 
 SURPLUS = "another worker claimed the last trial"
@@ -84,7 +84,7 @@ def hold(study: optuna.Study, trial: optuna.Trial, folder: Path) -> Iterator[Pat
 
 def run_folder(folder: Path, trial: FrozenTrial | optuna.Trial) -> Path:
     """The folder of a trial's runs, in the study's folder."""
-    return folder / "trials" / f"{trial.user_attrs[FOLDER]:04d}"
+    return folder / RUNS / f"{trial.user_attrs[FOLDER]:04d}"
 
 
 def should_prune(study: optuna.Study, trial: optuna.Trial) -> bool:
@@ -169,7 +169,7 @@ def _dead(trial: FrozenTrial, folder: Path, alone: bool) -> bool:
 
 
 def _lock(folder: Path, number: int) -> Path:
-    return folder / "trials" / f"{number:04d}.lock"
+    return folder / RUNS / f"{number:04d}.lock"
 
 
 def _retry_lost(study: optuna.Study, trials: list[FrozenTrial]) -> None:

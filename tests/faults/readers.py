@@ -229,10 +229,10 @@ def judge(name: str, work: Path, outcome: Outcome, expected: Any) -> tuple[Verdi
     return "right", ""
 
 
-def keep(work: Path, outcome: Outcome) -> None:
+def keep(work: Path, outcome: Outcome, name: str = "outcome.txt") -> None:
     """Leave how a command ended beside its files, for whoever looks into a wrong one."""
     text = f"exit code {outcome.code}, signal {outcome.signal}, {outcome.seconds:.1f} s\n{outcome.out}\n{outcome.err}"
-    (work / "outcome.txt").write_text(text, errors="backslashreplace")
+    (work / name).write_text(text, errors="backslashreplace")
 
 
 def _odd_reversal(work: Path, printed: str) -> str | None:
