@@ -1,7 +1,7 @@
 """Room for polars, which is tried before polars is imported.
 
 Where it gets no thread, file or address space, polars and its allocator end the process or print pages of text, which
-nothing in Python can catch. What is tried is what it takes at its start, measured on Linux; of more cores it takes more.
+nothing in Python can catch. What is tried is what it takes at its start, measured on Linux; with more cores it is more.
 """
 
 import mmap
