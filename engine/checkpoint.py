@@ -22,7 +22,7 @@ from loaders.cache.atomic import write_atomically
 from loaders.cache.manifest.text import iso_date
 from loaders.disk.content import find_file, in_words, parse_json
 from loaders.disk.tensors import find_tensors, tensors_content
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 MODEL, AVERAGE = "model.", "average."  # before the names of weights
@@ -259,6 +259,7 @@ def _load(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor], path: Pa
     try:
         model.load_state_dict(of_model)
     except RuntimeError as error:  # of what a module of the user's does to load
+        check_memory(error)
         raise InputError(str(path), f"cannot be loaded ({str(error).splitlines()[-1].strip()})", OF_RUN) from error
 
 

@@ -5,9 +5,9 @@
 Longer than other modules, since all settings stand in one place.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from loaders.cache.manifest.text import iso_date
 
@@ -25,6 +25,28 @@ Option = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts `true` as 1, and so would a setting that is a number."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        given = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        if {int, float} & kinds and bool not in kinds and any(isinstance(each, bool) for each in given):
+            raise ValueError("true and false are no numbers")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of; a section's own fields are not among them."""
+    inner = get_args(annotation)
+    return (
+        {kind for each in inner for kind in _kinds(each)}
+        if inner
+        else {annotation}
+        if isinstance(annotation, type)
+        else set()
+    )
 
 
 class Data(Section):

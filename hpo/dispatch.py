@@ -4,10 +4,11 @@ Optuna stores trials, sends heartbeats and queues retries. Exact counts need thr
 
 count    Optuna's MaxTrialsCallback ends each worker after its own trial, so several workers finish too many. Here a
          worker claims a trial only while finished and running trials are fewer than wanted. Workers that share a
-         folder claim one after the other. Of workers elsewhere that claim at the same moment, the one with the higher
-         trial number withdraws.
+         folder take turns: in its turn one claims a trial, holds it and draws its settings. Of workers elsewhere that
+         claim at the same moment, the one with the higher trial number withdraws.
 death    Optuna's heartbeats need a database and take a minute. Here a worker also holds a file lock during its trial.
-         The system releases it when the process ends, so workers that share the folder notice at once.
+         The system releases it when the process ends, so workers that share the folder notice at once. Where all
+         workers share it, a trial that nobody holds in another's turn is lost.
 retry    Optuna loses the trial of a worker that is killed before the first heartbeat, or between the failure of a
          trial and its retry. Here a trial that failed without a reason is retried wherever it has no retry yet. A
          trial that failed by itself has a reason, and a new trial takes its place.
@@ -21,7 +22,6 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -31,7 +31,7 @@ from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
 from engine.errors import RunFailed
-from hpo.storage import FINISHED, FOLDER, HELD, REASON, SETTINGS
+from hpo.storage import FINISHED, FOLDER, HELD, REASON, RUNS, SETTINGS
 from loaders.errors import WriteError
 
 SURPLUS = "another worker claimed the last trial"
@@ -39,7 +39,7 @@ UNHELD = timedelta(seconds=10)  # after that a running trial that no worker hold
 
 
 def claim(study: optuna.Study, wanted: int, folder: Path, sampler: Callable[[int], BaseSampler]) -> optuna.Trial | None:
-    """A trial for this worker, which must `hold` it; None while the running trials may be enough.
+    """A trial for this worker, which must `hold` it in the same `turn`; None while the running trials may be enough.
 
     Args:
         folder: of the study.
@@ -47,19 +47,18 @@ def claim(study: optuna.Study, wanted: int, folder: Path, sampler: Callable[[int
 
     Raises RunFailed where more trials failed by themselves than are wanted.
     """
-    with _turn(folder):
-        _fail_dead(study, folder)
-        # One snapshot: a trial lost between two would be retried and replaced.
-        trials = study.get_trials(deepcopy=False)
-        _retry_lost(study, trials)
-        failed = [trial for trial in trials if failed_by_itself(trial)]
-        if len(failed) > wanted:
-            last = failed[-1].user_attrs[REASON]
-            raise RunFailed(f"{len(failed)} trials failed, more than the {wanted} that are wanted; the last: {last}")
-        if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= wanted:
-            return None
-        study.sampler = sampler(_next_place(study))
-        trial = study.ask()
+    _fail_dead(study, folder)
+    # One snapshot: a trial lost between two would be retried and replaced.
+    trials = study.get_trials(deepcopy=False)
+    _retry_lost(study, trials)
+    failed = [trial for trial in trials if failed_by_itself(trial)]
+    if len(failed) > wanted:
+        last = failed[-1].user_attrs[REASON]
+        raise RunFailed(f"{len(failed)} trials failed, more than the {wanted} that are wanted; the last: {last}")
+    if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= wanted:
+        return None
+    study.sampler = sampler(_next_place(study))
+    trial = study.ask()
     if _surplus(study, trial.number, wanted):
         fail(study, trial, SURPLUS)
         return None
@@ -74,17 +73,18 @@ def hold(study: optuna.Study, trial: optuna.Trial, folder: Path) -> Iterator[Pat
 
     Raises UpdateFinishedTrialError, like any later write to the trial, where it was taken for lost.
     """
-    with _opened(_lock(folder, trial.number)) as file, get_heartbeat_thread(trial._trial_id, study._storage):
-        fcntl.flock(file, fcntl.LOCK_EX)
+    lock = _lock(folder, trial.number)
+    with _locked(lock), get_heartbeat_thread(trial._trial_id, study._storage):
         trial.set_user_attr(FOLDER, trial.user_attrs.get(FOLDER, trial.number))
         trial.set_user_attr(HELD, trial.number)  # a retry starts with the attributes of the trial that it repeats
         yield run_folder(folder, trial)
-        _lock(folder, trial.number).unlink()
+        with _usable(lock):
+            lock.unlink()
 
 
 def run_folder(folder: Path, trial: FrozenTrial | optuna.Trial) -> Path:
     """The folder of a trial's runs, in the study's folder."""
-    return folder / "trials" / f"{trial.user_attrs[FOLDER]:04d}"
+    return folder / RUNS / f"{trial.user_attrs[FOLDER]:04d}"
 
 
 def should_prune(study: optuna.Study, trial: optuna.Trial) -> bool:
@@ -111,21 +111,31 @@ def failed_by_itself(trial: FrozenTrial) -> bool:
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Lock out the other workers that share the folder."""
-    with _opened(folder / ".turn") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def turn(folder: Path) -> Iterator[None]:
+    """Lock out the other workers that share the folder. Raises WriteError where there can be no lock."""
+    with _locked(folder / ".turn"):
         yield
 
 
-def _opened(lock: Path) -> TextIO:
-    """A file to lock, opened. Raises WriteError where it cannot be made."""
-    try:
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Lock a file, which is made where it is missing. Raises WriteError where that cannot be."""
+    with _usable(lock):
         lock.parent.mkdir(exist_ok=True)
-        return lock.open("w")
+        file = lock.open("w")
+    with file:
+        with _usable(lock):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _usable(lock: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        cure = "Make room there; the same command resumes the study"
-        raise WriteError(str(lock), f"cannot be made ({error.strerror})", cure) from error
+        cure = "Mend that; the same command resumes the study"
+        raise WriteError(str(lock), f"cannot be used ({error.strerror})", cure) from error
 
 
 def _fail_dead(study: optuna.Study, folder: Path) -> None:
@@ -143,19 +153,23 @@ def _dead(trial: FrozenTrial, folder: Path, alone: bool) -> bool:
         alone: all workers have this folder, since the study lives in it.
     """
     if trial.user_attrs.get(HELD) != trial.number:
+        if alone:  # its worker's turn has ended
+            return True
         return trial.datetime_start is not None and datetime.now() - trial.datetime_start > UNHELD
-    try:
-        with _lock(folder, trial.number).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:  # held in another folder, or the study lost the record of its end
-        return alone
-    except BlockingIOError:  # held in this folder
-        return False
+    lock = _lock(folder, trial.number)
+    with _usable(lock):
+        try:
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:  # held in another folder, or the study lost the record of its end
+            return alone
+        except BlockingIOError:  # held in this folder
+            return False
     return True
 
 
 def _lock(folder: Path, number: int) -> Path:
-    return folder / "trials" / f"{number:04d}.lock"
+    return folder / RUNS / f"{number:04d}.lock"
 
 
 def _retry_lost(study: optuna.Study, trials: list[FrozenTrial]) -> None:

@@ -23,10 +23,10 @@ from engine.training.step.batched import BatchedStep
 from engine.training.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
 from hpo.config import StudyConfig, Work
-from hpo.dispatch import claim, fail, hold, should_prune
+from hpo.dispatch import claim, fail, hold, should_prune, turn
 from hpo.space import configured, suggest
 from hpo.storage import EPOCHS, SECONDS, SETTINGS, count_finished
-from hpo.trial import Epoch, TrialFailed, run_trial
+from hpo.trial import Epoch, TrialFailed, of_the_machine, run_trial
 from loaders.errors import InputError, WriteError
 
 WAIT_S = 0.5  # between two attempts to claim a trial
@@ -109,12 +109,13 @@ def _claimed(
     """A trial for this process and its configuration; None while enough are running or finished."""
     while count_finished(study) < work.trials:
         hpo = work.config.hpo
-        trial = claim(study, work.trials, work.folder, partial(SAMPLERS[hpo.sampler], hpo.seed))
-        if trial is None:
-            return None
-        driven = _driven(work, study, trial, inputs, folds, stop)
-        if (config := _send(driven, None)) is not None:
-            return driven, config
+        with turn(work.folder):
+            trial = claim(study, work.trials, work.folder, partial(SAMPLERS[hpo.sampler], hpo.seed))
+            if trial is None:
+                return None
+            driven = _driven(work, study, trial, inputs, folds, stop)
+            if (config := _send(driven, None)) is not None:
+                return driven, config
     return None
 
 
@@ -152,12 +153,12 @@ def _driven(
                 count_seconds()
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-        except WriteError:
-            raise  # left as it is, to be repeated
         except OSError as error:
             what = f"could not be read or written ({error.strerror})"
             raise WriteError(str(error.filename or folder), what, "Mend that; the same command resumes") from error
         except (TrialFailed, InputError) as error:
+            if of_the_machine(error):
+                raise  # left as it is, to be repeated
             inputs.verification.wait()  # damaged rows fail no trial, they end the command
             fail(study, trial, str(error))
         else:

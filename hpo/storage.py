@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import BaseModel, ValidationError
 
+from loaders.cache.atomic import write_atomically
+from loaders.disk.content import find_file
 from loaders.disk.durable import sync_folder
 from loaders.errors import InputError, WriteError
 
 JOURNAL = "study.journal"
+RUNS = "trials"  # folder of the trials' runs
+STUDY = ".study"  # the name of the study that a folder belongs to
 HEARTBEAT_S, GRACE_S = 10, 60  # between two heartbeats of a running trial; without one until it is taken for lost
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -83,12 +87,19 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
             proxy.wait_server_ready(timeout=5)
             return proxy
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+        return _Database(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of gRPC: each has its own kind
         what = f"the storage cannot be opened ({_in_words(error)})"
         raise InputError(
             "--storage", what, "Check the URL, that its server runs, and that its driver is installed"
         ) from error
+
+
+class _Database(RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        """In a thread of Optuna's, whose errors nobody can catch: a storage that fails is told by who runs trials."""
+        with suppress(*storage_errors()):
+            super().record_heartbeat(trial_id)
 
 
 class Journal(JournalFileBackend):
@@ -109,6 +120,14 @@ class Journal(JournalFileBackend):
         except OSError as error:
             cure = "Make room there, or pass another --out"
             raise WriteError(str(path), f"cannot be opened for writing ({error.strerror})", cure) from error
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The lines from a number on. Raises WriteError where they cannot be read."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except OSError as error:
+            cure = "Mend that; the same command resumes the study"
+            raise WriteError(str(self._path), f"cannot be read ({error.strerror})", cure) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines, all or none. Raises WriteError where they could not be written."""
@@ -196,6 +215,29 @@ def check_attributes(study: optuna.Study, where: str | Path) -> None:
             first = error.errors()[0]
             what = f"attribute {first['loc'][0]!r} of {name} is {first['input']!r:.100}: {first['msg'].lower()}"
             raise InputError(str(where), what, "Restore it from a copy, or begin another study") from error
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Note the name of the study that a folder belongs to. Raises InputError where it belongs to another one."""
+    path = folder / STUDY
+    known = find_file(path, "Remove it where the folder's trials are those of this study")
+    if known is None:
+        write_atomically(path, f"{name}\n".encode(errors="backslashreplace"))
+    elif known != f"{name}\n".encode(errors="backslashreplace"):
+        what = f"holds the trials of the study {known.decode(errors='replace').rstrip()!r:.200}, not of {name!r:.200}"
+        raise InputError(str(folder), what, "Pass another --out")
+
+
+def check_known(study: optuna.Study, folder: Path, where: str) -> None:
+    """Raise InputError where a folder holds trials that the study does not know: its storage was emptied, or another
+    study of that name began here."""
+    made = [int(path.name) for path in (folder / RUNS).glob("*") if path.is_dir() and path.name.isdecimal()]
+    count = len(study.get_trials(deepcopy=False))  # read after the folder: a trial is in the storage first
+    if max(made, default=-1) >= count:
+        what = (
+            f"knows {count} trials, and {folder / RUNS} holds trial {max(made)}: it was emptied, or is another study's"
+        )
+        raise InputError(where, what, "Restore it from a copy, or pass another --out")
 
 
 def _in_words(error: Exception) -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from hpo.storage import (
     DAYS,
     JOURNAL,
     check_attributes,
+    check_folder,
+    check_known,
     count_finished,
     open_storage,
     reading,
@@ -76,8 +78,14 @@ def _run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     tuned_until = max(study.user_attrs[DAYS]["last"], work.config.split.tuned_until or "")
     epochs = sum(phase.epochs for phase in phases_of(work.config)) * max(work.config.hpo.folds, 1)
 
+    last = Group()
+
     def shown() -> Group:
-        return status(study, work.trials, epochs, started, console.is_terminal)
+        """The status, or the last one: a thread asks for it too, and what fails is said by those who run trials."""
+        nonlocal last
+        with suppress(InputError, *storage_errors()):
+            last = status(study, work.trials, epochs, started, console.is_terminal)
+        return last
 
     live = Live(console=console, get_renderable=shown, refresh_per_second=1)
     if workers == 1:
@@ -126,6 +134,7 @@ def _open_study(work: Work) -> optuna.Study:
     Its first trial is the command's own configuration, where the space holds it: what the others have to beat.
     """
     hpo, panel = work.config.hpo, open_panel(work.config.data.arrow, work.config.data.store)
+    check_folder(work.folder, work.name)
     storage = open_storage(work.storage, work.folder)
     with reading(_where(work)):
         study = optuna.create_study(
@@ -133,6 +142,7 @@ def _open_study(work: Work) -> optuna.Study:
             pruner=PRUNERS[hpo.pruner](),
         )  # fmt: skip
         check_attributes(study, _where(work))
+        check_known(study, work.folder, _where(work))
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
     folds = study_folds(work.config, panel)
     dates = [dates_of(fold.split, panel.calendar) for _, fold in folds]

@@ -93,7 +93,8 @@ def run_trial(
         report: called after every epoch, also those before a run was resumed; returns whether to prune the trial.
         slots, stop: as for `open_run`.
 
-    Raises TrialPruned, TrialFailed for a training that cannot go on or a metric that is missing, and WriteError.
+    Raises TrialPruned, TrialFailed for a training that cannot go on or a metric that is missing, and what is
+    `of_the_machine`.
     """
     finished: list[list[float]] = []
     before = 0  # epochs of the folds that are finished
@@ -118,11 +119,16 @@ def run_trial(
                         raise TrialPruned
                 before += run.state.epoch
                 finished.append(metrics)
-        except WriteError:
-            raise  # the trial is not at fault
         except (RunFailed, InputError) as error:
+            if of_the_machine(error):
+                raise  # the trial is not at fault
             raise TrialFailed(str(error)) from error
     return _mean(finished)
+
+
+def of_the_machine(error: Exception) -> bool:
+    """Whether an error is about what the machine did not allow: a write, or a read that failed. It costs no trial."""
+    return isinstance(error, WriteError) or isinstance(error.__cause__, OSError)
 
 
 def _mean(rows: list[list[float]]) -> list[float]:

@@ -20,7 +20,8 @@ class InputError(Exception):
 
 
 class WriteError(InputError):
-    """What could not be written, such as on a full disk. Nothing is wrong with the work itself: it can be repeated."""
+    """What could not be written, or read on the way, such as on a full disk. Nothing is wrong with the work itself: it
+    can be repeated."""
 
 
 class Interrupted(Exception):

@@ -8,6 +8,7 @@ Rows that differ also make the work on them fail in other ways: a matrix that ca
 finite, an id out of range. So an exception of the work gives way to the checksum's, for which it waits.
 
 A training on a CPU wants all cores, so of a few cores one thread hashes. A machine with many, as GPUs have, lends four.
+Once the work waits for the comparison, all cores hash.
 """
 
 import threading
@@ -29,9 +30,14 @@ CORES_EACH = 4  # of the machine, for one that hashes
 class Verification:
     """A comparison under way."""
 
+    lent: int  # threads that hash beside the work
+    threads: int  # that hash once it waits
     stop: threading.Event = field(default_factory=threading.Event)  # nobody asks any more
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.turns = threading.Semaphore(self.lent)
 
     def raise_if_failed(self) -> None:
         """Raise what was found, and nothing otherwise; costs nothing."""
@@ -40,8 +46,15 @@ class Verification:
 
     def wait(self) -> None:
         """Wait for every chunk, then as `raise_if_failed`."""
-        self.done.wait()
+        self._wait()
         self.raise_if_failed()
+
+    def _wait(self) -> None:
+        if not self.done.is_set():
+            more, self.lent = self.threads - self.lent, self.threads
+            for _ in range(more):
+                self.turns.release()
+            self.done.wait()
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -52,7 +65,7 @@ class Verification:
         except (Interrupted, WriteError):
             raise
         except Exception as error:
-            self.done.wait()
+            self._wait()
             if self.error is None or self.error is error:
                 raise
             raise self.error from error
@@ -74,14 +87,14 @@ def verifying(panel: Panel) -> Iterator[Verification]:
     What it raises is an InputError naming the first chunk (its number and byte range) that differs, also in place of
     another exception of the block (`Verification.explaining`).
     """
-    verification = Verification()
-    threads = max(min(usable_cores().threads // CORES_EACH, MOST_THREADS), 1)
+    threads = usable_cores().threads
+    verification = Verification(max(min(threads // CORES_EACH, MOST_THREADS), 1), threads)
 
     def compare() -> None:
         try:
             panel.check_unchanged()
             for file in panel.files:
-                _compare(file, threads, verification.stop)
+                _compare(file, verification)
         except BaseException as error:  # re-raised by whoever asks
             verification.error = error
         finally:
@@ -97,20 +110,21 @@ def verifying(panel: Panel) -> Iterator[Verification]:
         thread.join()
 
 
-def _compare(file: Mapped, threads: int, stop: threading.Event) -> None:
-    """Compare a file's chunks, until `stop` is set. Raises InputError for the first that differs."""
+def _compare(file: Mapped, verification: Verification) -> None:
+    """Compare a file's chunks, until nobody asks any more. Raises InputError for the first that differs."""
     if file.verified.is_set():
         return
-    manifest = file.manifest  # of the mapped rows, whatever cache has taken the folder since
+    manifest, stop = file.manifest, verification.stop  # of the mapped rows, whatever cache has taken the folder since
     size = manifest.chunk_bytes
     # The pool ends before the view does, which its threads still read.
-    with memoryview(file.mapping) as rows, ThreadPoolExecutor(threads, "verify") as pool:
+    with memoryview(file.mapping) as rows, ThreadPoolExecutor(verification.threads, "verify") as pool:
 
         def differs(number: int) -> bool:
-            if stop.is_set():
-                return False
-            with rows[number * size : (number + 1) * size] as chunk:
-                return checksum_of(chunk) != manifest.checksums[number]
+            with verification.turns:
+                if stop.is_set():
+                    return False
+                with rows[number * size : (number + 1) * size] as chunk:
+                    return checksum_of(chunk) != manifest.checksums[number]
 
         for number, different in enumerate(pool.map(differs, range(len(manifest.checksums)))):
             if different:

@@ -1,6 +1,7 @@
 """`atft-engine cache`: build, append to, inspect and verify caches."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,10 @@ def cache_append(
 
 @contextmanager
 def _needs_polars(command: str) -> Iterator[None]:
+    from loaders.cache.sources.room import check_room
+
+    if "polars" not in sys.modules:
+        check_room()
     try:
         yield
     except ModuleNotFoundError as error:

@@ -29,7 +29,7 @@ from torch.func import functional_call, vmap
 
 from engine.config import Config, ModelConfig, ObjectiveConfig, Part
 from engine.own.names import find
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 Factory = Callable[..., nn.Module]
 CODES, DAYS = 3, 2  # of the block that a module is tried on
@@ -213,6 +213,7 @@ def _one_line(where: str, doing: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # of the user's code, which may raise anything
+        check_memory(error)
         reason = str(error).splitlines()[0] if str(error) else "no message"
         raise InputError(where, f"{doing} raised {type(error).__name__}: {reason}", "Mend the module") from error
 

@@ -10,7 +10,7 @@ import sys
 from functools import reduce
 from typing import Any
 
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 _given: dict[str, Any] = {}  # what cannot be imported
 
@@ -55,6 +55,7 @@ def find(name: str, where: str) -> Any:
     try:
         return reduce(getattr, path.split("."), importlib.import_module(module))
     except Exception as error:  # of the user's module, which may raise anything
+        check_memory(error)
         reason = str(error).splitlines()[0] if str(error) else "no message"
         what = f"{name} cannot be imported ({type(error).__name__}: {reason}); {here} was searched too"
         raise InputError(where, what, "Mend the name or the module, or start where the module lies") from error

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine.config import ObjectiveConfig
 from engine.own.names import find
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 DAYS, CODES = 3, 12  # of what a term is tried on
@@ -90,6 +90,7 @@ def _checked(place: int, name: str, function: Function, device: torch.device) ->
     except InputError:
         raise
     except Exception as error:  # of the user's function, which may raise anything
+        check_memory(error)
         reason = str(error).splitlines()[0] if str(error) else "no message"
         raise InputError(where, f"raised {type(error).__name__}: {reason}", "Mend the function") from error
     if not (torch.isfinite(values).all() and torch.isfinite(slope).all()):

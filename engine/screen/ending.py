@@ -1,8 +1,8 @@
 """How a command ends: with what it printed, or with one line on stderr and an exit code.
 
     0   done
-    1   failed: a training that cannot go on, a signal, memory that ran out, or an error of the program itself, whose
-        traceback is in a log file that the line names
+    1   failed: a training that cannot go on, a signal, memory or open files that ran out, or an error of the program
+        itself, whose traceback is in a log file that the line names
     2   bad input or configuration, or a file that could not be written
 
 Whatever a user can mend is an InputError by the time it comes here: each boundary turns its own errors into one.
@@ -65,6 +65,8 @@ def _lines() -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _end(f"failed: too many open files ({str(error)[:LONGEST]}). Allow more of them (ulimit -n)", 1)
         what = out_of_memory(error)
         if what is None:
             unforeseen(error)

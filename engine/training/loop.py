@@ -171,8 +171,8 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     run.save_last()
     if run.learner.world.first:
         write_metrics(run.folder, state)
-    if run.log.writer is not None:
-        log_scalars(run.log.writer, line, state)
+    if run.log.events is not None:
+        log_scalars(run.log.events, line, state)
     per_horizon = ", ".join(f"h={h} {valid[str(h)]['rank_ic']:.4f}" for h in state.horizons)
     run.log.console.print(
         f"epoch {state.epoch}{f' ({phase.name})' if run.config.phases else ''}: loss {means['loss']:.4f}, "

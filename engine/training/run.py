@@ -187,7 +187,7 @@ def open_run(
                 _set_risk_directions(learner, config, fold)
             if world.first:
                 make_folder(folder / "checkpoints")
-        log = stack.enter_context(open_log(folder, console, state, resume, world.first, progress))
+        log = open_log(folder, console, state, resume, world.first, progress)
         called = Callbacks(tuple(callbacks) if world.first else ())
         run = Run(config, folder, state, inputs, fold, plans, learner, log, [] if stop is None else stop, usage, called)
         _ = fold.valid, run.valid_online  # computed now: later it would be counted as time of the first validation

@@ -1,12 +1,13 @@
 """Reporting of a run: its console, TensorBoard events, metrics.jsonl, throughput. Nothing here changes a metric."""
 
+import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -18,42 +19,48 @@ from loaders.cache.atomic import write_atomically
 from loaders.errors import WriteError
 from loaders.progress import Progress, quiet
 
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+
 
 @dataclass(frozen=True)
 class RunLog:
     """Where a run reports to."""
 
     console: Console
-    writer: Any  # TensorBoard's SummaryWriter; None on all ranks but the first
+    events: Path | None  # TensorBoard's file; None on all ranks but the first
     progress: Progress  # of the whole run, in steps
 
 
-@contextmanager
-def open_log(
-    folder: Path, console: Console, state: State, resumed: bool, first: bool, progress: Progress
-) -> Iterator[RunLog]:
-    """A run's log; events after the step that it resumes from are dropped."""
+def open_log(folder: Path, console: Console, state: State, resumed: bool, first: bool, progress: Progress) -> RunLog:
+    """A run's log; events after the step that it resumes from are dropped. Raises WriteError where none can be made."""
     if not first:
-        yield RunLog(console, None, quiet)
-        return
-    from torch.utils.tensorboard import SummaryWriter
+        return RunLog(console, None, quiet)
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    with _written(folder):
-        writer = SummaryWriter(str(folder), purge_step=state.step + 1 if resumed else None)
+    path = folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
+    begun = [Event(file_version="brain.Event:2")]
+    if resumed:
+        begun.append(Event(step=state.step + 1, session_log=SessionLog(status=SessionLog.START)))
+    _append_events(path, begun)
+    return RunLog(console, path, progress)
+
+
+def _append_events(path: Path, events: "Sequence[Event]") -> None:
+    """Add events to a file of TensorBoard's. Raises WriteError where that cannot be.
+
+    TensorBoard's own writer writes in a thread, whose errors nobody can catch.
+    """
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     try:
-        yield RunLog(console, writer, progress)
-    finally:
-        with _written(folder):
-            writer.close()
-
-
-@contextmanager
-def _written(folder: str | Path) -> Iterator[None]:
-    try:
-        yield
+        with path.open("ab") as file:
+            for event in events:
+                event.wall_time = time.time()
+                RecordWriter(file).write(event.SerializeToString())
     except OSError as error:
         what = f"TensorBoard's events cannot be written ({error.strerror})"
-        raise WriteError(str(folder), what, "Make room there, then resume") from error
+        raise WriteError(str(path.parent), what, "Make room there, then resume") from error
 
 
 def write_metrics(run: Path, state: State) -> None:
@@ -62,8 +69,11 @@ def write_metrics(run: Path, state: State) -> None:
     write_atomically(run / METRICS, lines.encode())
 
 
-def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
+def log_scalars(events: Path, line: dict[str, Any], state: State) -> None:
     """One validation's metrics, and throughput so far, as TensorBoard scalars."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
     values = {f"train/{name}": value for name, value in line["train"].items()}
     values["train/learning_rate"] = line["learning_rate"]
     for horizon, metrics in line["valid"].items():
@@ -71,10 +81,8 @@ def log_scalars(writer: Any, line: dict[str, Any], state: State) -> None:
     seconds = max(state.seconds["train"], 1e-9)
     values["throughput/samples_per_s"] = state.samples / seconds
     values["throughput/data_wait_fraction"] = state.seconds["wait"] / seconds
-    with _written(writer.log_dir):
-        for name, value in values.items():
-            writer.add_scalar(name, value, state.step)
-        writer.flush()
+    scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    _append_events(events, [Event(step=state.step, summary=Summary(value=scalars))])
 
 
 def throughput(state: State, device: torch.device, usage: Usage) -> dict[str, float | int | None]:

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,10 @@ from typing import Any
 
 from numba import njit
 from numba.core import config
+from numba.core.errors import NumbaSystemWarning
+
+# Of a lock between processes of which one forks while it compiles; ours are begun anew.
+warnings.filterwarnings("ignore", "(?s).*Could not obtain multiprocessing lock", NumbaSystemWarning)
 
 _PACKAGES = [Path(__file__).parents[1], Path(__file__).parents[2] / "loaders"]
 

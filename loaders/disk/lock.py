@@ -79,7 +79,8 @@ def take(lock: Path, wait: bool = False) -> int:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
-            print(f"{lock.parent}: its file system has no locks, so keep other commands out of it", file=sys.stderr)
+            if not wait:  # a command's lock, rather than a file's: one line is enough
+                print(f"{lock.parent}: its file system has no locks, so keep other commands out of it", file=sys.stderr)
             return descriptor
         except BaseException:
             os.close(descriptor)

@@ -18,7 +18,9 @@ def read_table(path: Path, cure: str) -> pa.Table:
     """A Parquet file, written here or elsewhere. Raises InputError where it cannot be read."""
     content = read_file(path, cure)
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        # By this thread: Arrow waits for ever for threads that the system does not give it.
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
+        table = file.read(use_threads=False)
         table.validate(full=True)
         _ = table.column_names  # may be no text
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:

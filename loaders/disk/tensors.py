@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from loaders.disk.content import CHECKSUM, canonical, find_file, parse_json
-from loaders.errors import InputError
+from loaders.errors import InputError, check_memory
 
 STATE, KIND = "state", "kind"
 
@@ -42,6 +42,7 @@ def find_tensors(path: Path, cure: str) -> tuple[Any, dict[str, Tensor]] | None:
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        check_memory(error)
         what = f"not readable as safetensors: it is damaged ({' '.join(str(error).split())[:200]})"
         raise InputError(where, what, cure) from error
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], where, cure)

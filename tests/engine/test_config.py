@@ -6,6 +6,7 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engine.config import Config
 from engine.config_file import config_hash, load_config, to_toml
@@ -53,6 +54,52 @@ def test_bad_settings_are_named(settings, named):
         load_config(None, settings)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _numbers_of(schema):
+    """`section.key` of each setting that may be a number, by the schema, which the check does not read."""
+    for section, place in schema["properties"].items():
+        of = schema["$defs"].get(place.get("$ref", "").rpartition("/")[2], {})
+        for key, setting in of.get("properties", {}).items():
+            kinds = {one.get("type") for one in (setting, *setting.get("anyOf", []))}
+            if kinds & {"integer", "number"} and "boolean" not in kinds:
+                yield f"{section}.{key}"
+
+
+NUMBERS = list(_numbers_of(Config.model_json_schema()))
+
+
+def test_true_and_false_are_no_numbers(tmp_path):
+    assert len(NUMBERS) > 40
+    for name in NUMBERS:
+        section, _, key = name.partition(".")
+        path = tmp_path / "config.toml"
+        for value in ("true", "false"):
+            path.write_text(f"[{section}]\n{key} = {value}\n")
+            for settings, file in (([f"{name}={value}"], None), ([], path)):
+                with pytest.raises(InputError, match=f"^{name}: true and false are no numbers"):
+                    load_config(file, settings)
+            with pytest.raises(ValidationError, match="true and false are no numbers"):
+                type(getattr(Config(), section))(**{key: value == "true"})
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[model]\nspans = [true, 5]", "model.spans"),
+        ("[model.categories]\nsector = true", "model.categories"),
+        ("[objective.own.mine]\nterm = 'mine:term'\nweight = true", "objective.own.mine.weight"),
+        ("[objective]\nhorizon_weights = [true, false]", "objective.horizon_weights"),
+        ("[[phases]]\nname = 'one'\nepochs = true", "phases.0.epochs"),
+        ("[[phases]]\nname = 'one'\nepochs = 1\nweights = { ic = true }", "phases.0.weights"),
+        ("[data]\nhorizons = [true]", "data.horizons"),
+    ],
+)
+def test_true_is_no_number_inside_a_setting(tmp_path, content, named):
+    path = tmp_path / "config.toml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"^{named}: true and false are no numbers"):
+        load_config(path, [])
 
 
 @pytest.mark.parametrize("content", ["[train\n", "\xff\xfe"])

@@ -1,6 +1,7 @@
 """No command gives a figure of rows that differ from their checksums: one line, exit code 2, nothing written."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import engine
 from engine.live import check
 from engine.score.predict import load_run
+from loaders import verify
 from loaders.cache.format import read_manifest
 from loaders.errors import InputError
 from loaders.panel import open_panel
@@ -150,8 +152,6 @@ def test_the_api_gives_none(cache, small_run):
 
 
 def test_a_whole_panel_is_compared_once(small_cache, monkeypatch):
-    from loaders import verify
-
     pytest.importorskip("polars")
     panel, hashed = engine.open_panel(small_cache), []
     real = verify.checksum_of
@@ -160,6 +160,30 @@ def test_a_whole_panel_is_compared_once(small_cache, monkeypatch):
         panel.to_polars()
         list(panel.blocks())
     assert len(hashed) == len(panel.manifest.checksums)
+
+
+def test_a_training_that_fails_before_the_comparison_has_ended_gives_way(
+    small_cache, tmp_path, monkeypatch, run_command
+):
+    """Risk directions of damaged rows are computed beside the comparison, which here ends after they have failed."""
+    cache, failed = damaged(small_cache, tmp_path / "cache", xor), threading.Event()
+    real = verify.checksum_of
+
+    def fail(*_):
+        failed.set()
+        raise np.linalg.LinAlgError("the leading minor of order 3 is not positive definite")
+
+    def compare(chunk):
+        assert failed.wait(60)
+        return real(chunk)
+
+    monkeypatch.setattr("engine.training.run.risk_directions", fail)
+    monkeypatch.setattr(verify, "checksum_of", compare)
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    code, _, error = run_command("train", "--arrow", cache, "--out", tmp_path / "run", *settings)
+    assert (code, error.count("\n")) == (2, 1), error
+    assert "checksum differs" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_exception_of_the_work_gives_way(small_cache, tmp_path, monkeypatch, run_command):

@@ -22,7 +22,17 @@ from tests.faults.readers import READERS, Tried, copy, judge, keep
 from tests.faults.server import How, Outcome, Stdout, run, start
 from tests.servers import Postgresql, Proxy
 
-MEMORY = (0, 1 << 20, 16 << 20, 64 << 20, 128 << 20, 256 << 20, 512 << 20, 1 << 30)  # bytes beyond what a child has
+MEMORY = (
+    0,
+    1 << 20,
+    16 << 20,
+    64 << 20,
+    128 << 20,
+    256 << 20,
+    512 << 20,
+    1 << 30,
+    4 << 30,
+)  # bytes beyond what a child has
 FILES = (3, 5, 8, 12, 16, 24, 40)  # open at once
 SIZES = (0, 1, 100, 4096, 1 << 16)  # bytes of a file
 NOBODY = 65534  # root is not bound by the limit of threads

@@ -90,9 +90,12 @@ def _trained(name: str) -> Callable[[Path, Outcome], Any]:
 
 
 def _study(name: str) -> Callable[[Path, Outcome], Any]:
+    """The table of the best trials, which follows the status with its times, and the settings of the best one."""
+
     def figures(folder: Path, outcome: Outcome) -> tuple[str, str]:
-        best = (folder / name / "best.toml").read_text()
-        return _printed(folder, outcome), "\n".join(line for line in best.splitlines() if "arrow" not in line)
+        _, best_of, trials = _printed(folder, outcome).partition("best of ")
+        best = (folder / name / "best.toml").read_text().splitlines()[1:]  # below a checksum, which is of paths too
+        return best_of + trials, "\n".join(line for line in best if "arrow" not in line)
 
     return figures
 
@@ -226,10 +229,10 @@ def judge(name: str, work: Path, outcome: Outcome, expected: Any) -> tuple[Verdi
     return "right", ""
 
 
-def keep(work: Path, outcome: Outcome) -> None:
+def keep(work: Path, outcome: Outcome, name: str = "outcome.txt") -> None:
     """Leave how a command ended beside its files, for whoever looks into a wrong one."""
     text = f"exit code {outcome.code}, signal {outcome.signal}, {outcome.seconds:.1f} s\n{outcome.out}\n{outcome.err}"
-    (work / "outcome.txt").write_text(text, errors="backslashreplace")
+    (work / name).write_text(text, errors="backslashreplace")
 
 
 def _odd_reversal(work: Path, printed: str) -> str | None:

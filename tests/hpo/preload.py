@@ -12,8 +12,8 @@ import rich.live
 import rich.progress
 import safetensors.torch
 import scipy.linalg
+import tensorboard.summary.writer.record_writer
 import torch._inductor
-import torch.utils.tensorboard
 import triton.language
 
 numba.njit(lambda x: x)(0)  # loads what numba loads when it first compiles

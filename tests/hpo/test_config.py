@@ -34,6 +34,20 @@ def test_a_study_reads_the_section_and_a_training_ignores_it(file):
         load_config(file, ["hpo.seed=8"])
 
 
+@pytest.mark.parametrize("setting", ["hpo.folds=true", "hpo.seed=false", "train.epochs=true"])
+def test_true_and_false_are_no_numbers(setting):
+    with pytest.raises(InputError, match="true and false are no numbers"):
+        load(StudyConfig, None, [setting])
+
+
+def test_a_range_of_truth_is_refused_and_a_choice_of_it_is_not(file):
+    file.write_text('[hpo.space]\n"model.dropout" = { low = false, high = true }\n')
+    with pytest.raises(InputError, match="low: true and false are no numbers"):
+        load(StudyConfig, file, [])
+    file.write_text('[hpo.space]\n"model.attention" = { choices = [false, true] }\n')
+    assert load(StudyConfig, file, []).hpo.space["model.attention"].choices == (False, True)
+
+
 @pytest.mark.parametrize(("setting", "names"), [("sampler", SAMPLERS), ("pruner", PRUNERS)])
 def test_every_algorithm_of_the_registry_may_be_named_and_no_other(setting, names):
     for name in names:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 import hpo.dispatch
 from engine.errors import RunFailed
-from hpo.dispatch import SURPLUS, claim, fail, hold
+from hpo.dispatch import SURPLUS, claim, fail, hold, repeats, turn
 from hpo.storage import REASON, SECONDS, open_storage
 
 
@@ -63,6 +63,13 @@ def kill_at(study, trial, folder, seconds=None):
     return trial.params, run
 
 
+def held(study, alive, folder):
+    """A trial that its worker holds until the test ends."""
+    trial = claim(study, 2, folder, RandomSampler)
+    alive.enter_context(hold(study, trial, folder))
+    return trial
+
+
 def states(study):
     return [trial.state.name for trial in study.get_trials()]
 
@@ -77,11 +84,14 @@ def test_workers_draw_apart(opened, alive, tmp_path):
 
 
 @pytest.mark.parametrize("storage", [None], indirect=True, ids=["journal"])
-def test_workers_that_claim_at_once_draw_apart(opened, tmp_path, monkeypatch):
+def test_workers_that_claim_at_once_draw_apart(opened, alive, tmp_path, monkeypatch):
     study, other, drawn = opened(), opened(), []
 
     def draw(worker):
-        drawn.append(claim(worker, 6, tmp_path, RandomSampler).suggest_float("x", 0, 1))
+        with turn(tmp_path):
+            trial = claim(worker, 6, tmp_path, RandomSampler)
+            alive.enter_context(hold(worker, trial, tmp_path))
+            drawn.append(trial.suggest_float("x", 0, 1))
 
     real, thread = study.ask, threading.Thread(target=draw, args=(other,))
 
@@ -113,6 +123,20 @@ def test_a_worker_killed_between_failing_a_trial_and_retrying_it_loses_nothing(s
     assert kill_at(study, claim(study, 3, tmp_path, RandomSampler), tmp_path) == (params, run)
 
 
+@pytest.mark.parametrize("storage", [None], indirect=True, ids=["journal"])
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_trial_of_the_folder_that_was_never_held_is_retried_at_once_in_its_place(study, tmp_path, retry):
+    """Its worker was killed in its turn, so a trial that is asked for meanwhile would be drawn without it."""
+    unheld = claim(study, 9, tmp_path, RandomSampler)
+    if retry:
+        kill_at(study, unheld, tmp_path)
+        unheld = claim(study, 9, tmp_path, RandomSampler)
+    again = claim(study, 9, tmp_path, RandomSampler)
+    assert repeats(study.get_trials()[again.number]) == unheld.number
+    assert states(study)[-2:] == ["FAIL", "RUNNING"]
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "postgresql", "grpc"], indirect=True)
 @pytest.mark.parametrize("retry", [False, True])
 def test_a_trial_that_was_never_held_is_given_up_after_a_while(study, tmp_path, monkeypatch, retry):
     unheld = claim(study, 1, tmp_path, RandomSampler)
@@ -179,7 +203,7 @@ def test_a_trial_that_failed_by_itself_is_replaced_and_not_retried(study, tmp_pa
 
 
 def test_no_more_trials_run_than_are_missing(study, tmp_path, alive):
-    first, second = (claim(study, 2, tmp_path, RandomSampler) for _ in range(2))
+    first, second = (held(study, alive, tmp_path) for _ in range(2))
     assert claim(study, 2, tmp_path, RandomSampler) is None  # wait: one of them may yet fail
     study.tell(first, 1.0)
     assert claim(study, 2, tmp_path, RandomSampler) is None

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -15,11 +16,18 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from rich.console import Console
 
 import engine.checkpoint
 import hpo.dispatch
 import hpo.drive
+import hpo.study
+import loaders.disk.content
+import loaders.disk.tensors
+from engine.checkpoint import LAST
 from hpo.algorithms import PRUNERS
 from hpo.drive import run_trials
 from hpo.storage import FINISHED, FOLDER, JOURNAL, REASON, Journal, open_storage
@@ -168,6 +176,37 @@ def copied(finished, tmp_path):
     return folder, figures(finished[1])
 
 
+def refused_with(asked, words):
+    """The study is refused in one line, and what it had found stays."""
+    best = (asked.folder / "best.toml").read_bytes()
+    for _ in range(2):
+        with pytest.raises(InputError, match=words) as refused:
+            run_study(asked, 1, QUIET)
+        assert "\n" not in str(refused.value)
+    assert (asked.folder / "best.toml").read_bytes() == best
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_an_emptied_journal_does_not_begin_again(cache, copied, kept):
+    folder, _ = copied
+    lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    (folder / JOURNAL).write_bytes(b"".join(lines[: int(kept * len(lines))]))
+    refused_with(work(cache, folder, 6), rf"{JOURNAL}: knows \d trials, and .*trials holds trial 5")
+
+
+def test_a_journal_that_is_gone_does_not_begin_again(cache, copied):
+    folder, _ = copied
+    (folder / JOURNAL).unlink()
+    refused_with(work(cache, folder, 6), rf"{JOURNAL}: knows 0 trials")
+
+
+def test_a_second_study_does_not_take_the_folder_of_another(cache, copied, tmp_path):
+    folder, expected = copied
+    refused_with(work(cache, folder, 6, name="other"), "holds the trials of the study 's', not of 'other'")
+    refused_with(work(cache, folder, 6, f"sqlite:///{tmp_path}/other.db"), "other.db: knows 0 trials")
+    assert figures(run_study(work(cache, folder, 6), 1, QUIET)) == expected
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_journal_cut_short_goes_on(cache, copied, cut, capsys):
     folder, expected = copied
@@ -254,6 +293,74 @@ def test_a_full_disk_ends_the_study_and_costs_no_trial(cache, finished, tmp_path
     assert not any(REASON in trial.user_attrs for trial in study.trials)
     assert sum(trial.state == TrialState.FAIL for trial in study.trials) == 1
     assert figures(study) == figures(finished[1])[:3]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"), "allocate"),
+        (MemoryError(), None),
+    ],
+    ids=["files", "torch", "memory"],
+)
+def test_what_the_machine_does_not_give_costs_no_trial(cache, finished, tmp_path, monkeypatch, fault, words):
+    """When the last checkpoint of a trial that was stopped is read."""
+    asked = work(cache, tmp_path / "out", 2)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(optuna.Study, "tell", lambda *_, **__: raised(Killed))
+        with pytest.raises(Killed):
+            run_study(asked, 1, QUIET)
+    with monkeypatch.context() as poor:
+        if isinstance(fault, OSError):
+            real = loaders.disk.content.read_plain
+            poor.setattr(
+                loaders.disk.content, "read_plain",
+                lambda path: raised(fault) if path.name == LAST else real(path),
+            )  # fmt: skip
+        else:
+            poor.setattr(loaders.disk.tensors, "load", lambda _: raised(fault))
+        with pytest.raises((InputError, MemoryError), match=words):
+            run_study(asked, 1, QUIET)
+    study = run_study(asked, 1, QUIET)
+    assert not any(REASON in trial.user_attrs for trial in study.trials)
+    assert figures(study) == figures(finished[1])[:2]
+
+
+def raised(error):
+    raise error
+
+
+def test_a_journal_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    study = optuna.create_study(storage=open_storage(None, tmp_path))
+    monkeypatch.setattr("builtins.open", lambda *_: raised(OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(WriteError, match=rf"{JOURNAL}: cannot be read \(Too many open files\)"):
+        study.get_trials()
+
+
+def test_threads_of_a_study_leave_a_storage_that_fails_to_those_who_run_trials(cache, tmp_path, monkeypatch, capsys):
+    """The screen asks for the status, and Optuna's thread writes heartbeats."""
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: told.append(what.exc_value))
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path)
+    trial = optuna.create_study(storage=storage).ask()
+    gone = StorageInternalError("the server closed the connection")
+    monkeypatch.setattr(RDBStorage, "record_heartbeat", lambda *_: raised(gone))
+    storage.record_heartbeat(trial._trial_id)
+
+    def fail(*_):
+        raise gone
+
+    def run(*_):
+        monkeypatch.setattr(hpo.study, "status", fail)
+        time.sleep(1.2)  # more than a second, after which the screen asks
+        raise gone
+
+    monkeypatch.setattr(hpo.study, "run_trials", run)
+    with pytest.raises(InputError, match=r"the storage failed \(StorageInternalError: the server closed"):
+        run_study(work(cache, tmp_path / "out", 1), 1, Console(force_terminal=True))
+    assert not told
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_workers_with_one_line(cache, tmp_path):

@@ -55,6 +55,23 @@ def test_a_whole_cache_passes(cache):
     assert not hashing()
 
 
+def test_all_cores_hash_once_the_work_waits(cache, monkeypatch):
+    panel = open_panel(cache)
+    assert len(panel.manifest.checksums) >= 8
+    real, met = verify.checksum_of, threading.Event()
+    together = threading.Barrier(8, action=met.set)
+
+    def meet(chunk):
+        if not met.is_set():
+            together.wait(30)
+        return real(chunk)
+
+    monkeypatch.setattr(verify, "checksum_of", meet)
+    with verifying(panel) as verification:
+        verification.wait()
+    assert met.is_set()
+
+
 @pytest.mark.parametrize("position", [5000, 20_000, -300])
 def test_a_flipped_bit_is_named(cache, position):
     position %= (cache / "panel.arrow").stat().st_size

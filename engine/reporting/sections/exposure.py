@@ -17,6 +17,7 @@ from engine.score.risk import MOST_DAYS, moments_of, risk_directions
 from engine.score.standard_error import half_width, mean_test
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
+from loaders.errors import InputError
 from loaders.split import Days
 
 Float = npt.NDArray[np.float64]
@@ -77,6 +78,8 @@ def exposures(subject: Subject, directions: Float, columns: list[int]) -> dict[i
     Args:
         directions: [F, R] weights of features that are standardised within the day.
         columns: K places of features.
+
+    Raises InputError where features hold values that are not finite.
     """
     panel, opened = subject.panel, subject.opened
     rows = opened.rows[panel.presence[opened.rows] == SCORED]
@@ -93,6 +96,9 @@ def exposures(subject: Subject, directions: Float, columns: list[int]) -> dict[i
         if stop - start < MIN_SAMPLES:
             continue
         x = features.astype(np.float64)
+        if not np.isfinite(x).all():
+            what = f"features of {panel.calendar[day[start]]} hold values that are not finite"
+            raise InputError(str(panel.folder), what, "Build it from features that are numbers")
         one = np.zeros(len(x))
         ranks = [ranks_within_day(x[:, column], one) for column in columns]
         sides = _standardised(np.column_stack([_standardised(x) @ directions, *ranks]))

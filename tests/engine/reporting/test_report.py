@@ -286,3 +286,14 @@ def test_figures_hold_the_days_and_values_of_the_metrics(subject):
     curve = next(item for item in deciles.section(subject).items if item.title == "Top tenth less bottom tenth")
     assert curve.data[0]["y"][-1] == pytest.approx(daily.spread.sum(), rel=1e-5)
     assert curve.data[1]["y"][-1] == pytest.approx(daily.net.sum(), rel=1e-5)
+
+
+def test_features_that_are_not_finite_are_named(small_run, small_cache, tmp_path, run_command):
+    panel = open_panel(small_cache)
+    features = np.where(np.arange(len(panel.features))[:, None] % 37, panel.features, np.nan)
+    cache = rewritten(panel, tmp_path / "cache", features=features)
+    scores = tmp_path / "scores.parquet"
+    assert run_command("baseline", "--arrow", small_cache, "--kind", "reversal", "--out", scores)[0] == 0
+    command = ["report", scores, "--arrow", cache.folder, "--out", tmp_path / "page.html"]
+    code, _, error = run_command(*command)
+    assert (code, error.count("\n")) == (2, 1), error

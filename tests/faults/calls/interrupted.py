@@ -5,6 +5,7 @@ where the user's next command ends with the figures of an unbroken work, to the 
 """
 
 import atexit
+import errno
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ from tests.faults.calls.shim import (
     counted,
 )
 from tests.faults.calls.works import Figures, Work, works
-from tests.faults.readers import Tried
+from tests.faults.readers import Tried, keep
 from tests.faults.server import run
 
 WRITES = OPEN | CHANGES
@@ -88,13 +89,17 @@ def kills() -> list[tuple[str, Fault]]:
 
 
 def errors() -> list[tuple[str, Fault]]:
-    """Each error at each call of a work that can answer it, once and from there on."""
+    """Each error at each call of a work that can answer it, once and from there on.
+
+    A file system has no locks from the first call on: it does not lose them.
+    """
     found = [
         (name, Fault(kinds, what, number + 1, error))
         for name, known in _known.items()
         for error, kinds in ERRORS.items()
         for number in range(known.calls(kinds))
         for what in (FAIL, FAIL_ON)
+        if error != errno.ENOLCK or what == FAIL or number == 0
     ]
     return _shuffled(found)
 
@@ -136,6 +141,7 @@ def _attempt(kind: str, name: str, fault: Fault | Cut, end: Callable[[Unbroken],
 def _killed(known: Unbroken, fault: Fault, folder: Path, ground: Path) -> str | None:
     known.work.start(folder, ground)
     outcome = run(known.work.argv, folder, before=lambda: fault.arm(folder))
+    keep(folder, outcome)
     if outcome.code == 0:  # killed after all was done, or an attempt of fewer calls
         return _differs(known, folder)
     return _left(known, folder) or _gone_on(known, folder)
@@ -144,6 +150,7 @@ def _killed(known: Unbroken, fault: Fault, folder: Path, ground: Path) -> str | 
 def _failed(known: Unbroken, fault: Fault, folder: Path, ground: Path) -> str | None:
     known.work.start(folder, ground)
     outcome = run(known.work.argv, folder, before=lambda: fault.arm(folder))
+    keep(folder, outcome)
     if (crash := outcome.crash()) is not None:
         return crash
     if outcome.code == 0 and known.work.is_told:
@@ -197,6 +204,7 @@ def _left(known: Unbroken, folder: Path) -> str | None:
 def _gone_on(known: Unbroken, folder: Path) -> str | None:
     """What is wrong with what a user's next commands make of it."""
     outcome = known.work.go_on(folder, lambda argv, where: run(argv, where))
+    keep(folder, outcome, "gone-on.txt")
     if (crash := outcome.crash()) is not None:
         return f"going on: {crash}"
     if outcome.code != 0 and not (known.work.is_refused_when_done and known.work.figures(folder) == known.after):
