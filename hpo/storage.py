@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,23 @@ _DAMAGED: tuple[type[Exception], ...] = (
 )
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def open_storage(url: str | None, folder: Path, say: Callable[[str], None] = _say) -> BaseStorage:
     """The storage of a study.
 
     Args:
         url: None: a journal in `folder`, for workers of one machine; sqlite:///..., postgresql://... and others of
             SQLAlchemy; grpc://host:port: an Optuna storage proxy, for many workers.
+        say: told of a last record that was cut short.
 
     Raises InputError where it cannot be reached, keeps nothing, or is damaged; WriteError where it cannot be written.
     """
     if url is None:
         with reading(folder / JOURNAL):
-            return JournalStorage(Journal(folder / JOURNAL))
+            return JournalStorage(Journal(folder / JOURNAL, say))
     if url.startswith("sqlite") and url.partition(":///")[2] in ("", ":memory:"):
         raise InputError("--storage", f"{url} keeps nothing when the process ends", "Name a file, sqlite:///study.db")
     try:
@@ -110,12 +115,12 @@ class Journal(JournalFileBackend):
     lock on the file goes with the process that holds it; Optuna's own outlives a killed one for 30 s.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None] = _say) -> None:
         self._path = path
         try:
             super().__init__(str(path))
             with self._locked() as file:
-                _mend(file, path)
+                _mend(file, path, say)
             sync_folder(path.parent)
         except OSError as error:
             cure = "Make room there, or pass another --out"
@@ -157,7 +162,7 @@ class Journal(JournalFileBackend):
             os.close(file)
 
 
-def _mend(file: int, path: Path) -> int:
+def _mend(file: int, path: Path, say: Callable[[str], None] = _say) -> int:
     """End the last line of a journal, or cut it off where it is no record; gives the file's size."""
     size = os.fstat(file).st_size
     if size == 0 or os.pread(file, 1, size - 1) == b"\n":
@@ -168,7 +173,7 @@ def _mend(file: int, path: Path) -> int:
         json.loads(content[begin:])
     except (ValueError, RecursionError):
         os.ftruncate(file, begin)
-        print(f"{path}: left out its last record, which was cut short ({size - begin} bytes)", file=sys.stderr)
+        say(f"{path}: left out its last record, which was cut short ({size - begin} bytes)")
         return begin
     os.pwrite(file, b"\n", size)
     return size + 1

@@ -135,7 +135,8 @@ def _open_study(work: Work) -> optuna.Study:
     """
     hpo, panel = work.config.hpo, open_panel(work.config.data.arrow, work.config.data.store)
     check_folder(work.folder, work.name)
-    storage = open_storage(work.storage, work.folder)
+    told: list[str] = []
+    storage = open_storage(work.storage, work.folder, told.append)
     with reading(_where(work)):
         study = optuna.create_study(
             storage=storage, study_name=work.name, load_if_exists=True, directions=["maximize"] * len(hpo.metrics),
@@ -143,6 +144,8 @@ def _open_study(work: Work) -> optuna.Study:
         )  # fmt: skip
         check_attributes(study, _where(work))
         check_known(study, work.folder, _where(work))
+    for line in told:  # not beside the line of one that is refused
+        print(line, file=sys.stderr)
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
     folds = study_folds(work.config, panel)
     dates = [dates_of(fold.split, panel.calendar) for _, fold in folds]
