@@ -5,8 +5,11 @@ the day of publication. So, over the jumps of a feature (Ball and Brown 1968; Ma
 
     c(k) = sum of jump x return k days later / root of (sum of jump^2 x sum of return^2),   k = 0..10
 
-peaks at k = 0, or before it where the data come late. A peak at k >= 1 says that the feature knew k days early. Drift
-after publication is real, and small: a tenth of the reaction. Returns are standardised as in extreme_moves and clipped.
+peaks at k = 0, or before it where the data come late. A peak at k >= 1 says that the feature knew k days early; the
+first
+five days are asked together too, since not all filings are as early. Drift after publication is real, and small: a
+tenth of the reaction. Returns are standardised as in extreme_moves and clipped, and their mean given the day before is
+taken off, by one slope for the panel: in a market with reversal every reaction is followed by a part of itself.
 
 Null: c(k) = 0; errors clustered by code, normal, two-sided by SIZE over all lags and slow features. Floors: LEAST, and
 LEAST_SHARE of the reaction at k = 0.
@@ -22,7 +25,7 @@ import numpy.typing as npt
 
 from engine.audit.features.extreme_moves import standardised
 from engine.audit.finding import Advice, Finding, failed, passed, skipped, warned
-from engine.audit.sample import CacheSample, Float32
+from engine.audit.sample import CacheSample, Float32, shifted
 
 ADVICE = Advice(
     "features: event study",
@@ -30,6 +33,7 @@ ADVICE = Advice(
     "Stamp it with the day on which it could first be read, and one later where that was after the close.",
 )
 LAGS = 11
+FIRST = 5  # days after the jump that are asked together
 JUMPS = 0.05  # share of a feature's changes that are looked at
 SLOW = 0.7  # share of the sum of squared changes that they make up; 0.28 of normal ones
 LEAST_JUMPS = 100
@@ -46,11 +50,11 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Reaction:
-    """Of the slow features, an entry for each lag and feature."""
+    """Of the slow features, an entry for each lag, then one for the first days together, by feature."""
 
-    correlation: Float  # c [K, F]
-    z: Float  # [K, F]
-    jumps: Float  # with a return [K, F]
+    correlation: Float  # c [K + 1, F]
+    z: Float  # [K + 1, F]
+    jumps: Float  # with a return [K + 1, F]
 
 
 def event_study(sample: CacheSample) -> Finding:
@@ -62,8 +66,9 @@ def event_study(sample: CacheSample) -> Finding:
     slow = np.flatnonzero(np.isfinite(smallest))
     if not len(slow):
         return skipped(ADVICE, "no feature stays as it is on most days")
-    reaction = _reaction(sample, np.clip(standardised(returns), -CLIP, CLIP), slow, smallest[slow])
     start = 1 + sample.panel.manifest.known_after
+    together = f"in the {FIRST} days after"
+    reaction = _reaction(sample, _surprises(returns), slow, smallest[slow], range(start, start + FIRST))
     limit = NormalDist().inv_cdf(1 - SIZE / 2 / (LAGS * len(slow)))
     found, highest, certain = [], (0.0, "none"), False
     for i, f in enumerate(slow.tolist()):
@@ -73,9 +78,10 @@ def event_study(sample: CacheSample) -> Finding:
         k = start + int(np.argmax(np.abs(later)))
         c, now, z = reaction.correlation[k, i], reaction.correlation[0, i], abs(later[k - start])
         name = sample.panel.manifest.features[f]
-        highest = max(highest, (z, f"{name} {c:+.3f} {k} days on, z {z:.1f}"))
+        when = f"{k} days on" if k < LAGS else together
+        highest = max(highest, (z, f"{name} {c:+.3f} {when}, z {z:.1f}"))
         if z > limit and abs(c) > LEAST and abs(c) > LEAST_SHARE * abs(now):
-            found.append((z, f"{name} (reaction {now:+.2f} on the day, {c:+.2f} {k} days on)"))
+            found.append((z, f"{name} (reaction {now:+.2f} on the day, {c:+.2f} {when})"))
             certain |= abs(c) > max(CERTAIN, abs(now))
     figure = f"{len(slow)} slow features; largest reaction after the jump: {highest[1]}; limit z {limit:.1f}"
     if not found:
@@ -84,7 +90,7 @@ def event_study(sample: CacheSample) -> Finding:
 
 
 def _changes(sample: CacheSample, s: int, columns: npt.NDArray[np.int64] | slice) -> tuple[int, Float32, Bool]:
-    """Of a code: the first day of its span, changes from each row to the next [n - 1, F], and which are of the universe."""
+    """Of a code: the first day of its span, changes from row to row [n - 1, F], and which are of the universe."""
     values = sample.of_code(s)[:, columns].astype(np.float32)
     first = int(sample.panel.first[sample.codes[s]])
     inside = sample.scored[first : first + len(values), s]
@@ -108,8 +114,20 @@ def _smallest_jumps(sample: CacheSample) -> Float:
     return found
 
 
-def _reaction(sample: CacheSample, returns: Float32, slow: npt.NDArray[np.int64], smallest: Float) -> Reaction:
-    product, square, variance, clusters, count = np.zeros((5, LAGS, len(slow)))
+def _surprises(returns: Float32) -> Float32:
+    """Standardised returns [T, S] less their mean given the day before."""
+    x = np.clip(standardised(returns), -CLIP, CLIP)
+    before = shifted(x, 1)
+    both = np.isfinite(x) & np.isfinite(before)
+    spread = float((before[both] ** 2).sum())
+    slope = float((x[both] * before[both]).sum()) / spread if spread > 0 else 0.0
+    return x - np.float32(slope) * np.nan_to_num(before)
+
+
+def _reaction(
+    sample: CacheSample, returns: Float32, slow: npt.NDArray[np.int64], smallest: Float, first_days: range
+) -> Reaction:
+    product, square, variance, clusters, count = np.zeros((5, LAGS + 1, len(slow)))
     for s in range(len(sample.codes)):
         first, changes, inside = _changes(sample, s, slow)
         jump = np.where((np.abs(changes) >= smallest) & inside[:, None], changes, 0)
@@ -117,6 +135,7 @@ def _reaction(sample: CacheSample, returns: Float32, slow: npt.NDArray[np.int64]
         if not len(rows):
             continue
         jump = jump[rows].astype(np.float64)
+        together = np.zeros(len(slow))
         for k in range(LAGS):
             day = rows + first + 1 + k
             here = day < sample.days
@@ -130,6 +149,11 @@ def _reaction(sample: CacheSample, returns: Float32, slow: npt.NDArray[np.int64]
             square[k] += np.where(known, jump**2, 0).sum(0)
             variance[k] += (later**2).sum(0)
             count[k] += known.sum(0)
+            together += one * (k in first_days)
+        clusters[LAGS] += together**2
+    days = [k for k in first_days if k < LAGS]
+    for each in (product, square, variance, count):
+        each[LAGS] = each[days].sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.nan_to_num(product / np.sqrt(square * variance))
         return Reaction(correlation, np.nan_to_num(product / np.sqrt(clusters)), count)

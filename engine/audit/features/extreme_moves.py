@@ -2,9 +2,9 @@
 
 A signal acts on a return, r = a f + noise, and the noise has heavy tails: the largest moves are news that no signal
 knew. Given r, the mean of the feature is a times the score of the noise, -p'/p, which for tails that are heavier than
-exponential does not grow beyond the body (Student's t: (n + 1) r / (n + r^2) falls). A feature that is made of the return
-itself, f = b r + noise, has a mean that grows with r for ever. That is the asymmetry by which LiNGAM tells cause from
-effect (Shimizu et al. 2006); the body is Huber's least favourable score (1964). So, over days and codes,
+exponential does not grow beyond the body (Student's t: (n + 1) r / (n + r^2) falls). A feature that is made of the
+return itself, f = b r + noise, has a mean that grows with r for ever. By that asymmetry LiNGAM tells cause from effect
+(Shimizu et al. 2006); the body is Huber's least favourable score (1964). So, over days and codes,
 
     f = a u + b v + e      u = x clipped to +-KNEE, v = x - u, clipped to +-CAP
 
@@ -31,7 +31,7 @@ from engine.audit.sample import CacheSample, Float32
 ADVICE = Advice(
     "features: extreme moves",
     "The largest moves are news. A feature that knows how large the next one is was made of it.",
-    "Compute the feature from rows up to its own day; look for a shifted row, a centred window, a join on the wrong day.",
+    "Compute it from rows up to its own day; look for a shifted row, a centred window, a join on the wrong day.",
 )
 KNEE = 1.5  # mean absolute labels
 CAP = 8.0
@@ -91,9 +91,8 @@ def _slopes(sample: CacheSample, h: int) -> Slopes | None:
         return None
     known = np.isfinite(x)
     x = np.where(known, x, 0)
-    body = np.clip(x, -KNEE, KNEE)
-    excess = np.clip(x - body, -CAP, CAP)
-    body, excess = _centred(body, known), _centred(excess, known)
+    inner = np.clip(x, -KNEE, KNEE)
+    body, excess = _centred(inner, known), _centred(np.clip(x - inner, -CAP, CAP), known)
     across = (body * excess).sum() / (body**2).sum()
     excess -= across * body
     n_features = len(sample.panel.manifest.features)
@@ -140,7 +139,7 @@ def standardised(label: Float32) -> Float32:
 
 
 def heavy_tails(x: Float32) -> bool:
-    """Whether the mean excess over the 99th percentile of |x| is above that over the median: exponential has them alike."""
+    """Whether the mean excess of |x| over its 99th percentile is above that over its median; alike if exponential."""
     size = np.abs(x[np.isfinite(x)])
     middle, far = np.quantile(size, [0.5, 0.99])
     return bool((size[size > far] - far).mean() > (size[size > middle] - middle).mean()) if far > middle else False

@@ -41,7 +41,8 @@ def lag_profile(sample: CacheSample) -> Finding:
     """Features whose rank correlation with a label, at the label's own day, is beyond anything honest."""
     if not sample.horizons or not sample.panel.manifest.features:
         return skipped(ADVICE, "the cache has no labels, or no features")
-    names, blamed, highest = sample.panel.manifest.features, {}, (0.0, "")
+    names, highest = sample.panel.manifest.features, (0.0, "")
+    blamed: dict[str, tuple[float, str]] = {}
     asked = False
     for h in sample.horizons:
         limit = min(LIMIT * math.sqrt(h), MOST)

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from engine.audit.features.days import LEAST, features_on, spread_days
 from engine.audit.finding import Advice, Finding, failed, passed, skipped
-from engine.audit.sample import CacheSample, Float32, ranks
+from engine.audit.sample import Bool, CacheSample, Float32, ranks
+from loaders.panel import Int
 
 ADVICE = Advice(
     "features: scale of whole lives",
@@ -33,7 +34,7 @@ SIZE = 1e-5
 LEAST_CODES = 20
 LEAST_ROWS = 60
 LIKE = 1e-6  # relative difference of values that are the same
-SAME = 0.98
+SAME = 0.9
 FURTHER = 0.5
 CELLS = 100_000  # of days on which ranks are compared
 
@@ -48,7 +49,7 @@ def life_maximum(sample: CacheSample) -> Finding:
     if len(names):
         asked = True
         shares = [_attained_once(extremes[..., f], len(names)) for f in range(len(names))]
-        blamed |= {name: why for name, (_, why) in zip(names, shares, strict=True) if why}
+        blamed |= {name: f"{name} ({why})" for name, (_, why) in zip(names, shares, strict=True) if why}
         best = int(np.argmax([share for share, _ in shares]))
         lines.append(f"{names[best]}: {shares[best][0]:.0%} of codes share one extreme and attain it once, honest 37%")
     scales = _scales(sample)
@@ -163,9 +164,7 @@ def _scales(sample: CacheSample) -> dict[str, tuple[Float32, Float32]]:
     return found
 
 
-def _two(
-    base: Float32, known: npt.NDArray[np.bool_], whole: Float, so_far: Float, days: Float
-) -> tuple[Float32, Float32]:
+def _two(base: Float32, known: Bool, whole: Float, so_far: Float, days: Int) -> tuple[Float32, Float32]:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.where(known[days], base[days], np.nan)
         return (values / whole).astype(np.float32), (values / so_far).astype(np.float32)
@@ -178,7 +177,7 @@ def _likeness(
     days = spread_days(sample, CELLS)
     inside = sample.scored[days]
     templates = np.stack([ranks(np.where(inside, each, np.nan)) for pair in scales.values() for each in pair], -1)
-    complete = np.isfinite(templates).all(-1)
+    complete: Bool = np.asarray(np.isfinite(templates).all(-1))
     templates = np.where(complete[..., None], templates, 0)
     names = sample.panel.manifest.features
     total, used = np.zeros((len(scales) * 2, len(names))), 0

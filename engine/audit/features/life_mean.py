@@ -32,6 +32,7 @@ LIMIT = -0.75
 LEAST_ROWS = 60  # of each half
 LEAST_CODES = 30
 MOST_CODES = 500
+LONG = 0.9  # of the calendar's days
 
 
 def life_mean(sample: CacheSample) -> Finding:
@@ -61,28 +62,38 @@ def life_mean(sample: CacheSample) -> Finding:
 
 
 def _halves(sample: CacheSample) -> npt.NDArray[np.float64]:
-    """Means over the first and the second half of each code's rows of the universe [2, S, F + H]; NaN of short lives."""
-    codes = np.unique(np.linspace(0, len(sample.codes) - 1, min(MOST_CODES, len(sample.codes))).astype(np.int64))
-    width = len(sample.panel.manifest.features) + len(sample.horizons)
-    found = np.full((2, len(codes), width), np.nan)
+    """Means over the halves of each code's rows [2, S, F + H], those of labels as ranks; NaN of short lives."""
+    codes = _codes(sample)
+    n_features = len(sample.panel.manifest.features)
+    found = np.full((2, len(codes), n_features + len(sample.horizons)), np.nan)
     for i, s in enumerate(codes.tolist()):
         features = sample.of_code(s)
         first = int(sample.panel.first[sample.codes[s]])
         span = slice(first, first + len(features))
-        labels = [sample.targets[h][span, s, None] for h in sample.horizons]
-        inside = sample.scored[span, s]
-        if inside.sum() < 2 * LEAST_ROWS:
-            continue
-        values = np.concatenate([features.astype(np.float32), *labels], 1)[inside]
-        for h in range(width - len(sample.horizons), width):
-            known = np.isfinite(values[:, h])
-            if known.sum() >= 2 * LEAST_ROWS:
-                column = np.clip(values[known, h], *np.quantile(values[known, h], [0.01, 0.99]))
-                found[:, i, h] = _means(column[:, None])[:, 0]
-        found[:, i, : width - len(sample.horizons)] = _means(values[:, : width - len(sample.horizons)])
+        found[:, i, :n_features] = _means(features[sample.scored[span, s]].astype(np.float32))
+        for j, h in enumerate(sample.horizons, n_features):
+            label = sample.targets[h][span, s, None]
+            found[:, i, j] = _means(label[np.isfinite(label[:, 0])])[:, 0]
+    for j in range(n_features, found.shape[2]):  # one code's largest moves would decide the correlation
+        both = np.isfinite(found[:, :, j]).all(0)
+        found[:, both, j] = found[:, both, j].argsort(1).argsort(1)
     return found
 
 
+def _codes(sample: CacheSample) -> npt.NDArray[np.int64]:
+    """Places in the sample of codes that live nearly as long as the calendar, or of all where those are few.
+
+    Halves of the same days: what is common to all codes on a day then cancels.
+    """
+    alive = sample.scored.sum(0)
+    long = np.flatnonzero(alive >= LONG * sample.days)
+    codes = long if len(long) >= LEAST_CODES else np.arange(len(sample.codes))
+    return codes[np.unique(np.linspace(0, len(codes) - 1, min(MOST_CODES, len(codes))).astype(np.int64))]
+
+
 def _means(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Means of both halves [2, columns] of rows; NaN of fewer than twice LEAST_ROWS."""
+    if len(values) < 2 * LEAST_ROWS:
+        return np.full((2, values.shape[1]), np.nan)
     middle = len(values) // 2
     return np.stack([values[:middle].mean(0, dtype=np.float64), values[middle:].mean(0, dtype=np.float64)])

@@ -21,7 +21,7 @@ from engine.audit.sample import CacheSample, ranks, shifted
 
 ADVICE = Advice(
     "labels: horizon",
-    "Purging, errors and the online regression take labels as known after the stated days; longer ones are known later.",
+    "Purging, errors and the online regression take labels as known after the stated days; longer ones are not.",
     "State the horizon that the label has (--horizons), or compute the label over the stated days.",
 )
 COMMON = (1, 2, 3, 5, 10, 20, 21, 22, 42, 60, 63)

@@ -47,7 +47,8 @@ def start(sample: CacheSample) -> Finding:
     if not sample.horizons or "close" not in sample.bars:
         return skipped(ADVICE, "the cache has no labels, or does not keep its closes")
     days = window_days(sample)
-    lines, whole, some, asked = [], [], {}, False
+    lines, whole, asked = [], [], False
+    some: dict[int, str] = {}
     for i, h in enumerate(sample.horizons):
         label = sample.targets[h][days]
         windows = {d: w for d in STARTS if (w := window_return(sample, days, d, h)) is not None}

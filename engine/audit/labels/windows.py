@@ -27,7 +27,7 @@ def window_days(sample: CacheSample) -> Int:
 
 
 def window_return(sample: CacheSample, days: Int, start: Start, h: int) -> Float32 | None:
-    """[D, S] from the close `start` days after each day to the close h days later; from the next open, to that of day h.
+    """[D, S] from the close `start` days after each day to the close h days later; or from the next open to close h.
 
     NaN where a price is missing. None where the cache does not keep what it needs.
     """
@@ -80,7 +80,8 @@ def stated_start(sample: CacheSample, i: int) -> Start | None:
     manifest = sample.panel.manifest
     entry = manifest.recipe.get("entry")
     text = manifest.targets[i].lower() if i < len(manifest.targets) else ""
-    for name, start in zip(ENTRIES, (0, NEXT_OPEN, 1), strict=True):
+    starts: tuple[Start, ...] = (0, NEXT_OPEN, 1)
+    for name, start in zip(ENTRIES, starts, strict=True):
         if entry == name or f"from the {name.replace('_', ' ')}" in text:
             return start
     return None

@@ -90,7 +90,9 @@ FAULTS_OF_LABELS: list[Fault] = [
     in_cache("labels a day late", (START,), OF_CODES, _shifted(1, (1, 5))),
     in_cache("labels a day early", (START, "features: lag profile"), OF_CODES, _shifted(-1, (1, 5))),
     in_cache("labels from the next open, called close", (START,), OF_CODES, _next_open),
-    in_cache("labels of another horizon", (HORIZON, COMPOUNDING), dict(strong=5, weak=1, borderline=0.1), _other_horizon),
+    in_cache(
+        "labels of another horizon", (HORIZON, COMPOUNDING), dict(strong=5, weak=1, borderline=0.1), _other_horizon,
+    ),
     without_closes(
         "labels of another horizon, without closes", (HORIZON, COMPOUNDING), dict(strong=5, weak=1, borderline=0.1),
         _other_horizon,
