@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 
+from engine.audit.features.event_study import event_study
+from engine.audit.features.extreme_moves import extreme_moves
+from engine.audit.features.lag_profile import lag_profile
+from engine.audit.features.life_maximum import life_maximum
+from engine.audit.features.life_mean import life_mean
 from engine.audit.finding import Finding
+from engine.audit.labels.clipping import clipping
+from engine.audit.labels.compounding import compounding
+from engine.audit.labels.horizon import horizon
+from engine.audit.labels.start import start
 from engine.audit.sample import CacheSample
 
 CacheCheck = Callable[[CacheSample], Finding]
 
 # Of a cache alone. Those in QUICK take under two seconds on ten million rows; `train` runs them.
-FEATURES: list[CacheCheck] = []
-LABELS: list[CacheCheck] = []
+FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maximum, life_mean]
+LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
 POPULATION: list[CacheCheck] = []
 COPIES: list[CacheCheck] = []
-QUICK: list[CacheCheck] = []
+QUICK: list[CacheCheck] = [clipping]
