@@ -5,13 +5,14 @@ write is one line: an InputError where it is damaged, a WriteError where there i
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -21,7 +22,7 @@ from optuna.trial import TrialState
 from pydantic import BaseModel, ValidationError
 
 from loaders.cache.atomic import write_atomically
-from loaders.disk.content import find_file
+from loaders.disk.content import CHECKSUM, find_file
 from loaders.disk.durable import sync_folder
 from loaders.errors import InputError, WriteError
 
@@ -113,10 +114,14 @@ class Journal(JournalFileBackend):
     A process that is killed, or a disk that is full, in the middle of a write leaves a line without its end, which
     Optuna could not read once another follows. Here the next writer, or the one that failed, cuts it off. The system's
     lock on the file goes with the process that holds it; Optuna's own outlives a killed one for 30 s.
+
+    A line also holds a checksum of itself and all lines before it, so that lines that were changed, exchanged or taken
+    out are found. Lines of other tools have none; they are covered by the next line that has one.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] = _say) -> None:
         self._path = path
+        self._lines = [(0, "")]  # of each line that was read: where it begins, and the checksum of all before it
         try:
             super().__init__(str(path))
             with self._locked() as file:
@@ -127,19 +132,44 @@ class Journal(JournalFileBackend):
             raise WriteError(str(path), f"cannot be opened for writing ({error.strerror})", cure) from error
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """The lines from a number on. Raises WriteError where they cannot be read."""
+        """The lines from a number on. Raises WriteError where the file cannot be read, ValueError for damaged lines."""
         try:
-            yield from super().read_logs(log_number_from)
+            with open(self._path, "rb") as file:
+                number = min(log_number_from, len(self._lines) - 1)
+                for log in self._read(file, number):
+                    if number >= log_number_from:
+                        yield log
+                    number += 1
         except OSError as error:
             cure = "Mend that; the same command resumes the study"
             raise WriteError(str(self._path), f"cannot be read ({error.strerror})", cure) from error
 
+    def _read(self, file: BinaryIO, number: int) -> Iterator[dict[str, Any]]:
+        """The whole lines of the file from one on that is known."""
+        begin, before = self._lines[number]
+        if os.fstat(file.fileno()).st_size < begin:
+            raise ValueError("it has become shorter")
+        file.seek(begin)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # cut short, or still being written
+            log = json.loads(line)
+            if not isinstance(log, dict):
+                raise ValueError(f"line {number + 1} is no record")
+            begin, before, said = begin + len(line), _checksum(before, log), log.pop(CHECKSUM, None)
+            if said not in (None, before):
+                raise ValueError(f"the checksum of line {number + 1} differs")
+            number += 1
+            if number == len(self._lines):
+                self._lines.append((begin, before))
+            yield log
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines, all or none. Raises WriteError where they could not be written."""
-        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
             with self._locked() as file:
                 end = _mend(file, self._path)
+                content = self._content(logs)
                 try:
                     written = 0
                     while written < len(content):
@@ -152,6 +182,17 @@ class Journal(JournalFileBackend):
             what = f"could not be written ({error.strerror})"
             raise WriteError(str(self._path), what, "Make room there; the same command resumes the study") from error
 
+    def _content(self, logs: list[dict[str, Any]]) -> bytes:
+        """The lines of some logs, for the end of the file as it is."""
+        with open(self._path, "rb") as file:
+            for _ in self._read(file, len(self._lines) - 1):
+                pass
+        before, lines = self._lines[-1][1], []
+        for log in logs:
+            before = _checksum(before, log)
+            lines.append(json.dumps(log | {CHECKSUM: before}, separators=(",", ":")) + "\n")
+        return "".join(lines).encode()
+
     @contextmanager
     def _locked(self) -> Iterator[int]:
         file = os.open(self._path, os.O_RDWR)
@@ -160,6 +201,12 @@ class Journal(JournalFileBackend):
             yield file
         finally:
             os.close(file)
+
+
+def _checksum(before: str, log: dict[str, Any]) -> str:
+    """Of a line's record, its own checksum left out, and of all lines before it."""
+    content = {key: value for key, value in json.loads(json.dumps(log)).items() if key != CHECKSUM}
+    return hashlib.sha256((before + json.dumps(content, sort_keys=True)).encode()).hexdigest()[:16]
 
 
 def _mend(file: int, path: Path, say: Callable[[str], None] = _say) -> int:

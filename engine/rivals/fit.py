@@ -44,7 +44,7 @@ class Rival:
 
     kind: str
     models: Sequence[Sequence[Fitted]]  # of each horizon, of each seed; none where nothing is fitted
-    neutral: Neutral
+    neutral: Neutral | None  # None where nothing is fitted
     options: Options
 
     @property
@@ -60,6 +60,7 @@ class Rival:
         """
         if self.kind in UNFITTED:
             return UNFITTED[self.kind](panel, part, replace(self.options, progress=progress))
+        assert self.neutral is not None
         return helped_scores(panel, part, self.models, self.neutral, self.options)
 
 
@@ -71,9 +72,9 @@ def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = N
     options = options or Options()
     if kind not in (every := [*FITTED, *UNFITTED]):
         raise InputError("--kind", f"no rival {kind!r}", f"Use {', '.join(every)}")
-    neutral = neutral_of(panel, split.train, options)
     if kind in UNFITTED:
-        return Rival(kind, [], neutral, options)
+        return Rival(kind, [], None, options)
+    neutral = neutral_of(panel, split.train, options)
     count = len(panel.manifest.horizons)
     seeds = range(options.seed, options.seed + options.help.seeds)
     parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]

@@ -56,7 +56,7 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str) -> No
         trained_until: the last day that its fit has seen, ISO.
     """
     check_name(path)
-    if rival.kind not in FITTED:
+    if rival.neutral is None:
         raise InputError("--save", f"{rival.kind} has nothing to save", "Leave it out")
     given, options = rival.options.help, rival.options
     about = _About(

@@ -20,6 +20,7 @@ N rows, H horizons
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,9 @@ def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
     names = [name for name in table.column_names if name.startswith("score_") and name[6:].isdecimal()]
     if not {"date", "code"} <= set(table.column_names) or not names:
         raise InputError(where, f"columns are {', '.join(table.column_names)}", CURE)
+    twice = [name for name in ("date", "code", *names) if table.column_names.count(name) > 1]
+    if twice:
+        raise InputError(where, f"has two columns {twice[0]!r}", CURE)
     try:
         date = parse_column(table["date"], period)
         codes = _codes(table["code"])
@@ -113,7 +117,7 @@ def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
             raise InputError(where, f"{missing:,} rows have no {column}", CURE)
     if (unread := np.isnat(date)).any():
         i = int(np.argmax(unread))
-        value = table["date"][i].as_py()
+        value = _shown(table["date"][i])
         raise InputError(where, fault("date", value, codes[i].as_py()), advice(value, period))
     if spellings := two_spellings(codes.dictionary.to_pylist()):
         raise InputError(where, f"codes {spellings[0]!r} and {spellings[1]!r} are the same number", SPELLINGS_CURE)
@@ -138,6 +142,11 @@ def scores_of(source: ScoreTable, period: str | None = None) -> Scores:
             what = f"its metadata's {key} is {keep[key]!r:.100}, no day YYYY-MM-DD"
             raise InputError(where, what, CURE) from error
     return Scores(date, dictionary[code], values, keep)
+
+
+def _shown(value: pa.Scalar) -> Any:
+    """A value for a message; dates of years that Python does not have as text."""
+    return value.cast(pa.string()).as_py() if pa.types.is_temporal(value.type) else value.as_py()
 
 
 def _metadata(table: pa.Table, where: str) -> dict[str, str]:

@@ -71,7 +71,8 @@ def moments_of(panel: Panel, part: Days, device: torch.device = CPU) -> Moments:
         if known.min() < MIN_SAMPLES:
             continue
         x = features.astype(np.float64) if device.type == "cpu" else torch.from_numpy(features).to(device).double()
-        square, product = _products(x, of_rows[start:stop])
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by `risk_directions`
+            square, product = _products(x, of_rows[start:stop])
         together += square
         daily.append(product)
         noise.append(1 / known)

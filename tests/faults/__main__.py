@@ -104,7 +104,10 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0, help="time for all faults together")
-    parser.add_argument("--count", type=int, help="the most faults of each sort (default: as many as the time allows)")
+    parser.add_argument(
+        "--count", action="append", default=[], help="the most faults of each sort, 100, or of one, kills=1000; may be "
+        "repeated (default: as many as the time allows)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(LAYERS), action="append", help="faults of this sort; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("faults"), help="folder for what was wrong")
@@ -129,11 +132,18 @@ def _ground(kept: Path | None, root: Path, say: Callable[[str], None]) -> Path:
 def _campaign(options: argparse.Namespace, made: Path, root: Path) -> list[tuple[str, Tried]]:
     """All layers one after the other, each for its share of the time."""
     names = options.only or list(LAYERS)
-    whole = sum(LAYERS[name].share for name in names)
-    found = []
+    whole, begun = sum(LAYERS[name].share for name in names), time.monotonic()
+    counts = dict(each.rpartition("=")[::2] for each in options.count)
+    found: list[tuple[str, Tried]] = []
     for name in names:
         seconds = 3600 * options.hours * LAYERS[name].share / whole
-        found += run_layer(name, options.seed, seconds, options.count, made, root, options.out)
+        count = counts.get(name, counts.get(""))
+        of_layer = run_layer(
+            name, options.seed, seconds, None if count is None else int(count), made, root, options.out
+        )
+        told = Counter(tried.verdict for _, tried in of_layer)
+        print(f"{name}: {len(of_layer):,} tried, {told['wrong']} wrong, {time.monotonic() - begun:.0f} s", flush=True)
+        found += of_layer
     return found
 
 

@@ -90,12 +90,17 @@ def _trained(name: str) -> Callable[[Path, Outcome], Any]:
 
 
 def _study(name: str) -> Callable[[Path, Outcome], Any]:
-    """The table of the best trials, which follows the status with its times, and the settings of the best one."""
+    """The complete trials, and the settings of the best one. A trial whose end was cut off is done again by another
+    number."""
 
-    def figures(folder: Path, outcome: Outcome) -> tuple[str, str]:
-        _, best_of, trials = _printed(folder, outcome).partition("best of ")
+    def figures(folder: Path, outcome: Outcome) -> tuple[list[Any], str]:
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.ParquetFile(folder / name / "trials.parquet").read(use_threads=False).to_pylist()
+        told = [{key: row[key] for key in row if key not in ("number", "seconds")} for row in table]
+        complete = sorted((row for row in told if row["state"] == "COMPLETE"), key=str)
         best = (folder / name / "best.toml").read_text().splitlines()[1:]  # below a checksum, which is of paths too
-        return best_of + trials, "\n".join(line for line in best if "arrow" not in line)
+        return complete, "\n".join(line for line in best if "arrow" not in line)
 
     return figures
 

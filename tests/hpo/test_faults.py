@@ -17,7 +17,8 @@ import optuna
 import pytest
 import torch
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -224,7 +225,7 @@ def test_a_journal_cut_short_goes_on(cache, copied, cut, capsys):
         (b'{"op_code":4\n', "JSONDecodeError"),
         (b"[" * 100_000 + b"\n", "Error"),
         (b'{"op_code":"x"}\n', "Error"),
-        (b"[1]\n", "TypeError"),
+        (b"[1]\n", "line 21 is no record"),
         (b"\xff\xfe\n", "UnicodeDecodeError"),
     ],
 )
@@ -235,6 +236,35 @@ def test_a_damaged_line_within_a_journal_is_refused(cache, copied, line, words):
     with pytest.raises(InputError, match=rf"{JOURNAL}: damaged.*{words}") as refused:
         run_study(work(cache, folder, 7), 1, QUIET)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("what", ["exchanged", "left out", "twice", "edited"])
+def test_lines_of_a_journal_are_those_that_were_written(cache, copied, what):
+    """Each line would be a valid one where it is: its checksum tells that the lines before it were others."""
+    folder, _ = copied
+    lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    middle = len(lines) // 2
+    changed = {
+        "exchanged": [*lines[: middle - 3], lines[middle], *lines[middle - 2 : middle], lines[middle - 3]],
+        "left out": lines[:middle],
+        "twice": [*lines[:middle], lines[middle - 1], lines[middle]],
+        "edited": [*lines[:middle], lines[middle].replace(b"}", b" }").replace(b"0", b"1")],
+    }[what]
+    (folder / JOURNAL).write_bytes(b"".join([*changed, *lines[middle + 1 :]]))
+    refused_with(work(cache, folder, 7), rf"{JOURNAL}: damaged.*checksum of line \d+ differs")
+
+
+def test_lines_of_other_tools_have_no_checksum_of_their_own(cache, copied):
+    """Optuna itself, and its dashboard, may write to a journal; the next line of ours covers theirs."""
+    folder, expected = copied
+    backend = JournalFileBackend(str(folder / JOURNAL))
+    study = optuna.load_study(study_name="s", storage=JournalStorage(backend))
+    study.set_user_attr("note", "mine")
+    found = run_study(work(cache, folder, 6), 1, QUIET)
+    assert (figures(found), found.user_attrs["note"]) == (expected, "mine")
+    content = (folder / JOURNAL).read_bytes()
+    (folder / JOURNAL).write_bytes(content.replace(b'"mine"', b'"thine"'))
+    refused_with(work(cache, folder, 7), rf"{JOURNAL}: damaged.*checksum of line \d+ differs")
 
 
 @pytest.mark.parametrize("name", ["settings", "epochs", "seconds", "folder"])

@@ -16,6 +16,8 @@ def refuse_date(table: Table) -> NoReturn:
     period = table.sources.period
     for i, (file, key) in enumerate(zip(table.sources.files, table.sources.keys, strict=True)):
         value = pl.col(key.date).fill_nan(None) if file.kinds[key.date].is_float() else pl.col(key.date)
+        if file.kinds[key.date].is_temporal():  # Python has no year above 9999
+            value = value.cast(pl.String)
         bad = table.rows(i, [value.alias("value")]).filter(pl.col("date").is_null())
         where = str(file.path)
         unreadable = pl.col("value").is_not_null()

@@ -3,6 +3,7 @@
 Types of a CSV are text: types guessed from the first rows fail in the middle of a file, and turn the code 007 into 7.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,12 +54,13 @@ def _check_rows(path: Path) -> None:
     parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep)
     read = csv.ReadOptions(use_threads=False)  # so that rows have numbers
     try:
-        with _uncompressed(path) as stream, csv.open_csv(stream, read, parse) as file:
-            first = file.schema.names[0]
-        convert = csv.ConvertOptions(include_columns=[first], column_types={first: pa.binary()})
-        with _uncompressed(path) as stream, csv.open_csv(stream, read, parse, convert) as file:
-            for _ in file:
-                pass
+        with _no_text():
+            with _uncompressed(path) as stream, csv.open_csv(stream, read, parse) as file:
+                first = file.schema.names[0]
+            convert = csv.ConvertOptions(include_columns=[first], column_types={first: pa.binary()})
+            with _uncompressed(path) as stream, csv.open_csv(stream, read, parse, convert) as file:
+                for _ in file:
+                    pass
     except pa.ArrowInvalid as error:
         row = odd[0] if odd else None
         if row is None or row.actual_columns > row.expected_columns:
@@ -67,6 +69,22 @@ def _check_rows(path: Path) -> None:
         raise InputError(
             str(path), what, "Mend or remove the row; at the end of a file, copy the file again"
         ) from error
+
+
+@contextmanager
+def _no_text() -> Iterator[None]:
+    """Silence what Arrow prints, beside the error that it raises, where an odd row that it hands over is no UTF-8."""
+    hook = sys.unraisablehook
+
+    def unless_text(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+            hook(unraisable)
+
+    sys.unraisablehook = unless_text
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _uncompressed(path: Path) -> pa.NativeFile:

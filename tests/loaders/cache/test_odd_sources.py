@@ -50,6 +50,23 @@ def test_a_row_cut_short_is_named(tmp_path, packed, last):
     assert not (tmp_path / "c").exists()
 
 
+def test_a_row_that_is_no_text_is_one_line(tmp_path, capfd):
+    """Arrow prints a traceback of its own beside the error where the row that it hands over is no UTF-8."""
+    lines = bars().write_csv().encode().splitlines()
+    lines[30] = lines[30][:20] + bytes(range(200, 250)) + b",1,2,3" + lines[30][20:]
+    (tmp_path / "bars.csv").write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="cannot be read"):
+        build("ohlcv", [tmp_path / "bars.csv"], tmp_path / "c", {})
+    assert capfd.readouterr().err == ""
+
+
+def test_a_year_that_python_does_not_have_is_named(tmp_path):
+    days = pl.Series("date", [8_400_000], dtype=pl.Int32).cast(pl.Date)
+    pl.concat([bars(), bars().head(1).with_columns(days)]).write_parquet(tmp_path / "bars.parquet")
+    with pytest.raises(InputError, match=r"'\+24968-\d\d-\d\d' in a row of c0, which is no accepted date"):
+        build("ohlcv", [tmp_path / "bars.parquet"], tmp_path / "c", {})
+
+
 def test_quoted_separators_and_line_ends_are_no_cut(tmp_path):
     frame = bars().with_columns(pl.lit('a,"b"\nc').alias("note"))
     frame.write_csv(tmp_path / "bars.csv")
