@@ -1,0 +1,180 @@
+"""Who is in the universe, computed again from prices and volumes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.audit.finding import Advice, Finding, failed, passed, skipped
+from engine.audit.sample import Bool, CacheSample, Float32
+
+ADVICE = Advice(
+    "universe membership",
+    "A universe that later prices or volumes explain was not known on its day.",
+    "Choose it by prices and volumes up to the day's close, or of the day before.",
+)
+LIQUIDITY_DAYS = 20  # of recipe ohlcv
+ROUNDING = 1e-4
+SPANS = (5, 20, 60, 250)
+LAGS = (0, 1, 20, 60, 120)
+MOST_CELLS = 60_000
+MIN_CODES = 20  # that change, or of either side
+Z = 4.5  # of codes: 7e-6 two-sided, of about 30 rules on either side
+FEWER = 0.85  # errors of the best later rule over those of the best earlier one
+GAIN = 0.002  # of all rows
+
+
+def membership(sample: CacheSample) -> Finding:
+    """Whether prices and volumes of later days say better who is in the universe than those of earlier days.
+
+    Where recipe `ohlcv` made the universe, its limits are applied to the bars again: no row may differ. Else each rule
+    of two families is a threshold, on the value or on its rank within the day, of the mean close or close x volume over
+    a window of days: windows that end on the day or before it, and windows that reach beyond it, whole lives included.
+    The error of a rule is the share of rows that its best threshold puts on the wrong side. The statistic is the
+    difference between the errors of the best earlier and the best later rule, a code each; its mean over codes over its
+    standard error is normal. It alarms beyond 4.5 where the later rule has 15% fewer errors and they are 0.2% of all
+    rows. An honest rule of something that is not here is as well explained by either family, or better by the earlier.
+    """
+    bars = sample.bars
+    if "close" not in bars:
+        return skipped(ADVICE, "no closes: the cache keeps no bars")
+    recipe = sample.panel.manifest.recipe
+    if recipe["name"] == "ohlcv":
+        return _by_recipe(sample, recipe.get("min_price"), recipe.get("min_dollar_volume"))
+    return _by_rules(sample)
+
+
+def _by_recipe(sample: CacheSample, min_price: float | None, min_dollar_volume: float | None) -> Finding:
+    close, volume = (np.nan_to_num(sample.bars[name].astype(np.float64)) for name in ("close", "volume"))
+    if min_price is None and min_dollar_volume is None:
+        return skipped(ADVICE, "recipe ohlcv without limits: every row is in the universe")
+    inside, near = np.ones(close.shape, bool), np.zeros(close.shape, bool)
+    if min_price is not None:
+        limit = float(np.float32(min_price))
+        inside &= close >= limit
+    if min_dollar_volume is not None:
+        sums = np.vstack([np.zeros((1, close.shape[1])), np.cumsum(close * np.maximum(volume, 0), 0)])
+        day = np.arange(len(close))
+        mean = (sums[day + 1] - sums[np.maximum(day + 1 - LIQUIDITY_DAYS, 0)]) / LIQUIDITY_DAYS
+        inside &= mean >= min_dollar_volume
+        near = np.abs(mean / min_dollar_volume - 1) < ROUNDING if min_dollar_volume > 0 else mean < ROUNDING
+    checked = sample.present & ~near & (close > 0)
+    checked[:LIQUIDITY_DAYS] = False  # bars before the first day are not here
+    wrong = checked & (inside != sample.scored)
+    told = f"{int(wrong.sum()):,} of {int(checked.sum()):,} rows differ from the recipe's own limits"
+    if wrong.any():
+        return failed(ADVICE, told, [sample.names[s] for s in np.argsort(-wrong.sum(0))[: np.count_nonzero(wrong.any(0))]])
+    return passed(ADVICE, told)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    name: str
+    error: float
+    wrong: Bool  # [N]
+
+
+def _by_rules(sample: CacheSample) -> Finding:
+    usable = sample.present.copy()
+    usable[-1] = False
+    step = max(int(usable.sum() // MOST_CELLS), 1)
+    grid = np.zeros(sample.days, bool)
+    grid[:: step] = True
+    day, code = np.nonzero(usable & grid[:, None] & np.isfinite(sample.bars["close"]))
+    flag = sample.scored[day, code]
+    sides = np.array([len(np.unique(code[flag == side])) for side in (False, True)])
+    if sides.min() < MIN_CODES:
+        return skipped(ADVICE, f"{sides[1]} codes are in the universe at times and {sides[0]} outside, too few to compare")
+    values = {"price": sample.bars["close"]}
+    if "volume" in sample.bars:
+        values["dollar volume"] = sample.bars["close"] * sample.bars["volume"]
+    best: dict[bool, _Rule] = {}
+    for later in (False, True):
+        rules = (
+            _rule(name, kind, flag)
+            for what, value in values.items()
+            for window, means in _windows(value, later)
+            for name, kind in _kinds(f"{what}, {window}", means[day, code], day)
+        )
+        best[later] = min(rules, key=lambda rule: rule.error)
+    before, after = best[False], best[True]
+    gains = before.wrong.astype(np.float64) - after.wrong
+    per_code = np.bincount(code, gains, len(sample.codes))[np.unique(code)]
+    error = per_code.std(ddof=1) / np.sqrt(len(per_code))
+    z = float(per_code.mean() / error) if error > 0 else 0.0
+    told = (
+        f"{before.name}: {before.error:.2%} of rows wrong; {after.name}: {after.error:.2%}, "
+        f"z {z:.1f} (limit {Z}, and {1 - FEWER:.0%} fewer)"
+    )
+    if z > Z and after.error < FEWER * before.error and before.error - after.error > GAIN:
+        order = np.argsort(-np.bincount(code, gains, len(sample.codes)))[:50]
+        return failed(ADVICE, told, [sample.names[s] for s in order])
+    return passed(ADVICE, told)
+
+
+def _windows(value: Float32, later: bool) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Means [T, S] of the days that a code has in windows around a day, each with its name."""
+    here = np.isfinite(value)
+    sums = np.vstack([np.zeros((1, value.shape[1])), np.cumsum(np.where(here, value, 0), 0, dtype=np.float64)])
+    counts = np.vstack([np.zeros((1, value.shape[1]), np.int32), np.cumsum(here, 0, dtype=np.int32)])
+    day, days = np.arange(len(value)), len(value)
+
+    def mean(start: Any, stop: Any) -> npt.NDArray[np.float64]:
+        low, high = np.clip(start, 0, days), np.clip(stop, 0, days)
+        n = counts[high] - counts[low]
+        return (sums[high] - sums[low]) / np.where(n > 0, n, np.nan)
+
+    if not later:
+        for span in (1, *SPANS):
+            for lag in LAGS:
+                yield f"{span} days to {lag} days before", mean(day - lag - span + 1, day - lag + 1)
+        yield "all days before", mean(0 * day, day + 1)
+        first = here.argmax(0)
+        begin = np.minimum(first + SPANS[1], days)
+        columns = np.arange(value.shape[1])
+        start = (sums[begin, columns] - sums[first, columns]) / np.maximum(
+            counts[begin, columns] - counts[first, columns], 1
+        )
+        yield f"first {SPANS[1]} days", np.broadcast_to(start, value.shape)
+        return
+    for ahead in (1, *SPANS):
+        yield f"the day {ahead} days later", mean(day + ahead, day + ahead + 1)
+    for span in SPANS:
+        for ahead in sorted({max(span // 4, 1), span // 2, span}):
+            yield f"{span} days to {ahead} days later", mean(day + ahead - span + 1, day + ahead + 1)
+        for ahead in (span * 2, span * 4):
+            yield f"{ahead} days later on", mean(day + 1, day + ahead + 1)
+    yield "all days", mean(0 * day, 0 * day + days)
+    last = days - here[::-1].argmax(0)
+    columns = np.arange(value.shape[1])
+    begin = np.maximum(last - SPANS[2], 0)
+    end = (sums[last, columns] - sums[begin, columns]) / np.maximum(counts[last, columns] - counts[begin, columns], 1)
+    yield f"last {SPANS[2]} days", np.broadcast_to(end, value.shape)
+
+
+def _kinds(
+    name: str, value: npt.NDArray[np.float64], day: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """The value, and its share of the day's largest rank; the least where it is missing."""
+    value = np.nan_to_num(value, nan=-np.inf)
+    yield f"{name}", value
+    order = np.lexsort((value, day))
+    count = np.bincount(day)
+    place = np.empty(len(day))
+    place[order] = np.arange(len(day)) - np.repeat(np.cumsum(count) - count, count)
+    yield f"rank of {name}", place / count[day]
+
+
+def _rule(name: str, value: npt.NDArray[np.float64], flag: Bool) -> _Rule:
+    """The threshold with the fewest errors; members are above it."""
+    order = np.argsort(value, kind="stable")
+    inside, ascending = flag[order], value[order]
+    members, others = (np.concatenate([[0], np.cumsum(side)]) for side in (inside, ~inside))
+    errors = members + others[-1] - others  # where the first i are said to be outside
+    splits = np.concatenate([[True], ascending[1:] > ascending[:-1], [True]])  # equal values are on one side
+    cut = int(np.argmin(np.where(splits, errors, len(flag) + 1)))
+    wrong = np.empty(len(flag), bool)
+    wrong[order] = np.where(np.arange(len(flag)) < cut, inside, ~inside)
+    return _Rule(name, float(wrong.mean()), wrong)
