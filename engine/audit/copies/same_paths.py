@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from engine.audit.copies.every_code import robust_scale
 from engine.audit.finding import Advice, Finding, failed, passed, skipped, warned
 from engine.audit.sample import CacheSample
 from loaders.panel import Panel
@@ -21,8 +22,9 @@ MOST_ALIKE = 4  # codes with one label on one day: more is a grid of prices
 MIN_EQUAL = 8  # days
 SHARE = 0.1  # of the common days that are not zero
 CORRELATION = 0.985  # less the market
+CLIP = 4.0  # robust deviations of a code
 MOST_CODES = 4000  # for correlations, whose work grows with the square
-MIN_DAYS = 40  # both have a label
+MIN_DAYS = 50  # of WINDOW, on which both have a label
 
 
 def same_paths(sample: CacheSample) -> Finding:
@@ -32,9 +34,10 @@ def same_paths(sample: CacheSample) -> Finding:
     float32 of prices with cents, so two codes agree on a day with a chance of some 1e-3 and less; 8 days and a tenth of
     all common days do not come together by chance: below 1e-9 a pair (binomial). Fails.
 
-    Nearly the same: the correlation over 60 days of each 250, of labels less their day's mean. Fisher's z of
-    independent series has deviation 1 / sqrt(57); a correlation of 0.985 is 18 of them, and above what two companies
-    with the same business reach. It warns, since share classes and funds of one index are pairs that can be right.
+    Nearly the same: the correlation over 60 days of each 250, of labels and of labels less their day's median, clipped
+    at 4 robust deviations of the code, so that no day counts alone. Fisher's z of independent series has deviation 1 / sqrt(57); a
+    correlation of 0.985 is 18 of them, and above what two companies with the same business reach. It warns, since share
+    classes and funds of one index are pairs that can be right.
     """
     if not sample.horizons:
         return skipped(ADVICE, "no labels")
@@ -97,21 +100,39 @@ def _equal_pairs(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def _alike(labels: npt.NDArray[np.float32]) -> Iterator[tuple[int, float]]:
-    """Pairs, first x S + second, whose correlation over the days of both is above CORRELATION, and the correlation."""
-    here = np.isfinite(labels)
-    enough = here.sum(0) >= MIN_DAYS
-    mean = np.where(here, labels, 0).sum(1) / np.maximum(here.sum(1), 1)
-    moves = np.where(here & enough, np.clip(labels - mean[:, None], -1, 1), 0).astype(np.float32)
-    mask, squares, n = (here & enough).astype(np.float32), moves**2, labels.shape[1]
-    for start in range(0, n, BLOCK):
-        rows = slice(start, start + BLOCK)
-        products = moves[:, rows].T @ moves
-        scale = np.sqrt((squares[:, rows].T @ mask) * (mask[:, rows].T @ squares))
-        common = mask[:, rows].T @ mask >= MIN_DAYS
-        above = common & (scale > 0) & (products > CORRELATION * scale)
-        for i, j in zip(*np.nonzero(above), strict=True):
+    """Pairs, first x S + second, whose correlations over the days of both are above CORRELATION, and the lower one.
+
+    Of the labels, and of the labels less their day's median: funds that hardly move share the second alone, and funds
+    of the market the first. One product of all pairs finds those that can be, since both have most of the days.
+    """
+    n = labels.shape[1]
+    ascending = np.sort(labels, 1)  # NaN come last
+    middle = np.take_along_axis(ascending, np.isfinite(labels).sum(1, keepdims=True).clip(max=n - 1) // 2, 1)
+    labels = np.where(labels == 0, np.nan, labels)  # stale prices are another check's
+    apart = labels - middle
+    most = CLIP * robust_scale(apart, 1e-6).astype(np.float32)
+    apart, labels = np.clip(apart, -most, most), np.clip(labels, -most, most)
+    enough = np.flatnonzero(np.isfinite(apart).sum(0) >= MIN_DAYS)
+    units = np.nan_to_num(apart[:, enough])
+    units /= np.maximum(np.sqrt((units**2).sum(0)), 1e-12)
+    for start in range(0, len(enough), BLOCK):
+        near = units[:, start : start + BLOCK].T @ units > CORRELATION * MIN_DAYS / WINDOW
+        for i, j in zip(*np.nonzero(near), strict=True):
             if start + i < j:
-                yield int((start + i) * n + j), float(products[i, j] / scale[i, j])
+                one, other = enough[start + i], enough[j]
+                value = min(_correlation(each[:, one], each[:, other]) for each in (apart, labels))
+                if value > CORRELATION:
+                    yield int(one * n + other), value
+
+
+def _correlation(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    """Over the days of both; 0 where these are few, or one does not vary."""
+    here = np.isfinite(one) & np.isfinite(other)
+    if here.sum() < MIN_DAYS:
+        return 0.0
+    a, b = (each[here].astype(np.float64) - each[here].mean(dtype=np.float64) for each in (one, other))
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def _common(panel: Panel, one: int, other: int) -> int:

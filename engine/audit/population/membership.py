@@ -65,7 +65,9 @@ def _by_recipe(sample: CacheSample, min_price: float | None, min_dollar_volume: 
     wrong = checked & (inside != sample.scored)
     told = f"{int(wrong.sum()):,} of {int(checked.sum()):,} rows differ from the recipe's own limits"
     if wrong.any():
-        return failed(ADVICE, told, [sample.names[s] for s in np.argsort(-wrong.sum(0))[: np.count_nonzero(wrong.any(0))]])
+        return failed(
+            ADVICE, told, [sample.names[s] for s in np.argsort(-wrong.sum(0))[: np.count_nonzero(wrong.any(0))]]
+        )
     return passed(ADVICE, told)
 
 
@@ -81,12 +83,14 @@ def _by_rules(sample: CacheSample) -> Finding:
     usable[-1] = False
     step = max(int(usable.sum() // MOST_CELLS), 1)
     grid = np.zeros(sample.days, bool)
-    grid[:: step] = True
+    grid[::step] = True
     day, code = np.nonzero(usable & grid[:, None] & np.isfinite(sample.bars["close"]))
     flag = sample.scored[day, code]
     sides = np.array([len(np.unique(code[flag == side])) for side in (False, True)])
     if sides.min() < MIN_CODES:
-        return skipped(ADVICE, f"{sides[1]} codes are in the universe at times and {sides[0]} outside, too few to compare")
+        return skipped(
+            ADVICE, f"{sides[1]} codes are in the universe at times and {sides[0]} outside, too few to compare"
+        )
     values = {"price": sample.bars["close"]}
     if "volume" in sample.bars:
         values["dollar volume"] = sample.bars["close"] * sample.bars["volume"]

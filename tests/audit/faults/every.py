@@ -1,5 +1,7 @@
 """Every planted fault. A new one is an entry of its file's list."""
 
+from tests.audit.faults.copies import FAULTS_OF_COPIES
 from tests.audit.faults.fault import Fault
+from tests.audit.faults.population import FAULTS_OF_POPULATION
 
-FAULTS: list[Fault] = []
+FAULTS: list[Fault] = [*FAULTS_OF_POPULATION, *FAULTS_OF_COPIES]
