@@ -35,9 +35,9 @@ def same_paths(sample: CacheSample) -> Finding:
     all common days do not come together by chance: below 1e-9 a pair (binomial). Fails.
 
     Nearly the same: the correlation over 60 days of each 250, of labels and of labels less their day's median, clipped
-    at 4 robust deviations of the code, so that no day counts alone. Fisher's z of independent series has deviation 1 / sqrt(57); a
-    correlation of 0.985 is 18 of them, and above what two companies with the same business reach. It warns, since share
-    classes and funds of one index are pairs that can be right.
+    at 4 robust deviations of the code, so that no day counts alone. Fisher's z of independent series has deviation
+    1 / sqrt(57); a correlation of 0.985 is 18 of them, and above what two companies with the same business reach. It
+    warns, since share classes and funds of one index are pairs that can be right.
     """
     if not sample.horizons:
         return skipped(ADVICE, "no labels")

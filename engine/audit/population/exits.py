@@ -22,10 +22,10 @@ def exits(sample: CacheSample) -> Finding:
     """Whether fewer codes leave than of any large market.
 
     The statistic is the number of codes that are in the universe at some time and have no row in the last 20 days.
-    Where codes leave at a rate r, it is Poisson's with mean r x years of all these codes together. The null is
-    r >= 2% a year: US exchanges lose 7% to 9% of their listings a year, others about 4% to 5% (Doidge, Karolyi and Stulz
-    2017, "The U.S. listing gap", Journal of Financial Economics 123), Tokyo about 2%. At r = 2% one panel in a thousand
-    is blamed, at 4% none in a million. Fails where even 1% a year is out of the question (1e-6).
+    Where codes leave at a rate r, it is Poisson's with mean r x years of all these codes together. The null is r >= 2%
+    a year: US exchanges lose 7% to 9% of their listings a year, others about 4% to 5% (Doidge, Karolyi and Stulz 2017,
+    "The U.S. listing gap", Journal of Financial Economics 123), Tokyo about 2%. At r = 2% one panel in a thousand is
+    blamed, at 4% none in a million. Fails where even 1% a year is out of the question (1e-6).
     """
     panel, days = sample.panel, sample.days
     if days <= LATE_DAYS:

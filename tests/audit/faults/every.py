@@ -3,5 +3,6 @@
 from tests.audit.faults.copies import FAULTS_OF_COPIES
 from tests.audit.faults.fault import Fault
 from tests.audit.faults.population import FAULTS_OF_POPULATION
+from tests.audit.faults.truncation import FAULTS_OF_TRUNCATION
 
-FAULTS: list[Fault] = [*FAULTS_OF_POPULATION, *FAULTS_OF_COPIES]
+FAULTS: list[Fault] = [*FAULTS_OF_POPULATION, *FAULTS_OF_COPIES, *FAULTS_OF_TRUNCATION]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.audit.faults.fault import Fault, in_cache
-from tests.audit.market import PLAIN, Array, Bool, Market
+from tests.audit.market import PLAIN, Array, Market
 
 LIMIT = 8e5  # dollars a day, of the market's own universe
 
@@ -43,7 +43,7 @@ def later_price(market: Market, days: float, rng: np.random.Generator) -> Market
 
 
 def dropped_before_falls(market: Market, share: float, rng: np.random.Generator) -> Market:
-    """Of the falls by over 15% in 10 days, a share is left out of the universe from a day before they begin, 30 days."""
+    """Of the falls by over 15% in 10 days, a share is out of the universe from the close before, for 30 days."""
     close = market.bars["close"]
     with np.errstate(invalid="ignore"):
         falls = _later(close, 10) / close - 1 < -0.15
