@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.audit.finding import Advice, Finding, failed, passed, skipped
 from engine.audit.sample import Bool, CacheSample, Float32
+from loaders.panel import Int
+
+Float = npt.NDArray[np.float64]
 
 ADVICE = Advice(
     "universe membership",
@@ -19,9 +21,10 @@ LIQUIDITY_DAYS = 20  # of recipe ohlcv
 ROUNDING = 1e-4
 SPANS = (5, 20, 60, 250)
 LAGS = (0, 1, 20, 60, 120)
-MOST_CELLS = 60_000
+MOST_CELLS = 20_000
 MIN_CODES = 20  # that change, or of either side
-Z = 4.5  # of codes: 7e-6 two-sided, of about 30 rules on either side
+Z = 4.5  # of codes: 3e-6 one-sided
+EXACT, MIN_EXACT = 0.0005, 5  # errors of a rule that was the rule; codes that it explains alone
 FEWER = 0.85  # errors of the best later rule over those of the best earlier one
 GAIN = 0.002  # of all rows
 
@@ -34,8 +37,9 @@ def membership(sample: CacheSample) -> Finding:
     a window of days: windows that end on the day or before it, and windows that reach beyond it, whole lives included.
     The error of a rule is the share of rows that its best threshold puts on the wrong side. The statistic is the
     difference between the errors of the best earlier and the best later rule, a code each; its mean over codes over its
-    standard error is normal. It alarms beyond 4.5 where the later rule has 15% fewer errors and they are 0.2% of all
-    rows. An honest rule of something that is not here is as well explained by either family, or better by the earlier.
+    standard error is normal, and so are the signs (the larger counts). It alarms beyond 4.5 where the later rule has
+    15% fewer errors and they are 0.2% of all rows, or where a later rule has none and no earlier one comes near. An
+    honest rule of something that is not here is as well explained by either family, or better by the earlier.
     """
     bars = sample.bars
     if "close" not in bars:
@@ -99,49 +103,54 @@ def _by_rules(sample: CacheSample) -> Finding:
         rules = (
             _rule(name, kind, flag)
             for what, value in values.items()
-            for window, means in _windows(value, later)
-            for name, kind in _kinds(f"{what}, {window}", means[day, code], day)
+            for window, means in _windows(value, day, code, later)
+            for name, kind in _kinds(f"{what}, {window}", means, day)
         )
         best[later] = min(rules, key=lambda rule: rule.error)
     before, after = best[False], best[True]
-    gains = before.wrong.astype(np.float64) - after.wrong
-    per_code = np.bincount(code, gains, len(sample.codes))[np.unique(code)]
-    error = per_code.std(ddof=1) / np.sqrt(len(per_code))
-    z = float(per_code.mean() / error) if error > 0 else 0.0
-    told = (
-        f"{before.name}: {before.error:.2%} of rows wrong; {after.name}: {after.error:.2%}, "
-        f"z {z:.1f} (limit {Z}, and {1 - FEWER:.0%} fewer)"
-    )
-    if z > Z and after.error < FEWER * before.error and before.error - after.error > GAIN:
-        order = np.argsort(-np.bincount(code, gains, len(sample.codes)))[:50]
-        return failed(ADVICE, told, [sample.names[s] for s in order])
+    gains = np.bincount(code, before.wrong.astype(np.float64) - after.wrong, len(sample.codes))
+    z = _z(gains[np.unique(code)])
+    told = f"{before.name}: {before.error:.2%} of rows wrong; {after.name}: {after.error:.2%}, z {z:.1f} (limit {Z})"
+    better = after.error < FEWER * before.error and before.error - after.error > GAIN
+    exact = after.error < EXACT and before.error > 10 * EXACT and np.count_nonzero(gains > 0) >= MIN_EXACT
+    if better and (z > Z or exact):
+        order = np.argsort(-gains, kind="stable")
+        return failed(ADVICE, told, [sample.names[s] for s in order[: np.count_nonzero(gains > 0)]])
     return passed(ADVICE, told)
 
 
-def _windows(value: Float32, later: bool) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Means [T, S] of the days that a code has in windows around a day, each with its name."""
-    here = np.isfinite(value)
+def _z(gains: Float) -> float:
+    """Of the mean over codes, or of the signs where few codes have much; the larger."""
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    more, fewer = int((gains > 0).sum()), int((gains < 0).sum())
+    of_mean = float(gains.mean() / error) if error > 0 else 0.0
+    return max(of_mean, (more - fewer) / float(np.sqrt(max(more + fewer, 1))))
+
+
+def _windows(value: Float32, day: Int, code: Int, later: bool) -> Iterator[tuple[str, Float]]:
+    """Means [N] over windows around the day of each row, of the days that the code has; each with its name.
+
+    Args:
+        value: [T, S].
+        day, code: [N] the rows.
+        later: windows that reach beyond the day, else those that do not.
+    """
+    here, days = np.isfinite(value), len(value)
     sums = np.vstack([np.zeros((1, value.shape[1])), np.cumsum(np.where(here, value, 0), 0, dtype=np.float64)])
     counts = np.vstack([np.zeros((1, value.shape[1]), np.int32), np.cumsum(here, 0, dtype=np.int32)])
-    day, days = np.arange(len(value)), len(value)
+    first, last = here.argmax(0)[code], (days - here[::-1].argmax(0))[code]
 
-    def mean(start: Any, stop: Any) -> npt.NDArray[np.float64]:
+    def mean(start: Int, stop: Int) -> Float:
         low, high = np.clip(start, 0, days), np.clip(stop, 0, days)
-        n = counts[high] - counts[low]
-        return (sums[high] - sums[low]) / np.where(n > 0, n, np.nan)
+        n = counts[high, code] - counts[low, code]
+        return np.asarray((sums[high, code] - sums[low, code]) / np.where(n > 0, n, np.nan))
 
     if not later:
         for span in (1, *SPANS):
             for lag in LAGS:
                 yield f"{span} days to {lag} days before", mean(day - lag - span + 1, day - lag + 1)
-        yield "all days before", mean(0 * day, day + 1)
-        first = here.argmax(0)
-        begin = np.minimum(first + SPANS[1], days)
-        columns = np.arange(value.shape[1])
-        start = (sums[begin, columns] - sums[first, columns]) / np.maximum(
-            counts[begin, columns] - counts[first, columns], 1
-        )
-        yield f"first {SPANS[1]} days", np.broadcast_to(start, value.shape)
+        yield "all days before", mean(first, day + 1)
+        yield f"first {SPANS[1]} days", mean(first, first + SPANS[1])
         return
     for ahead in (1, *SPANS):
         yield f"the day {ahead} days later", mean(day + ahead, day + ahead + 1)
@@ -150,17 +159,11 @@ def _windows(value: Float32, later: bool) -> Iterator[tuple[str, npt.NDArray[np.
             yield f"{span} days to {ahead} days later", mean(day + ahead - span + 1, day + ahead + 1)
         for ahead in (span * 2, span * 4):
             yield f"{ahead} days later on", mean(day + 1, day + ahead + 1)
-    yield "all days", mean(0 * day, 0 * day + days)
-    last = days - here[::-1].argmax(0)
-    columns = np.arange(value.shape[1])
-    begin = np.maximum(last - SPANS[2], 0)
-    end = (sums[last, columns] - sums[begin, columns]) / np.maximum(counts[last, columns] - counts[begin, columns], 1)
-    yield f"last {SPANS[2]} days", np.broadcast_to(end, value.shape)
+    yield "all days", mean(first, last)
+    yield f"last {SPANS[2]} days", mean(last - SPANS[2], last)
 
 
-def _kinds(
-    name: str, value: npt.NDArray[np.float64], day: npt.NDArray[np.int64]
-) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+def _kinds(name: str, value: Float, day: Int) -> Iterator[tuple[str, Float]]:
     """The value, and its share of the day's largest rank; the least where it is missing."""
     value = np.nan_to_num(value, nan=-np.inf)
     yield f"{name}", value
@@ -171,7 +174,7 @@ def _kinds(
     yield f"rank of {name}", place / count[day]
 
 
-def _rule(name: str, value: npt.NDArray[np.float64], flag: Bool) -> _Rule:
+def _rule(name: str, value: Float, flag: Bool) -> _Rule:
     """The threshold with the fewest errors; members are above it."""
     order = np.argsort(value, kind="stable")
     inside, ascending = flag[order], value[order]
