@@ -16,7 +16,7 @@ ADVICE = Advice(
 )
 FALSE_ALARMS = 1e-5  # of each of three statistics
 AFTER = 20  # days after a change of the universe
-A_DAY = 0.003  # mean move over the others on these days: what honest rules do not reach
+A_DAY = 0.0015  # mean move over the others on these days, 3% in all: what no honest rule is known to reach
 EARLY = 120  # first days of a code
 RISE = 0.20  # of a code over the others in its first days
 MIN_EVENTS, MIN_DAYS = 20, 60
@@ -28,7 +28,7 @@ def moves(sample: CacheSample) -> Finding:
     All returns are less their day's mean. After an exit from the universe (a row outside it after one inside) and after
     an entry, the codes of the last 20 days form a portfolio of each day (a calendar-time portfolio: Fama 1998, "Market
     efficiency, long-term returns, and behavioral finance"), whose mean is tested with `mean_test`. It alarms where
-    p < 1e-5 and the mean is below -0.3% a day after exits, or above +0.3% after entries.
+    p < 1e-5 and the mean is below -0.15% a day after exits, or above +0.15% after entries.
 
     Codes that the panel has from a later day than its first 20 on should not rise in their first 120 days: the sum of
     these log returns, one a code, against its deviation over codes is normal. It alarms beyond 1e-5 and +20%: backfill
@@ -47,7 +47,7 @@ def moves(sample: CacheSample) -> Finding:
         if len(series) < MIN_DAYS or not degrees_of_freedom(len(series), AFTER // 4):
             continue
         test = mean_test(series, AFTER // 4)
-        told.append(f"{size:+.2%} a day after {int(events.sum()):,} {name} (limit {sign * A_DAY:+.1%})")
+        told.append(f"{size:+.2%} a day after {int(events.sum()):,} {name} (p {test.p:.0e}, limit {sign * A_DAY:+.2%})")
         if sign * size > A_DAY and test.p < FALSE_ALARMS:
             odd = True
             certain |= sign * size > 3 * A_DAY

@@ -24,16 +24,20 @@ def later_liquidity(market: Market, days: float, rng: np.random.Generator) -> Ma
     return replace(market, scored=market.listed & (_mean(dollars, round(days) - 19, round(days)) > LIMIT))
 
 
-def current_members(market: Market, share: float, rng: np.random.Generator) -> Market:
-    """Today's list of members, by the dollar volume of the last 60 days, is taken for a share of the codes' past."""
+def current_members(market: Market, years: float, rng: np.random.Generator) -> Market:
+    """The members at the end of each period, by the dollar volume of its last 60 days, are those of all of it.
+
+    Args:
+        years: of a period; 0.25 is a quarter, 100 all.
+    """
     dollars = market.bars["close"] * market.bars["volume"]
-    last = np.array(
-        [column[np.isfinite(column)][-60:].mean() if np.isfinite(column).any() else 0 for column in dollars.T]
-    )
-    today = np.broadcast_to(last > np.median(last), market.listed.shape)
-    honest = _mean(dollars, -19, 0) > np.median(last)
-    taken = rng.random(len(last)) < share
-    return replace(market, scored=market.listed & np.where(taken, today, honest))
+    month = market.calendar.astype("datetime64[M]").astype(int)
+    period = (month - month[0] // 12 * 12) // round(12 * years)
+    end = np.searchsorted(period, period, "right") - 1
+    size = _mean(dollars, -59, 0)
+    last = len(size) - 1 - market.listed[::-1].argmax(0)  # who ended before the period's end counts as of the last day
+    at_end = np.stack([size[np.minimum(t, last), np.arange(len(last))] for t in end])
+    return replace(market, scored=market.listed & (at_end > np.median(at_end)))
 
 
 def later_price(market: Market, days: float, rng: np.random.Generator) -> Market:
@@ -88,7 +92,7 @@ FAULTS_OF_POPULATION: list[Fault] = [
         later_liquidity,
     ),
     in_cache(
-        "universe of today's members", ("universe membership",), {"strong": 1.0, "weak": 0.6, "borderline": 0.3},
+        "universe of today's members", ("universe membership",), {"strong": 100, "weak": 1.0, "borderline": 0.25},
         current_members,
     ),
     in_cache(

@@ -60,7 +60,7 @@ def test_a_universe_of_later_prices_is_told_by_both(market: Market, tmp_path: Pa
 
 @pytest.mark.parametrize("plant", [planted.later_liquidity, planted.current_members])
 def test_a_universe_of_later_liquidity_fails(plant: object, market: Market, tmp_path: Path) -> None:
-    dose = 20 if plant is planted.later_liquidity else 1.0
+    dose = 20 if plant is planted.later_liquidity else 100
     found = said(membership, plant(market, dose, np.random.default_rng(0)), tmp_path)  # type: ignore[operator]
     assert found.verdict == "failed", found
 
