@@ -7,31 +7,34 @@ import numpy as np
 
 from engine.audit.finding import Advice, Finding, failed, passed, skipped, warned
 from engine.audit.sample import Bool, CacheSample, Float32
-from engine.score.standard_error import degrees_of_freedom, mean_test
+from engine.score.standard_error import MeanTest, mean_test
 
 ADVICE = Advice(
     "moves after entries and exits",
     "Codes that enter before they rise, or leave before they fall, were chosen by what came later.",
     "Decide at each close who enters and who leaves; give codes no history from before they were followed.",
 )
-FALSE_ALARMS = 1e-5  # of each of three statistics
-AFTER = 20  # days after a change of the universe
-A_DAY = 0.0015  # mean move over the others on these days, 3% in all: what no honest rule is known to reach
+FALSE_ALARMS = 1e-4  # two-sided, of each of five statistics that look to one side
+AFTER = (10, 20)  # days after a change of the universe
+A_DAY = 0.002  # mean move over the others on these days: what no honest rule is known to reach
+FIRST = 20  # days of the panel: codes of these have been there before
 EARLY = 120  # first days of a code
 RISE = 0.20  # of a code over the others in its first days
+LARGEST = 10  # days after an event that codes are named by
 MIN_EVENTS, MIN_DAYS = 20, 60
 
 
 def moves(sample: CacheSample) -> Finding:
     """Whether codes move with what is done to them, after it is done.
 
-    All returns are less their day's mean. After an exit from the universe (a row outside it after one inside) and after
-    an entry, the codes of the last 20 days form a portfolio of each day (a calendar-time portfolio: Fama 1998, "Market
-    efficiency, long-term returns, and behavioral finance"), whose mean is tested with `mean_test`. It alarms where
-    p < 1e-5 and the mean is below -0.15% a day after exits, or above +0.15% after entries.
+    All returns are less their day's mean. After an exit from the universe (a row outside it after one inside), and
+    after an entry, the codes of the last 10 or 20 days form a portfolio of each day (a calendar-time portfolio: Fama
+    1998, "Market efficiency, long-term returns, and behavioral finance"), each event with the same weight. The mean of
+    its days is tested with `mean_test`. It alarms where p < 1e-4 and the mean is below -0.2% a day after exits, or
+    above +0.2% after entries.
 
     Codes that the panel has from a later day than its first 20 on should not rise in their first 120 days: the sum of
-    these log returns, one a code, against its deviation over codes is normal. It alarms beyond 1e-5 and +20%: backfill
+    these log returns, one a code, against its deviation over codes is normal. It alarms beyond 1e-4 and +20%: backfill
     bias, the history that a source adds when it begins to follow a code that rose. Where the universe is one of the
     source's own, and not of the source's codes, the same is seen after entries.
     """
@@ -41,14 +44,16 @@ def moves(sample: CacheSample) -> Finding:
     apart = _apart(returns)
     told, odd, certain, concerned = [], False, False, []
     for name, sign, events in (("exits", -1, _changes(sample, False)), ("entries", 1, _changes(sample, True))):
-        if events.sum() < MIN_EVENTS:
+        tests = [] if events.sum() < MIN_EVENTS else [_after(apart, events, days) for days in AFTER]
+        known = [(test.p, size, days) for days, (test, size) in zip(AFTER, tests, strict=False) if np.isfinite(test.p)]
+        if not known:
             continue
-        series, size = _calendar_time(apart, events)
-        if len(series) < MIN_DAYS or not degrees_of_freedom(len(series), AFTER // 4):
-            continue
-        test = mean_test(series, AFTER // 4)
-        told.append(f"{size:+.2%} a day after {int(events.sum()):,} {name} (p {test.p:.0e}, limit {sign * A_DAY:+.2%})")
-        if sign * size > A_DAY and test.p < FALSE_ALARMS:
+        p, size, days = min(known)
+        told.append(
+            f"{size:+.2%} a day in {days} days after {int(events.sum()):,} {name} "
+            f"(p {p:.0e}, limits {FALSE_ALARMS:.0e} and {sign * A_DAY:+.2%})"
+        )
+        if any(p < FALSE_ALARMS and sign * size > A_DAY for p, size, _ in known):
             odd = True
             certain |= sign * size > 3 * A_DAY
             concerned += _worst(sample, apart, events, sign)
@@ -82,30 +87,31 @@ def _changes(sample: CacheSample, enters: bool) -> Bool:
     return found
 
 
-def _calendar_time(apart: Float32, events: Bool) -> tuple[np.ndarray, float]:
-    """The mean on each day of the codes with an event in the AFTER days before, days with one only, and its mean."""
+def _after(apart: Float32, events: Bool, days: int) -> tuple[MeanTest, float]:
+    """The mean daily move of codes with an event in the days before, and its test over days that have any."""
     recent = np.cumsum(np.vstack([np.zeros((1, events.shape[1]), np.int32), events]), 0, dtype=np.int32)
     day = np.arange(len(events))
-    held = recent[day] > recent[np.maximum(day - AFTER, 0)]
-    held &= np.isfinite(apart)
+    held = (recent[day] > recent[np.maximum(day - days, 0)]) & np.isfinite(apart)
     count = held.sum(1)
     some = count > 0
-    series = np.where(held, apart, 0).sum(1, dtype=np.float64)[some] / count[some]
-    return series, float(series.mean()) if some.any() else 0.0
+    if some.sum() < MIN_DAYS:
+        return MeanTest(np.nan, np.nan, np.nan), 0.0
+    series = np.where(held, apart, 0).sum(1, dtype=np.float64)[some] / count[some].mean()
+    return mean_test(series, 1), float(series.mean())
 
 
 def _worst(sample: CacheSample, apart: Float32, events: Bool, sign: int) -> list[str]:
     """Codes with the largest mean move after an event, the largest first."""
     day, code = np.nonzero(events)
     sums = np.vstack([np.zeros((1, apart.shape[1])), np.nancumsum(apart, 0, dtype=np.float64)])
-    after = sums[np.minimum(day + 1 + AFTER, len(apart)), code] - sums[day + 1, code]
+    after = sums[np.minimum(day + 1 + LARGEST, len(apart)), code] - sums[day + 1, code]
     order = np.argsort(-sign * after)[:50]
     return list(dict.fromkeys(sample.names[s] for s in code[order]))
 
 
 def _first_days(sample: CacheSample, apart: Float32) -> np.ndarray:
-    """Sums of the first EARLY moves of codes that come after day AFTER and have as many."""
+    """Sums of the first EARLY moves of codes that come after the first FIRST days and have as many."""
     first = sample.panel.first[sample.codes]
-    whole = (first > AFTER) & (first + EARLY < sample.days)
+    whole = (first > FIRST) & (first + EARLY < sample.days)
     sums = [np.nansum(apart[first[s] + 1 : first[s] + 1 + EARLY, s], dtype=np.float64) for s in np.flatnonzero(whole)]
     return np.array(sums)

@@ -100,7 +100,7 @@ FAULTS_OF_POPULATION: list[Fault] = [
         {"strong": 60, "weak": 20, "borderline": 5}, later_price,
     ),
     in_cache(
-        "dropped before falls", ("moves after entries and exits",), {"strong": 0.5, "weak": 0.2, "borderline": 0.05},
+        "dropped before falls", ("moves after entries and exits",), {"strong": 1.0, "weak": 0.4, "borderline": 0.05},
         dropped_before_falls,
     ),
     in_cache(
