@@ -110,7 +110,7 @@ def _by_rules(sample: CacheSample) -> Finding:
         )
         best[later] = min(rules, key=lambda rule: rule.error)
     before, after = best[False], best[True]
-    gains = np.bincount(code, before.wrong.astype(np.float64) - after.wrong, len(sample.codes))
+    gains: Float = np.bincount(code, before.wrong.astype(np.float64) - after.wrong, len(sample.codes)).astype(float)
     z = _z(gains[np.unique(code)])
     told = f"{before.name}: {before.error:.2%} of rows wrong; {after.name}: {after.error:.2%}, z {z:.1f} (limit {Z})"
     better = after.error < FEWER * before.error and before.error - after.error > GAIN

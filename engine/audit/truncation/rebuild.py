@@ -31,7 +31,12 @@ DATES = 5
 SECONDS = 600  # that a command may take for one date
 OPTION = "--rebuild"
 NOT_AGAIN = ("end", "shards", "keep_source", "delisting_returns")  # of the settings of a build
-TAKEN_IN = {"date": "date", "code": "code", "rename": [], "min_codes": None}  # by the kept source already
+TAKEN_IN: dict[str, Any] = {
+    "date": "date",
+    "code": "code",
+    "rename": [],
+    "min_codes": None,
+}  # by the kept source already
 
 
 def rebuilt(panel: Panel, command: str | None = None, dates: int = DATES, seconds: float = SECONDS) -> Finding:

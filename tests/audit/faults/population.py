@@ -84,7 +84,7 @@ def _later(values: Array, days: int) -> Array:
     return np.where(np.isfinite(found), found, last)
 
 
-LARGE = replace(PLAIN, codes=300, days=1000)
+LARGE = replace(PLAIN, codes=500, days=1500)
 FAULTS_OF_POPULATION: list[Fault] = [
     in_cache("survivors only", ("exits",), {"strong": 1.0, "weak": 0.9, "borderline": 0.75}, survivors_only, LARGE),
     in_cache(
