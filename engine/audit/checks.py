@@ -2,6 +2,11 @@
 
 from collections.abc import Callable
 
+from engine.audit.copies.bad_ticks import bad_ticks
+from engine.audit.copies.mirrored_splits import mirrored_splits
+from engine.audit.copies.repeated_days import repeated_days
+from engine.audit.copies.same_paths import same_paths
+from engine.audit.copies.stale_prices import stale_prices
 from engine.audit.features.event_study import event_study
 from engine.audit.features.extreme_moves import extreme_moves
 from engine.audit.features.lag_profile import lag_profile
@@ -12,6 +17,10 @@ from engine.audit.labels.clipping import clipping
 from engine.audit.labels.compounding import compounding
 from engine.audit.labels.horizon import horizon
 from engine.audit.labels.start import start
+from engine.audit.population.exits import exits
+from engine.audit.population.membership import membership
+from engine.audit.population.moves import moves
+from engine.audit.population.universe_return import universe_return
 from engine.audit.sample import CacheSample
 
 CacheCheck = Callable[[CacheSample], Finding]
@@ -19,6 +28,6 @@ CacheCheck = Callable[[CacheSample], Finding]
 # Of a cache alone. Those in QUICK take under two seconds on ten million rows; `train` runs them.
 FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maximum, life_mean]
 LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
-POPULATION: list[CacheCheck] = []
-COPIES: list[CacheCheck] = []
+POPULATION: list[CacheCheck] = [exits, universe_return, moves, membership]
+COPIES: list[CacheCheck] = [same_paths, repeated_days, stale_prices, mirrored_splits, bad_ticks]
 QUICK: list[CacheCheck] = [clipping]

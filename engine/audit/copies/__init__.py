@@ -1,0 +1,1 @@
+"""Checks of rows that repeat others, and of prices that no one paid."""

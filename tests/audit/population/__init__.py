@@ -1,0 +1,1 @@
+"""Tests of the checks of who is in the panel, and when."""

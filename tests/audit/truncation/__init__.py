@@ -1,0 +1,1 @@
+"""Tests of comparisons of a cache with one of an earlier date."""
