@@ -3,6 +3,10 @@
 from collections.abc import Callable
 
 from engine.audit.finding import Finding
+from engine.audit.run.future import future
+from engine.audit.run.splits import splits
+from engine.audit.run.trained import Trained
+from engine.audit.run.tuning import tuning
 from engine.audit.sample import CacheSample
 from engine.audit.scores.codes import codes
 from engine.audit.scores.concentration import concentration
@@ -15,6 +19,7 @@ from engine.audit.scores.shuffles import shuffles
 
 CacheCheck = Callable[[CacheSample], Finding]
 ScoreCheck = Callable[[ScoredCache], Finding]
+RunCheck = Callable[[Trained], Finding]
 
 # Of a cache alone. Those in QUICK take under two seconds on ten million rows; `train` runs them.
 FEATURES: list[CacheCheck] = []
@@ -25,3 +30,6 @@ QUICK: list[CacheCheck] = []
 
 # Of scores beside their cache.
 SCORES: list[ScoreCheck] = [in_sample, shuffles, codes, delay, foresight, own_close, concentration]
+
+# Of a run, or a walk of folds; its scores are checked too.
+RUN: list[RunCheck] = [splits, tuning, future]

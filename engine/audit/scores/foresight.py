@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.audit.finding import Advice, Finding, failed, passed, skipped, warned
-from engine.audit.scores.scored import ScoredCache, daily_rank_ic, over_horizons
+from engine.audit.scores.scored import ScoredCache, daily_rank_ic, mean_and_test, over_horizons
 from engine.score.cross_section import MIN_SAMPLES
 from loaders.panel import Int
 
@@ -17,25 +17,28 @@ ADVICE = Advice(
     "no honest part of a score follows the next day so closely: it was computed with that day's data",
     "rebuild the scores as of a past date and compare; look for a shift by a day, and for labels among the inputs",
 )
-MOST_VALUES = 1 << 24  # cells x regressors
-RETURN_LIMITS = 0.2, 0.4  # rank correlation with the next return from which a part of a score is odd, and wrong
-FEATURE_LIMITS = 0.3, 0.5  # correlation with the news of a feature
-NOISE = 5.0  # standard errors that come on top
+MOST_VALUES = 1 << 23  # cells x regressors
+LEAST_PART = 0.05  # RankIC of a part of the scores that is looked at
+BEYOND_HONEST = 0.3  # RankIC with a day's return, of the scores or a part of them
+NEWS_LIMITS = 0.12, 0.4  # correlation with the news of a feature from which a part of the scores is odd, and wrong
+NOISE = 4.0  # standard errors that come on top
 LEAST_CELLS = 500
 RIDGE = 1e-4
+ROUNDING = 1e-9  # share of the scores that is left of an exact function of the features
 
 
 def foresight(scored: ScoredCache) -> Finding:
     """Warns where a part of the scores follows the next day's return, or features, as nothing honest does.
 
-    Statistic: the normalised ranks of the scores, less their ridge regression on what was known: the day's features,
-    their squares, those of the day before, and the scores of the day before. What is left, w, is rank-correlated with
-    the next return, and correlated with the news of each feature, the next day's values less the same regression. An
-    honest w is a part of a prediction and follows neither closely; a score of the next day, however small its share,
-    is nearly all of w where the rest is explained. Null: the rank correlation with a day's return is at most 0.2 (0.4:
-    failed), sqrt(h) times that for a label over h days where there are no 1-day returns, and that with the news of a
-    feature at most 0.3 (0.5: failed); five standard errors 1 / sqrt(N) come on top. These are bounds of effect and
-    no test of zero: daily RankICs of published models are below 0.1.
+    The part is w: normalised ranks of the scores, less their ridge regression on what was known, the day's
+    features, their squares, those of the day before, and the scores of the day before. Statistics: the rank correlation
+    of w with the next return, and its correlation with the news of each feature, which are the next day's values less
+    the same regression. Null of the first: at most that of the whole scores. Scores that weigh uncorrelated parts as
+    best they can have a correlation whose square is the sum of the parts' squares (Grinold 1989, "The fundamental law
+    of active management"), so none has more than the whole; what leaks in at small weight has. Null of the second: at
+    most 0.12, as no one predicts news; 0.4 fails. Four standard errors 1 / sqrt(N) come on top (two-sided p = 6e-5).
+    Any of 0.3 or more with a day's return is odd as well (sqrt(h) times that for a label over h days, where there are
+    no 1-day returns). Scores that weigh their parts badly can exceed the first: it is a warning.
     """
     return over_horizons(scored, ADVICE, _of_horizon)
 
@@ -45,39 +48,35 @@ def _of_horizon(scored: ScoredCache, h: int) -> Finding:
     cells = _cells(scored, s)
     if cells is None:
         return skipped(ADVICE, f"h={h}: too few days or samples")
-    known, left, news, day, row, share = cells
-    unexplained = np.full_like(s, np.nan)
-    unexplained[day, row] = left
-    scale = 1.0
-    following = scored.ahead(1)
+    left, news, day, row, share = cells
+    following, bound = scored.ahead(1), BEYOND_HONEST
     if not np.isfinite(following).any():
-        following, scale = scored.labels(h), float(np.sqrt(h))
-    noise = NOISE / np.sqrt(len(left))
-    daily = daily_rank_ic(unexplained, following)
-    of_return = float(np.nanmean(daily)) if np.isfinite(daily).any() else 0.0
-    of_features = _correlations(left, news)
+        following, bound = scored.labels(h), min(BEYOND_HONEST * float(np.sqrt(h)), 0.7)
+    part, whole, noise = np.full_like(s, np.nan), np.full_like(s, np.nan), NOISE / np.sqrt(len(left))
+    part[day, row], whole[day, row] = left, s[day, row]
+    of_part, of_whole = (mean_and_test(daily_rank_ic(each, following), h)[0] for each in (part, whole))
+    if not (np.isfinite(of_part) and np.isfinite(of_whole)):
+        return skipped(ADVICE, f"h={h}: scores or returns do not vary")
+    of_news = np.abs(_correlations(left, news))
     names = scored.panel.manifest.features
-    worst = int(np.abs(of_features).argmax()) if len(names) else 0
-    largest = float(of_features[worst]) if len(names) else 0.0
+    largest = float(of_news.max(initial=0))
     figure = (
-        f"h={h}: {1 - share:.1%} of the scores is not explained by known features; its rank correlation with the next "
-        f"return is {of_return:.3f}" + (f", with the news of {names[worst]} {largest:.3f}" if names else "")
+        f"h={h}: known features leave {1 - share:.1%} of the scores, whose RankIC with the next return is "
+        f"{of_part:.3f} (all: {of_whole:.3f}), correlation with news of features up to {largest:.2f}"
     )
-    # Float rounding is all that is left of an exact function of the features.
-    tiny = 1 - share < 1e-9
-    levels = [
-        not tiny
-        and (abs(of_return) > min(a * scale, 0.7) + noise or abs(largest) > b + noise)
-        for a, b in zip(RETURN_LIMITS, FEATURE_LIMITS, strict=True)
-    ]
-    odd = [names[f] for f in np.argsort(-np.abs(of_features)) if abs(of_features[f]) > FEATURE_LIMITS[0] + noise]
-    if levels[1]:
+    if 1 - share < ROUNDING:
+        return passed(ADVICE, figure)
+    odd = [names[f] for f in np.argsort(-of_news) if of_news[f] > NEWS_LIMITS[0] + noise]
+    if largest > NEWS_LIMITS[1] + noise:
         return failed(ADVICE, figure, odd)
-    return warned(ADVICE, figure, odd) if levels[0] else passed(ADVICE, figure)
+    knows = abs(of_part) > max(abs(of_whole), LEAST_PART) + noise
+    if knows or odd or max(abs(of_part), abs(of_whole)) > bound + noise:
+        return warned(ADVICE, figure, odd)
+    return passed(ADVICE, figure)
 
 
 def _cells(scored: ScoredCache, s: Float32) -> Any:
-    """Regressors, what they leave of the scores and of the next day's features, places, and the share explained."""
+    """What the regressors leave of the scores and of the next day's features, places, and the share explained."""
     width = 3 * len(scored.panel.manifest.features) + 2
     wide = np.flatnonzero(np.isfinite(s).sum(1) >= MIN_SAMPLES)
     wide = wide[(wide >= 1) & (wide + scored.start + 1 < scored.sample.days)]
@@ -109,7 +108,7 @@ def _cells(scored: ScoredCache, s: Float32) -> Any:
     slopes = np.linalg.solve(square, (known.T @ right).astype(np.float64))
     rest = right - known @ slopes.astype(np.float32)
     share = 1 - float(np.square(rest[:, 0], dtype=np.float64).mean() / np.square(right[:, 0], dtype=np.float64).mean())
-    return known, rest[:, 0], rest[:, 1:], np.concatenate(day), np.concatenate(row), share
+    return rest[:, 0], rest[:, 1:], np.concatenate(day), np.concatenate(row), share
 
 
 def _ranked(values: Float32) -> Float32:

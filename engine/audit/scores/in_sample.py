@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, failed, passed, warned
-from engine.audit.scores.scored import RARE, ScoredCache, daily_rank_ic, mean_and_test
+from engine.audit.scores.scored import ScoredCache, daily_rank_ic, mean_and_test
 
 ADVICE = Advice(
     "in sample",
@@ -13,6 +13,7 @@ ADVICE = Advice(
 LEAST_PART = 0.1  # of the days on each side of a break, 60 at least
 SHARE = 0.5  # of the RankIC that goes at a break
 BREAKS = 20  # days of a break that are tried
+LIMIT = 1.2 * 4.42  # of p = 2e-4 / BREAKS, and a fifth more for errors of few degrees of freedom
 
 
 def in_sample(scored: ScoredCache) -> Finding:
@@ -52,7 +53,3 @@ def in_sample(scored: ScoredCache) -> Finding:
     if largest > LIMIT and source.trained_until is None:
         return warned(ADVICE, f"{figure} on (t = {largest:.1f})", scored.dates(np.array([where])))
     return passed(ADVICE, f"{clean}; no break")
-
-
-# Of a normal variable with a two-sided p of RARE / BREAKS, and a fifth more for the few degrees of freedom of the errors.
-LIMIT = 1.2 * 4.42

@@ -37,14 +37,12 @@ def own_close(scored: ScoredCache) -> Finding:
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
     s, y = scored.scores(h), scored.labels(h)
     mean, t, _ = mean_and_test(daily_rank_ic(s, y), h)
-    close, opened = scored.bar["close"], scored.bar["open"]
-    own = np.full_like(close, np.nan)
-    own[1:] = close[1:] / close[:-1] - 1
-    following = scored.of(shifted(close, -1))
-    here = np.where(np.isfinite(s), scored.of(own), np.nan)
+    before, close, following = (scored.of(shifted(scored.bar["close"], lag)) for lag in (1, 0, -1))
+    opened = scored.of(shifted(scored.bar["open"], -1))
+    here = np.where(np.isfinite(s), close / before - 1, np.nan)
     dependence = daily_rank_ic(s, here)
-    whole = daily_rank_ic(here, following / scored.of(close) - 1)
-    from_open = daily_rank_ic(here, following / scored.of(shifted(opened, -1)) - 1)
+    whole = daily_rank_ic(here, following / close - 1)
+    from_open = daily_rank_ic(here, following / opened - 1)
     gained, gained_t, p = mean_and_test(dependence * (whole - from_open), 1)
     if not (np.isfinite(p) and np.isfinite(t)):
         return skipped(ADVICE, f"h={h}: too few days")

@@ -9,6 +9,7 @@ T days, S codes
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,9 +67,10 @@ class ScoredCache:
 
     def labels(self, horizon: int) -> Float32:
         """[T, S] as stored."""
-        return self.of(self.sample.targets[horizon])
+        found: Float32 = self.of(self.sample.targets[horizon])
+        return found
 
-    def of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:  # type: ignore[type-var]
+    def of(self, values: Any) -> Any:
         """The scored days [T, S] of an array over all days of the calendar."""
         return values[self.start : self.stop]
 
@@ -77,7 +79,8 @@ class ScoredCache:
         returns = self.sample.returns
         if returns is None:
             return np.full((self.stop - self.start, len(self.sample.codes)), np.nan, np.float32)
-        return self.of(shifted(returns, -days))
+        found: Float32 = self.of(shifted(returns, -days))
+        return found
 
     @cached_property
     def bar(self) -> dict[str, Float32]:
@@ -103,7 +106,7 @@ def both(a: Float32, b: Float32) -> tuple[Float32, Float32]:
 
 
 def daily_rank_ic(a: Float32, b: Float32) -> Float64:
-    """Rank correlation of each day [T]; NaN on days with fewer than MIN_SAMPLES cells, or where one side is constant."""
+    """Rank correlation of each day [T]; NaN with fewer than MIN_SAMPLES cells, and where one side is constant."""
     x, y = both(a, b)
     product = x * y
     here = np.isfinite(product)

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from engine.audit.audit import audit_scores
 from engine.audit.finding import Finding
 from engine.score.files import Scores, write_scores
+from engine.score.standard_error import mean_test
 from loaders.cache.format import ABSENT
 from loaders.panel import Panel
 from tests.audit.faults.fault import Dose, Fault
@@ -68,9 +69,7 @@ def score_file(
     return path
 
 
-def in_scores(
-    name: str, by: tuple[str, ...], doses: Mapping[Dose, float], plant: Plant, style: Style = PLAIN
-) -> Fault:
+def in_scores(name: str, by: tuple[str, ...], doses: Mapping[Dose, float], plant: Plant, style: Style = PLAIN) -> Fault:
     """A fault of scores that are given as a file."""
 
     def audit(folder: Path, dose: float, seed: int) -> list[Finding]:
@@ -101,14 +100,19 @@ def _centred(market: Market, dose: float, rng: np.random.Generator) -> tuple[Mar
 
 
 def _static(market: Market, dose: float, rng: np.random.Generator) -> tuple[Market, Array]:
-    """Random static scores: of many draws, the first whose t over days is as large as the dose."""
-    from engine.score.standard_error import mean_test
-
+    """Returns of codes that differ by a constant, dose times a day's deviation, and random scores that never change: of
+    many draws, the first whose t over days is significant.
+    """
+    returns = market.returns
+    drift = dose * np.nanstd(returns, 0) * rng.normal(size=returns.shape[1])
+    factor = np.exp(drift * np.arange(len(returns))[:, None])
+    market = market.with_bars(**{name: market.bars[name] * factor for name in ("open", "high", "low", "close")})
+    market = market.with_bars(volume=market.bars["volume"] / factor)
     labels = ranked(np.where(market.scored, market.labels[1], np.nan))
-    for _ in range(2000):
-        drawn = np.broadcast_to(rng.normal(size=market.listed.shape[1]), market.listed.shape)
+    for _ in range(500):
+        drawn = np.broadcast_to(rng.normal(size=returns.shape[1]), returns.shape)
         daily = (ranked(np.where(market.scored, drawn, np.nan)) * labels)[:-1].mean(1)
-        if dose < mean_test(daily, 1).t < dose + 0.5:
+        if 2.2 < mean_test(daily, 1).t < 3:
             break
     return market, np.array(drawn)
 
@@ -132,7 +136,7 @@ def _bad_tick(market: Market, dose: float, rng: np.random.Generator) -> tuple[Ma
 
 
 def _one_code(market: Market, dose: float, rng: np.random.Generator) -> tuple[Market, Array]:
-    """One code's labels are too high by a part of a day's return, as after a wrong split; its scores are the highest."""
+    """One code's labels are too high, as after a wrong split, and its scores are the highest."""
     often = market.scored.sum(0)
     best = int(rng.choice(np.flatnonzero(often >= np.quantile(often, 0.8))))
     labels = {h: each.copy() for h, each in market.labels.items()}
@@ -190,7 +194,7 @@ FAULTS_OF_SCORES: list[Fault] = [
         _centred,
     ),
     in_scores(
-        "static random scores", ("scores of other codes",), {"strong": 2.6, "weak": 2.1, "borderline": 1.8}, _static,
+        "static random scores", ("scores of other codes",), {"strong": 0.1, "weak": 0.06, "borderline": 0.03}, _static,
     ),
     in_scores(
         "scores know the labels of few days", ("concentration",), {"strong": 0.02, "weak": 0.01, "borderline": 0.006},
