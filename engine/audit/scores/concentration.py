@@ -20,7 +20,7 @@ ADVICE = Advice(
     "look at these rows for bad prices, and give the figures without them too",
 )
 HALF = 0.5  # of a figure
-RANK_IC_DAYS, RETURN_DAYS = 8.0, 20.0  # robust deviations
+RANK_IC_DAYS, RETURN_DAYS = 5.0, 20.0  # robust deviations
 RETURN = "decile return"
 LEAST_T = 2.0  # below it nothing is claimed
 RECENT = 20  # days whose dollar volume is a code's liquidity
@@ -30,12 +30,12 @@ def concentration(scored: ScoredCache) -> Finding:
     """Warns where more than half of a figure rests on few days, one code, or the least liquid fifth.
 
     Figures: RankIC, and the return of the top tenth of the scores over the bottom tenth, summed over days. Statistics:
-    the share of either that comes from days of more than 8 (RankIC), or 20 (return), robust deviations 1.4826 median
+    the share of either that comes from days of more than 5 (RankIC), or 20 (return), robust deviations 1.4826 median
     |x - median| above the median (Hampel 1974, "The influence curve and its role in robust estimation"); where its t
     over days is above 2, the share of the return that the best day has, and the best code; where that of RankIC is, the
     RankIC within the four fifths of the codes that have the larger dollar volume of 20 days, compared with half of that
-    of all by `mean_test`, one-sided at 1e-4. Null: none of the shares is above a half. Normal days reach 8 deviations
-    once in 10^15, and a normal return of t = 2 has 12% on the best of 750 days.
+    of all by `mean_test`, one-sided at 1e-4. Null: none of the shares is above a half. Normal days reach 5 deviations
+    once in 10^6, and a normal return of t = 2 has 12% on the best of 750 days.
     """
     return over_horizons(scored, ADVICE, _of_horizon)
 

@@ -99,7 +99,7 @@ def _cells(scored: ScoredCache, s: Float32) -> Any:
         ahead.append(after)
         day.append(np.full(len(here), t))
         row.append(here)
-    if not x or sum(map(len, y)) < max(LEAST_CELLS, 3 * width):
+    if not x or sum(map(len, y)) < max(LEAST_CELLS, 3 * width) or not np.concatenate(y).any():
         return None
     known = np.concatenate(x)
     right = np.concatenate([np.concatenate(y)[:, None], np.concatenate(ahead)], 1)

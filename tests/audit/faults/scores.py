@@ -104,17 +104,16 @@ def _static(market: Market, dose: float, rng: np.random.Generator) -> tuple[Mark
     many draws, the first whose t over days is significant.
     """
     returns = market.returns
-    drift = dose * np.nanstd(returns, 0) * rng.normal(size=returns.shape[1])
+    drift = dose * np.sqrt(np.nan_to_num(returns**2).mean(0)) * rng.normal(size=returns.shape[1])
     factor = np.exp(drift * np.arange(len(returns))[:, None])
     market = market.with_bars(**{name: market.bars[name] * factor for name in ("open", "high", "low", "close")})
     market = market.with_bars(volume=market.bars["volume"] / factor)
     labels = ranked(np.where(market.scored, market.labels[1], np.nan))
     for _ in range(500):
-        drawn = np.broadcast_to(rng.normal(size=returns.shape[1]), returns.shape)
-        daily = (ranked(np.where(market.scored, drawn, np.nan)) * labels)[:-1].mean(1)
-        if 2.2 < mean_test(daily, 1).t < 3:
+        drawn = rng.normal(size=returns.shape[1])
+        if 2.2 < mean_test((drawn * labels)[:-1].mean(1), 1).t < 3:
             break
-    return market, np.array(drawn)
+    return market, np.tile(drawn, (len(returns), 1))
 
 
 def _one_day(market: Market, dose: float, rng: np.random.Generator) -> tuple[Market, Array]:
