@@ -21,9 +21,23 @@ from engine.audit.population.exits import exits
 from engine.audit.population.membership import membership
 from engine.audit.population.moves import moves
 from engine.audit.population.universe_return import universe_return
+from engine.audit.run.future import future
+from engine.audit.run.splits import splits
+from engine.audit.run.trained import Trained
+from engine.audit.run.tuning import tuning
 from engine.audit.sample import CacheSample
+from engine.audit.scores.codes import codes
+from engine.audit.scores.concentration import concentration
+from engine.audit.scores.delay import delay
+from engine.audit.scores.foresight import foresight
+from engine.audit.scores.in_sample import in_sample
+from engine.audit.scores.own_close import own_close
+from engine.audit.scores.scored import ScoredCache
+from engine.audit.scores.shuffles import shuffles
 
 CacheCheck = Callable[[CacheSample], Finding]
+ScoreCheck = Callable[[ScoredCache], Finding]
+RunCheck = Callable[[Trained], Finding]
 
 # Of a cache alone. Those in QUICK take under two seconds on ten million rows; `train` runs them.
 FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maximum, life_mean]
@@ -31,3 +45,9 @@ LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
 POPULATION: list[CacheCheck] = [exits, universe_return, moves, membership]
 COPIES: list[CacheCheck] = [same_paths, repeated_days, stale_prices, mirrored_splits, bad_ticks]
 QUICK: list[CacheCheck] = [clipping]
+
+# Of scores beside their cache.
+SCORES: list[ScoreCheck] = [in_sample, shuffles, codes, delay, foresight, own_close, concentration]
+
+# Of a run, or a walk of folds; its scores are checked too.
+RUN: list[RunCheck] = [splits, tuning, future]

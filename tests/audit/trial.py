@@ -8,6 +8,7 @@ from engine.audit.finding import Finding
 from tests.audit.clean import STYLES
 from tests.audit.faults.every import FAULTS
 from tests.audit.faults.fault import Dose
+from tests.audit.faults.scores import audit_of, honest
 from tests.audit.market import Style, clean_market, write_market
 
 
@@ -23,7 +24,9 @@ def alarms(panel: tuple[str, Style, int]) -> list[str]:
     """What the checks have against a clean panel, a line each."""
     name, _, seed = panel
     with tempfile.TemporaryDirectory() as folder:
-        found = list(audit_cache(write_market(clean_market(seed, STYLES[name]), Path(folder) / "cache")))
+        market = clean_market(seed, STYLES[name])
+        found = list(audit_cache(write_market(market, Path(folder) / "cache")))
+        found += audit_of(Path(folder) / "scored", market, honest(market, seed))
     return [alarm_line(each) for each in found if each.verdict in ("warned", "failed")]
 
 

@@ -1,0 +1,1 @@
+"""Checks of runs: what they were trained on, what their tuning saw, and whether their scores see ahead."""

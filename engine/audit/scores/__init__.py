@@ -1,0 +1,1 @@
+"""Checks of scores: those of a file or of a run, beside the cache that they score."""
