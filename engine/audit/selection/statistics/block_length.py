@@ -2,8 +2,8 @@
 
 Politis and White 2004, "Automatic Block-Length Selection for the Dependent Bootstrap", Econometric Reviews 23(1), with
 the correction of Patton, Politis and White 2009, ibid. 28(4): b = (2 G^2 / D)^(1/3) T^(1/3), D = 2 g(0)^2, where g is
-the spectrum at 0 and G = sum |k| c_k, both by a flat-top window of the autocovariances c_k. The window ends at twice the
-lag from which on the next K_T autocorrelations are all within noise.
+the spectrum at 0 and G = sum |k| c_k, both by a flat-top window of the autocovariances c_k. The window ends at twice
+the lag from which on the next K_T autocorrelations are all within noise.
 """
 
 import math

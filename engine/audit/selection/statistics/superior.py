@@ -2,9 +2,12 @@
 
 White 2000, "A Reality Check for Data Snooping", Econometrica 68(5): the largest mean against the largest of resampled
 means, each less its own mean. Hansen 2005, "A Test for Superior Predictive Ability", Journal of Business and Economic
-Statistics 23(4): means are divided by their standard errors, and series that are so bad that they cannot be the best,
+Statistics 23(4): means are divided by a scale of their own, and series that are so bad that they cannot be the best,
 below -sqrt(2 log log T) standard errors, are left at their own mean (the consistent p), so that bad ones do not hide a
 good one. Both resample whole days by the stationary bootstrap, so correlations between series are kept.
+
+Two choices keep the tests near their level where days are correlated. The scale is the daily standard deviation: the
+long-run one is a noisy estimate that the draws do not repeat. Blocks are twice as long as is best for a variance.
 
 T days, N series, R draws
 """
@@ -39,17 +42,17 @@ def superior_test(series: npt.ArrayLike, horizon: int, draws: int = DRAWS, seed:
     """
     x = np.asarray(series, np.float64)
     days, mean = len(x), x.mean(0)
-    block = min(max(common_block_length(x), horizon), days / 3)
+    block = min(max(2 * common_block_length(x), horizon), days / 3)
     drawn = resampled_means(x, block, draws, seed) - mean
     white = _p(drawn.max(1), mean.max())
-    error = np.sqrt(np.maximum(long_run_variance(x, block), 0) / days)
-    usable = error > 1e-12 * np.maximum(np.abs(mean), 1e-300)
-    if not usable.any():
+    varies = x.max(0) > x.min(0)
+    if not varies.any():
         return Superior(white, math.nan, block)
-    t = mean[usable] / error[usable]
-    bad = t < -math.sqrt(2 * math.log(math.log(max(days, 3))))
-    studentised = drawn[:, usable] / error[usable] + np.where(bad, t, 0)
-    return Superior(white, _p(np.maximum(studentised.max(1), 0), max(t.max(), 0.0)), block)
+    mean, scale = mean[varies], x[:, varies].std(0)
+    error = np.sqrt(np.maximum(long_run_variance(x[:, varies], block), 0) / days)
+    bad = mean < -math.sqrt(2 * math.log(math.log(max(days, 3)))) * error
+    studentised = (drawn[:, varies] + np.where(bad, mean, 0)) / scale
+    return Superior(white, _p(np.maximum(studentised.max(1), 0), max((mean / scale).max(), 0.0)), block)
 
 
 def common_block_length(x: npt.NDArray[np.float64]) -> float:
