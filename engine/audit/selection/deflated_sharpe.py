@@ -6,16 +6,20 @@
     null        no model has skill. s is the spread of the models' ratios, and at most that of a ratio that is 0, one
                 over the root of the observations: what goes beyond is no luck. Where returns are correlated from day to
                 day, the observations are as many independent ones as the standard error of `mean_test` is worth.
-    limit       above 0.95, as published. The statistic is stricter than that: it holds the best against the mean of the
-                best, so on independent noise it exceeds 0.95 in less than 1 of 100 cases.
+    limit       p of the best mean in units of its own deviation, as for the deflated RankIC, below 0.01. The deflated
+                ratio is shown beside it, and decides nothing: it holds the best against the mean of the best, so its
+                published limit of 0.95 lets less than 1 of 100 noise studies pass, and too few good ones.
 
 Returns over h days overlap: each of the h phases of every h-th day has a ratio, and theirs is the mean.
 """
 
 import math
 
+import numpy as np
+
 from engine.audit.finding import Advice, Finding, skipped
-from engine.audit.selection.limits import by_luck
+from engine.audit.selection.limits import by_luck, shown
+from engine.audit.selection.statistics.largest_t import best_test, p_of_many
 from engine.audit.selection.statistics.sharpe import best_sharpe
 from engine.audit.selection.variants import Variants
 
@@ -25,7 +29,6 @@ ADVICE = Advice(
     "Publish the deflated ratio with the number of models, or the ratio on days that none has seen.",
 )
 
-LEVEL = 0.05  # 1 - 0.95
 LEAST = 20  # returns that do not overlap
 
 
@@ -38,11 +41,14 @@ def deflated_sharpe_ratio(variants: Variants) -> Finding:
     found = best_sharpe(variants.spread, variants.horizon, variants.tried)
     if found is None or math.isnan(found.deflated):
         return skipped(ADVICE, "returns do not vary, or have moments that the formula does not take")
+    deviation = variants.spread.std(0)
+    test = best_test(variants.spread / np.where(deviation > 0, deviation, 1), variants.horizon)
+    p = p_of_many(test.p, variants.tried / variants.count)
     periods, own = variants.periods_per_year, found.returns
     ratio = f"{own.sharpe * math.sqrt((periods or 1) / (variants.horizon if periods else 1)):.2f}"
     figure = (
         f"Sharpe {ratio} {'a year' if periods else 'an observation'}, skewness {own.skewness:.1f}, kurtosis "
-        f"{own.kurtosis:.1f}: above luck with probability {min(found.deflated, 0.9999):.4f} as the best of "
-        f"{variants.of_tried()}"
+        f"{own.kurtosis:.1f}: {shown(p)} as the best of {variants.of_tried()}, deflated ratio "
+        f"{min(found.deflated, 0.9999):.4f}"
     )
-    return by_luck(ADVICE, 1 - found.deflated, figure, [variants.names[found.best]], LEVEL)
+    return by_luck(ADVICE, p, figure, [variants.names[found.best]])

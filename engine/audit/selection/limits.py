@@ -8,9 +8,9 @@ LEVEL = 0.01  # a figure passes where as many models without skill reach it in o
 LUCK = 0.5  # and fails where they reach it in every second
 
 
-def by_luck(advice: Advice, p: float, figure: str, concerned: Sequence[str], level: float = LEVEL) -> Finding:
+def by_luck(advice: Advice, p: float, figure: str, concerned: Sequence[str]) -> Finding:
     """The verdict on a figure that luck alone reaches with probability p."""
-    if p <= level:
+    if p <= LEVEL:
         return passed(advice, figure)
     return (failed if p >= LUCK else warned)(advice, figure, concerned)
 

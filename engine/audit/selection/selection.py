@@ -98,4 +98,4 @@ def _each(checks: list[tuple[Check, Advice]], variants: list[Variants]) -> Itera
 
 
 def _named(finding: Finding, horizon: int, horizons: int) -> Finding:
-    return finding if horizons == 1 else replace(finding, figure=f"{horizon} days: {finding.figure}")
+    return finding if horizons == 1 else replace(finding, figure=f"h={horizon}: {finding.figure}")

@@ -36,7 +36,7 @@ def trial_sources(panel: Panel, study: Study, progress: Progress = quiet) -> lis
     for i, (number, runs) in enumerate(found.items()):
         part = part_of(progress, i / len(found), (i + 1) / len(found))
         sources.append(
-            _joined(f"trial {number}", [read_source(r, panel, Asked("valid"), None, part) for r in runs], panel)
+            joined(f"trial {number}", [read_source(r, panel, Asked("valid"), None, part) for r in runs], panel)
         )
     return sources
 
@@ -50,7 +50,8 @@ def _runs(folder: Path) -> list[Path]:
     return runs if all(is_there(run / "checkpoints" / "best.safetensors") for run in runs) else []
 
 
-def _joined(name: str, parts: list[Source], panel: Panel) -> Source:
+def joined(name: str, parts: list[Source], panel: Panel) -> Source:
+    """Sources of different days as one."""
     if len(parts) == 1:
         return replace(parts[0], name=name)
     horizons = [h for h in parts[0].values if all(h in each.values for each in parts)]

@@ -21,10 +21,12 @@ from engine.score.rows import present_rows
 from loaders.panel import Panel
 from loaders.split import Days
 from tests.audit.faults.fault import Audit, Dose, Fault
-from tests.audit.market import PLAIN, Array, clean_market, write_market
+from tests.audit.market import PLAIN, Array, Style, clean_market, write_market
 
 STYLE = replace(PLAIN, codes=100, days=600)
 TEST = Days(100, 500)
+HONEST_STYLE = replace(PLAIN, codes=100, days=900)
+HONEST_TEST = Days(100, 850)  # as many days as the test on NASDAQ has
 PERSISTENCE = 0.9  # of scores from day to day
 
 CHOICE = ("deflated RankIC", "deflated Sharpe ratio", "reality check", "overfitting")
@@ -39,19 +41,19 @@ def noise(rng: np.random.Generator, days: int, codes: int) -> Array:
 
 
 def scored(panel: Panel, name: str, values: Array) -> Source:
-    """Scores [days, codes] as a source, on the days TEST."""
-    rows, day, code = present_rows(panel, TEST)
+    """Scores [days, codes] as a source, from the first day of TEST on."""
+    rows, day, code = present_rows(panel, Days(TEST.start, TEST.start + len(values)))
     order = np.argsort(rows)
     rows, of_row = rows[order], values[day - TEST.start, code][order].astype(np.float32)
     return Source(name, name, "test", None, dates_of_rows(panel, rows), [], rows, dict.fromkeys((1, 5), of_row))
 
 
-def _market(folder: Path, seed: int) -> tuple[Panel, Array]:
-    """A clean panel, and the honest signal [days, codes] on the days TEST."""
-    market = clean_market(seed, STYLE)
+def _market(folder: Path, seed: int, style: Style = STYLE, test: Days = TEST) -> tuple[Panel, Array]:
+    """A clean panel, and the honest signal [days, codes] on some days."""
+    market = clean_market(seed, style)
     panel = write_market(market, folder / "cache")
     place = [market.codes.index(code) for code in panel.manifest.codes]
-    return panel, np.nan_to_num(market.features["alpha"][TEST.start : TEST.stop, place])
+    return panel, np.nan_to_num(market.features["alpha"][test.start : test.stop, place])
 
 
 def _best_of_noise(alike: float) -> Audit:
@@ -133,15 +135,15 @@ FAULTS_OF_SELECTION: list[Fault] = [
 
 def _real_among_noise(folder: Path, dose: float, seed: int) -> list[Finding]:
     """One model with skill among so many without."""
-    panel, signal = _market(folder, seed)
+    panel, signal = _market(folder, seed, HONEST_STYLE, HONEST_TEST)
     rng = np.random.default_rng([seed, 6])
     models = [scored(panel, f"noise {i}", noise(rng, *signal.shape)) for i in range(int(dose))]
-    return list(audit_sources(panel, [scored(panel, "real", signal + noise(rng, *signal.shape)), *models]))
+    return list(audit_sources(panel, [scored(panel, "real", signal + 0.3 * noise(rng, *signal.shape)), *models]))
 
 
 def _equally_good(folder: Path, dose: float, seed: int) -> list[Finding]:
     """So many models that have all the same skill: which is the best is luck, that it has skill is not."""
-    panel, signal = _market(folder, seed)
+    panel, signal = _market(folder, seed, HONEST_STYLE, HONEST_TEST)
     rng = np.random.default_rng([seed, 7])
     models = (signal + 0.5 * noise(rng, *signal.shape) for _ in range(int(dose)))
     return list(audit_sources(panel, [scored(panel, f"real {i}", each) for i, each in enumerate(models)]))
@@ -149,7 +151,7 @@ def _equally_good(folder: Path, dose: float, seed: int) -> list[Finding]:
 
 def _real_after_looks(folder: Path, dose: float, seed: int) -> list[Finding]:
     """A model with skill that is audited after so many others were looked at."""
-    panel, signal = _market(folder, seed)
+    panel, signal = _market(folder, seed, HONEST_STYLE, HONEST_TEST)
     source = scored(panel, "real", signal)
     first, last = str(source.dates[0]), str(source.dates[-1])
     for i in range(int(dose)):

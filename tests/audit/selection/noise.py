@@ -18,10 +18,12 @@ from engine.audit.selection.statistics.superior import superior_test
 
 Float = npt.NDArray[np.float64]
 BURN_IN = 100
+DRAWS = 499
 
 # (days, models, autoregression from day to day, correlation between models, horizon)
 KINDS: dict[str, tuple[int, int, float, float, int]] = {
     "1 model": (500, 1, 0.0, 0.0, 1),
+    "10 on 150 days": (150, 10, 0.0, 0.5, 1),
     "50 independent": (500, 50, 0.0, 0.0, 1),
     "10 of correlation 0.5": (500, 10, 0.0, 0.5, 1),
     "20 autocorrelated 0.3": (500, 20, 0.3, 0.0, 1),
@@ -41,15 +43,15 @@ def noise(rng: np.random.Generator, days: int, models: int, phi: float, alike: f
 
 
 def by_largest_t(x: Float, horizon: int, seed: int) -> float:
-    return best_test(x, horizon, seed).p
+    return best_test(x, horizon, DRAWS, seed).p
 
 
 def by_reality_check(x: Float, horizon: int, seed: int) -> float:
-    return superior_test(x, horizon, 400, seed).reality_check
+    return superior_test(x, horizon, DRAWS, seed).reality_check
 
 
 def by_superior_ability(x: Float, horizon: int, seed: int) -> float:
-    return superior_test(x, horizon, 400, seed).superior
+    return superior_test(x, horizon, DRAWS, seed).superior
 
 
 def by_deflated_sharpe(x: Float, horizon: int, seed: int) -> float:

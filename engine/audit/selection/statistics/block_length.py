@@ -3,13 +3,15 @@
 Politis and White 2004, "Automatic Block-Length Selection for the Dependent Bootstrap", Econometric Reviews 23(1), with
 the correction of Patton, Politis and White 2009, ibid. 28(4): b = (2 G^2 / D)^(1/3) T^(1/3), D = 2 g(0)^2, where g is
 the spectrum at 0 and G = sum |k| c_k, both by a flat-top window of the autocovariances c_k. The window ends at twice
-the lag from which on the next K_T autocorrelations are all within noise.
+the first of five lags in a row whose autocorrelations are within noise.
 """
 
 import math
 
 import numpy as np
 import numpy.typing as npt
+
+RUN = 5  # lags
 
 
 def block_length(series: npt.ArrayLike) -> float:
@@ -20,12 +22,11 @@ def block_length(series: npt.ArrayLike) -> float:
     if days < 20 or not x.max() > x.min():
         return 1.0
     x = x - x.mean()
-    run = max(5, math.ceil(math.sqrt(math.log10(days))))
-    lags = math.ceil(math.sqrt(days)) + run
+    lags = math.ceil(math.sqrt(days)) + RUN
     covariance = np.array([x[: days - k] @ x[k:] for k in range(min(lags, days - 1) + 1)]) / days
     noisy = np.abs(covariance[1:] / covariance[0]) < 2 * math.sqrt(math.log10(days) / days)
-    quiet = [m for m in range(len(noisy) - run + 1) if noisy[m : m + run].all()]
-    window = min(2 * max(quiet[0], 1), lags) if quiet else lags
+    quiet = [m for m in range(1, len(noisy) - RUN + 2) if noisy[m - 1 : m - 1 + RUN].all()]
+    window = min(2 * quiet[0], lags) if quiet else lags
     k = np.arange(1, min(window, len(covariance) - 1) + 1)
     weights = np.where(k / window <= 0.5, 1.0, 2 * (1 - k / window))
     slope = 2 * float((weights * k * covariance[k]).sum())

@@ -33,12 +33,13 @@ class LargestT(NamedTuple):
     p: float  # one-sided, of the best of N
 
 
-def best_test(series: npt.ArrayLike, horizon: int, seed: int = 0) -> LargestT:
+def best_test(series: npt.ArrayLike, horizon: int, draws: int = DRAWS, seed: int = 0) -> LargestT:
     """Test whether the series of the largest mean has a mean above 0.
 
     Args:
         series: [T, N] float, finite.
         horizon: h, days that a label covers.
+        draws: fewer are taken of many series, down to 1,000.
     """
     x = np.asarray(series, np.float64)
     best = int(x.mean(0).argmax())
@@ -49,7 +50,7 @@ def best_test(series: npt.ArrayLike, horizon: int, seed: int = 0) -> LargestT:
     p_alone = upper_p(t, degrees)
     if x.shape[1] == 1:
         return LargestT(best, t, p_alone, p_alone)
-    drawn = _draws(x, degrees, seed)
+    drawn = _drawn(x, degrees, draws, seed)
     p = (1 + float((drawn >= t).sum())) / (1 + len(drawn))
     return LargestT(best, t, p_alone, min(p, x.shape[1] * p_alone))  # Bonferroni's bound where draws are too few
 
@@ -74,7 +75,7 @@ def t_needed(level: float, count: float, degrees: int) -> float:
     return high
 
 
-def _draws(x: npt.NDArray[np.float64], degrees: int, seed: int) -> npt.NDArray[np.float64]:
+def _drawn(x: npt.NDArray[np.float64], degrees: int, draws: int, seed: int) -> npt.NDArray[np.float64]:
     """The t of the best of N series of mean 0, correlated as x [T, N], of some thousand draws."""
     scale = x.std(0)
     varies = x.max(0) > x.min(0)
@@ -83,7 +84,7 @@ def _draws(x: npt.NDArray[np.float64], degrees: int, seed: int) -> npt.NDArray[n
     some = values > values.max(initial=0) * 1e-10
     factor = (vectors[:, some] * np.sqrt(values[some])).T  # [K, N]
     numbers = (degrees + 1) * len(factor)
-    draws = int(min(max(MOST_NUMBERS // numbers, 1000), DRAWS))
+    draws = min(draws, max(MOST_NUMBERS // numbers, 1000))
     rng, found = np.random.default_rng(seed), []
     while draws > 0:
         some_draws = min(max(CHUNK // numbers, 1), draws)
