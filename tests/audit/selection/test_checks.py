@@ -24,6 +24,7 @@ from engine.score.tables import read_summary
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import open_panel
+from loaders.progress import quiet
 from tests.audit.faults.selection import FAULTS_OF_SELECTION, HONEST, TEST, noise, scored, write_study
 from tests.audit.market import PLAIN, clean_market, write_market
 
@@ -44,7 +45,7 @@ def test_a_planted_fault_is_caught(fault, tmp_path):
 
 @pytest.mark.parametrize(("name", "audit", "models"), HONEST, ids=[name for name, _, _ in HONEST])
 def test_an_honest_choice_is_not_blamed(name, audit, models, tmp_path):
-    assert {each.verdict for each in audit(tmp_path, models, 1)} == {"passed"}
+    assert {each.verdict for each in audit(tmp_path, models // 3, 1)} == {"passed"}
 
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
@@ -62,7 +63,7 @@ def test_models_that_left_no_values_count():
     """Skill that one of ten may have by luck in 1 of 1,000 cases is nothing among 10,000."""
     some = daily(skill=0.016, seed=2)
     assert deflated_rank_ic(some).verdict == "passed"
-    assert deflated_rank_ic(replace(some, tried=10_000)).verdict == "warned"
+    assert deflated_rank_ic(replace(some, tried=10_000)).verdict == "failed"
     assert "10,000 models, daily values of 10" in reality_check(replace(some, tried=10_000)).figure
     assert deflated_sharpe_ratio(some).figure != deflated_sharpe_ratio(replace(some, tried=10_000)).figure
 
@@ -202,7 +203,7 @@ def test_two_folds_of_a_trial(small_run, small_cache, tmp_path):
     from engine.audit.selection.trials import joined
 
     panel = open_panel(small_cache)
-    parts = [read_source(small_run, panel, Asked(split), None, lambda _: None) for split in ("test", "valid")]
+    parts = [read_source(small_run, panel, Asked(split), None, quiet) for split in ("test", "valid")]
     whole = joined("trial", parts, panel)
     assert len(whole.rows) == sum(len(each.rows) for each in parts)
     assert (np.diff(whole.rows) > 0).all()
