@@ -1,0 +1,1 @@
+"""Statistics of a choice among many: arrays in, numbers out."""
