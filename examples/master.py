@@ -1,6 +1,6 @@
 """MASTER, the market-guided stock transformer, as a rival, written from its paper.
 
-    atft-engine train --arrow CACHE --model examples.master:master --set data.block_codes=512 --set data.block_days=8
+    atft-engine train --arrow CACHE --model examples.master:master --set data.block_codes=512 --set data.block_days=4
 
 T. Li, Z. Liu, Y. Shen, X. Wang, H. Chen, S. Huang, "MASTER: Market-Guided Stock Transformer for Stock Price
 Forecasting", AAAI 2024 (arXiv 2312.15235). For the scored day T, and the days t of its window:

@@ -138,7 +138,9 @@ def test_sizes_are_those_that_were_published():
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_they_train_with_seeds_and_are_evaluated_and_predict(name, options, small_cache, tmp_path, run_command):
+def test_they_train_with_seeds_are_evaluated_predict_and_are_exported(
+    name, options, small_cache, tmp_path, run_command
+):
     settings = [*SETTINGS, *(f"model.options.{option}" for option in options)]
     arguments = [argument for setting in settings for argument in ("--set", setting)]
     code, out, err = run_command(
@@ -155,3 +157,5 @@ def test_they_train_with_seeds_and_are_evaluated_and_predict(name, options, smal
     )
     code, _, _ = run_command("predict", tmp_path / "run", "--arrow", small_cache, "--out", tmp_path / "scores.parquet")
     assert code == 0
+    export = ["export", tmp_path / "run", "--to", "torch", "--out", tmp_path / "run.pt2", "--check"]
+    assert run_command(*export)[::2] == (0, "")
