@@ -130,7 +130,7 @@ def test_scoring_tells_which_rows_are_of_the_universe(small_cache, tmp_path):
         expected = loaded.model.members[0].network(x, (presence > 0).float(), (presence == SCORED).float())
     here = presence[:, -1] > 0
     found = torch.from_numpy(scores.values[1][day_of == day][np.argsort(code_of[day_of == day])])
-    torch.testing.assert_close(found, expected[here, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected[here, 0, 0], rtol=1e-4, atol=1e-5)
 
 
 def resolved(config):
