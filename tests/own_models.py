@@ -34,6 +34,18 @@ class Market(Windows):
         return scores - 0.5 * (scores * here).sum(0) / here.sum(0).clamp(min=1) * x[:, C - 1 :, :1]
 
 
+class Universe(Windows):
+    """Codes see the mean over the day's universe, and whether they are in it."""
+
+    codes_are_independent = False
+    sees_scored = True
+
+    def forward(self, x, present, scored):
+        scores, member = super().forward(x, present), scored[:, C - 1 :, None]
+        mean = (scores * member).sum(0) / member.sum(0).clamp(min=1)
+        return scores - 0.5 * mean * x[:, C - 1 :, :1] + member * scores.square()
+
+
 class MeanOfAll(Windows):
     """Codes see a mean over all codes, those without a row included."""
 
@@ -148,6 +160,15 @@ class LaterPresence(Windows):
 
     def forward(self, x, present):
         return super().forward(x, present) * (1 + present.roll(-1, 1)[:, C - 1 :, None])
+
+
+class LaterUniverse(Windows):
+    """Looks ahead at whether the code is in the universe on the next day."""
+
+    sees_scored = True
+
+    def forward(self, x, present, scored):
+        return super().forward(x, present) * (1 + scored.roll(-1, 1)[:, C - 1 :, None])
 
 
 class Gate(Windows):

@@ -1,10 +1,10 @@
 """Whether a network looks ahead: the check that a network of the user's own has to pass before it is trained.
 
 A score may read its own day and the context - 1 days before it, of its code and, where codes are not independent, of
-the others. The check changes the features, or the presence, of all other days at once and compares the scores; where
-one has changed, it looks for the day that did it. It does so in training and in evaluation, since a norm over days
-looks ahead in training alone, and with random weights added to those of the module, since a gate that is closed at
-first may open later.
+the others. The check changes the features, the presence, or the universe of all other days at once and compares the
+scores; where one has changed, it looks for the day that did it. It does so in training and in evaluation, since a norm
+over days looks ahead in training alone, and with random weights added to those of the module, since a gate that is
+closed at first may open later.
 
 S codes, T days, D scored days, C context of the module, F features, H horizons
 """
@@ -101,24 +101,26 @@ class _Block:
         self.present = (torch.rand(codes, rows, generator=random) > 0.1).float()
         self.present[0] = 1.0
         self.x = torch.randn(codes, rows, own.features, generator=random) * self.present[..., None]
+        self.scored = self.present * (torch.rand(codes, rows, generator=random) > 0.2)
+        self.scored[0] = 1.0
         for parameter in self.own.parameters():
             parameter.data.add_(SPREAD * torch.randn(parameter.shape, generator=random))
-        if not torch.isfinite(self.scores_of(self.x, self.present)).all():
+        if not torch.isfinite(self.scores_of(self.x, self.present, self.scored)).all():
             self.own = copy.deepcopy(own).cpu()  # weights that nothing may be added to
         self.set_mode(False)
 
     def set_mode(self, training: bool) -> None:
         self.own.train(training)
-        self.scores = self.scores_of(self.x, self.present)
+        self.scores = self.scores_of(self.x, self.present, self.scored)
         self.least = TOLERANCE * float(self.scores.abs().max())
 
     @torch.no_grad()
-    def scores_of(self, x: Tensor, present: Tensor) -> Tensor:
+    def scores_of(self, x: Tensor, present: Tensor, scored: Tensor) -> Tensor:
         """Scores [S, D, H] of x [S, D + C - 1, F], by the network as it was, with the same random draws each time."""
         network = copy.deepcopy(self.own.network) if any(True for _ in self.own.buffers()) else self.own.network
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            found = network(x, present)
+            found = network(x, present, scored) if self.own.sees_scored else network(x, present)
         scores: Tensor = found[0] if isinstance(found, tuple) else found
         wanted = (len(x), x.shape[1] - self.reach + 1, self.own.horizons)
         if tuple(scores.shape) != wanted:
@@ -131,12 +133,15 @@ class _Block:
         rows = list(rows)
         if not rows:
             return
-        x, present = self.x.clone(), self.present.clone()
+        x, present, scored = self.x.clone(), self.present.clone(), self.scored.clone()
         shape = x[codes][:, rows].shape
         x[codes, rows] = 3 * torch.randn(shape, generator=self.random)  # of absent rows too: they are seen by presence
-        yield "features", self.differs(self.scores_of(x, self.present))
+        yield "features", self.differs(self.scores_of(x, self.present, self.scored))
         present[codes, rows] = 1 - present[codes, rows]
-        yield "presence", self.differs(self.scores_of(self.x, present))
+        yield "presence", self.differs(self.scores_of(self.x, present, self.scored))
+        if self.own.sees_scored:
+            scored[codes, rows] = 1 - scored[codes, rows]
+            yield "universe", self.differs(self.scores_of(self.x, self.present, scored))
 
     def differs(self, scores: Tensor) -> Tensor:
         """Which of the scores [S, D, H] are others than the block's, [S, D]."""
@@ -185,8 +190,8 @@ def _check_codes(block: _Block) -> None:
 
 def _check_padding(block: _Block) -> None:
     """Blocks hold codes without any row, as many as there happen to be."""
-    x, present = (torch.cat([array, torch.zeros_like(array[:2])]) for array in (block.x, block.present))
-    differs = block.differs(block.scores_of(x, present)[: len(block.x)])
+    inputs = (torch.cat([array, torch.zeros_like(array[:2])]) for array in (block.x, block.present, block.scored))
+    differs = block.differs(block.scores_of(*inputs)[: len(block.x)])
     if differs.any():
         what = f"a score of {block.own.name} changes with codes that have no row in its block; weigh codes by `present`"
         raise LookAhead(what, int(differs.any(0).nonzero()[0, 0]))
@@ -196,7 +201,7 @@ def _check_windows(block: _Block) -> None:
     """A day's score in the block is that of the day's window alone."""
     for day in range(block.days):
         rows = slice(day, day + block.reach)
-        alone = block.scores_of(block.x[:, rows], block.present[:, rows])[:, 0]
+        alone = block.scores_of(block.x[:, rows], block.present[:, rows], block.scored[:, rows])[:, 0]
         if not ((alone - block.scores[:, day]).abs() <= block.least).all():
             what = f"the score of day {day} of {block.own.name} is another one where its block has other days"
             raise LookAhead(what, day)

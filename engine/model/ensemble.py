@@ -55,7 +55,7 @@ class Ensemble(nn.Module):
         0/1), and averaged, so that each weighs the same. Then a share of their exposure to risk factors is removed. x
         must hold all scored rows of its days.
         """
-        every, quantiles = zip(*(member(x, present) for member in self.members), strict=True)
+        every, quantiles = zip(*(member(x, present, scored) for member in self.members), strict=True)
         days = every[0].shape[1]
         x, scored = x[:, -days:], scored[:, -days:]
         scores = every[0]

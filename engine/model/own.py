@@ -7,7 +7,9 @@
 
     module.context               days that a score looks back on, its own included; default: data.context
     module.codes_are_independent whether no code's score depends on another code; default: False, so that every block
-                                 holds all codes of its days and stays in one piece
+                                 that is scored holds all codes of its days, and no block is split
+    module.sees_scored           whether forward takes (x, present, scored [S, T]); default: False. scored is 1 for rows
+                                 of the universe, 0 for context rows and where there is no row
 
 D = T - module.context + 1: a module gives a score for each day that it sees in full. `causality.py` checks what it
 claims. torch's global generator is seeded for every step of every member where a module draws from it, so a training
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,10 +71,14 @@ class OwnNetwork(nn.Module):
         if parts:
             raise InputError("phases", f"{parts[0]!r} is a part of ATFT; {self.name} has none", "Leave it out")
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def given(self, x: Tensor, present: Tensor, scored: Tensor | None = None) -> Any:
+        """What the module gives for the days that it reads; every row is of the universe where `scored` is None."""
+        inputs = (x, present, present if scored is None else scored)[: 3 if self.sees_scored else 2]
+        return self.network(*(array[:, self.context - self.reach :] for array in inputs))
+
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See Network.forward; no quantiles, [S, D, H, 0], where the configuration wants none."""
-        skipped = self.context - self.reach
-        found = self.network(x[:, skipped:], present[:, skipped:])
+        found = self.given(x, present, scored)
         scores, quantiles = found if isinstance(found, tuple) else (found, None)
         if quantiles is None or not self.levels:
             quantiles = scores[..., None][..., :0]
@@ -81,6 +88,11 @@ class OwnNetwork(nn.Module):
     def traits(self) -> "Traits":
         """How a step may treat the module."""
         return _traits_of(self)
+
+    @property
+    def sees_scored(self) -> bool:
+        """Whether the module is told which rows are of the universe; the module says so."""
+        return bool(getattr(self.network, "sees_scored", False))
 
     @property
     def may_split(self) -> bool:
@@ -122,7 +134,7 @@ def own_resolved(config: Config, features: int, horizons: int) -> Config:
         own = build_own(model, features, horizons, config.data.context)
         x, present = _block(own)
         with _one_line(name, f"forward(x {list(x.shape)}, present {list(present.shape)})"), torch.no_grad():
-            found = own.eval().network(x[:, own.context - own.reach :], present[:, own.context - own.reach :])
+            found = own.eval().given(x, present)
     scores, quantiles = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     wanted = (CODES, DAYS, horizons)
     _check_output(name, "scores", scores, wanted, "[S, D, H], D = T - context + 1")

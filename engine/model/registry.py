@@ -24,10 +24,13 @@ class Network(Protocol):
         """Whether no code's score depends on another code, so that codes may be scored in pieces."""
         ...
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1.
 
         The score of a day sees that day and the L - 1 before it, never a later one.
+
+        Args:
+            scored: [S, D + L - 1] float 0/1, which rows are of the universe; None: all that are present.
         """
         ...
 

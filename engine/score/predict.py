@@ -157,14 +157,14 @@ class _InPieces(nn.Module):
         super().__init__()
         self.member, self.codes, self.threads = member, codes, threads
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
         @torch.inference_mode()
-        def piece(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-            scores, quantiles = self.member(x, present)
+        def piece(x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+            scores, quantiles = self.member(x, present, scored)
             return scores, quantiles
 
         over = map if self.threads is None else self.threads.map
-        pieces = over(piece, x.split(self.codes), present.split(self.codes))
+        pieces = over(piece, *(array.split(self.codes) for array in (x, present, scored)))
         scores, quantiles = zip(*pieces, strict=True)
         return torch.cat(scores), torch.cat(quantiles)
 

@@ -28,6 +28,7 @@ from engine.training.run import Run, lost_ranks_explained, open_run, phase_objec
 from engine.training.schedule import phases_of
 from engine.training.tracking import throughput
 from loaders.batch import Request
+from loaders.cache.format import SCORED
 from loaders.progress import Progress, quiet
 
 BLOCKS = 32  # of an epoch
@@ -98,7 +99,7 @@ def _loss(run: Run) -> float:
     request = Request(run.fold.split.train, blocks, config.data.block_days, config.data.context)
     with run.inputs.source.load(request) as loader:
         for batch in loader:
-            scores, quantiles = member(batch.x, (batch.presence > 0).float())
+            scores, quantiles = member(batch.x, (batch.presence > 0).float(), (batch.presence == SCORED).float())
             rotations = draw_rotations(objective, len(batch.y), 0, len(losses), run.inputs.device)
             losses.append(float(objective(scores, quantiles, batch.y, rotations)[0]))
     member.train()

@@ -115,10 +115,13 @@ class ATFT(nn.Module):
                 if module is not None:
                     module.requires_grad_(part not in parts)
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1."""
+    def forward(self, x: Tensor, present: Tensor, scored: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores [S, D, H] and quantiles [S, D, H, Q] of x [S, D + L - 1, F], present [S, D + L - 1] float 0/1.
+
+        Rows of the universe, `scored`, are treated like any other.
+        """
         days = x.shape[1] - (self.context - 1)
-        scored = x[:, -days:]
+        of_days = x[:, -days:]
         x = self.disturb(x if self.categories is None else self.categories.others(x))
         seen = present[:, self.unused :]
         hidden = self.residual(self.embed(x[:, self.unused :])) * seen[..., None]
@@ -133,7 +136,7 @@ class ATFT(nn.Module):
         if self.static is not None and "static" not in self.off:
             hidden = hidden + self.static(x, present, days)
         if self.categories is not None and "static" not in self.off:
-            hidden = hidden + self.categories(scored)
+            hidden = hidden + self.categories(of_days)
         if self.market is not None and "market" not in self.off:
             hidden = self.market(hidden, seen)
         out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))

@@ -28,10 +28,11 @@ from engine.training.step.table import ModelSteps, Row, Table, new_table, rows_f
 from kernels.rank_terms import SHARPE, TERMS
 from kernels.uniforms import uniforms
 from loaders.batch import Batch
+from loaders.cache.format import SCORED
 from loaders.split import Days
 
 SHAPES = 64  # of a step that a process may compile: of its phases, folds, and the shapes of a study
-Losses = Callable[..., tuple[Tensor, ...]]  # parameters, buffers, x, present, y, rotations -> loss, terms, ...
+Losses = Callable[..., tuple[Tensor, ...]]  # parameters, buffers, x, present, scored, y, rotations -> loss, terms, ...
 Gather = Callable[[Table, "Blocks"], None]  # fills the blocks with those of the table's next row
 
 
@@ -147,12 +148,12 @@ class BatchedStep:
         forwards = self._own_forwards if own else self._forwards
 
         def losses(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, y: Tensor,
-            rotations: Tensor,
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, scored: Tensor,
+            y: Tensor, rotations: Tensor,
         ) -> tuple[Tensor, ...]:  # fmt: skip
             # A graph must not keep the casts of weights that change between its replays.
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-                scores, quantiles = forwards(parameters, buffers, x, present)
+                scores, quantiles = forwards(parameters, buffers, x, present, scored)
             return of_blocks(scores, quantiles, y, rotations)
 
         if not self.compiled:
@@ -161,21 +162,22 @@ class BatchedStep:
         return torch.compile(losses, fullgraph=not self.has_own, dynamic=False)
 
     def _forwards(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, scored: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Scores [K, S, D, H] and quantiles [K, S, D, H, Q] of all models; weights of a single one have no axis K."""
 
-        def forward(values: dict[str, Tensor], x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = functional_call(self.model, values, (x, present))
+        def forward(values: dict[str, Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+            found: tuple[Tensor, Tensor] = functional_call(self.model, values, inputs)
             return found
 
         if len(x) == 1:
-            one = forward({**parameters, **{name: rows[0] for name, rows in buffers.items()}}, x[0], present[0])
+            first = {**parameters, **{name: rows[0] for name, rows in buffers.items()}}
+            one = forward(first, x[0], present[0], scored[0])
             return one[0][None], one[1][None]
-        return vmap(forward, randomness="different")({**parameters, **buffers}, x, present)
+        return vmap(forward, randomness="different")({**parameters, **buffers}, x, present, scored)
 
     def _own_forwards(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, present: Tensor, scored: Tensor
     ) -> tuple[Tensor, Tensor]:
         """`_forwards`, one after the other, of networks that draw, write to buffers or cannot be mapped."""
         assert isinstance(self.model, OwnNetwork)
@@ -186,7 +188,7 @@ class BatchedStep:
             mine = {name: rows[k].clone() if changes else rows[k] for name, rows in buffers.items()}
             values = {**values, **mine}
             with seeded(self.model, self.keys[k][self.taken] if self.taken < len(self.keys[k]) else 0):
-                results.append(functional_call(self.model, values, (x[k], present[k])))
+                results.append(functional_call(self.model, values, (x[k], present[k], scored[k])))
             if changes:
                 self.written.append({name: values[name].detach() for name in self.buffers})
         scores, quantiles = zip(*results, strict=True)
@@ -216,7 +218,8 @@ class BatchedStep:
         on = [name for name, p in self.model.named_parameters() if p.requires_grad]
         for name in on:
             leaves[name].requires_grad_()
-        found = losses(leaves, buffers, blocks.x, (blocks.presence > 0).float(), self._targets(row), row.rotations)
+        present, scored = (blocks.presence > 0).float(), (blocks.presence == SCORED).float()
+        found = losses(leaves, buffers, blocks.x, present, scored, self._targets(row), row.rotations)
         if self.world.size > 1:
             weight = self.objective.weights[:, SHARPE]
             loss, values, stopped = sync_loss(self.world, found, weight, self.objective.horizons, self.stop)

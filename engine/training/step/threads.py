@@ -16,6 +16,7 @@ from engine.training.objective import Objective
 from engine.training.step.learner import Learner, Threads
 from kernels.uniforms import uniforms
 from loaders.batch import Batch
+from loaders.cache.format import SCORED
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _whole_block(member: nn.Module, objective: Objective, given: StepInput, accu
     batch = given.batch
     _set_drawn(member, _drawn(member, batch, given.key))
     with seeded(member, given.key):
-        scores, quantiles = member(batch.x, (batch.presence > 0).float())
+        scores, quantiles = member(batch.x, (batch.presence > 0).float(), (batch.presence == SCORED).float())
     loss, terms = objective(scores, quantiles, batch.y, given.rotations)
     (loss / accumulate).backward()
     return torch.cat([loss.detach()[None], terms])
@@ -86,8 +87,9 @@ def _block_in_parts(
     def forward(share: tuple[int, int]) -> tuple[Tensor, Tensor]:
         k, part = share
         batch, codes, replica = inputs[k].batch, codes_of(k, part), replicas[k][part]
+        presence = batch.presence[codes]
         _set_drawn(replica, {name: numbers[codes] for name, numbers in drawn[k].items()})
-        scores, quantiles = replica(batch.x[codes], (batch.presence[codes] > 0).float())
+        scores, quantiles = replica(batch.x[codes], (presence > 0).float(), (presence == SCORED).float())
         return scores, quantiles
 
     outputs = dict(zip(shares, pool.map(forward, shares), strict=True))

@@ -9,7 +9,7 @@ from tests import own_models
 from tests.own_models import C
 
 
-@pytest.mark.parametrize("name", ["Windows", "Market", "Busy", "Quantiles", "Recurrent"])
+@pytest.mark.parametrize("name", ["Windows", "Market", "Universe", "Busy", "Quantiles", "Recurrent"])
 def test_honest_networks_pass(name):
     check_causal(f"tests.own_models:{name}", features=4, horizons=2)
 
@@ -22,6 +22,7 @@ def test_honest_networks_pass(name):
         ("MeanOfBlock", "features of a later day", 1),
         ("NormOverDays", "in training changes with the features of a later day", 1),
         ("LaterPresence", "presence of a later day", 1),
+        ("LaterUniverse", "universe of a later day", 1),
         ("Gate", "features of a later day", 2),  # the last day of five looks back on the third
         ("Forwards", "features of a day beyond its context", -C),
         ("Yesterday", "does not depend on the features of its own day", 0),

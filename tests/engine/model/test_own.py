@@ -1,7 +1,9 @@
 """Networks of the user's own in the trainer: resumed, as members, as a batch, in folds, from the command line."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -17,6 +19,7 @@ from engine.score.predict import load_run, predict_run
 from engine.training.dry_run import dry_run
 from engine.training.folds import train_folds
 from engine.training.step.learner import make_learner
+from loaders.cache.format import CONTEXT, SCORED
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from tests.conftest import SMALL
@@ -78,7 +81,7 @@ def test_resuming_gives_the_metrics_of_an_unbroken_run_to_the_digit(busy_run, sm
     assert metrics(tmp_path / "run") == metrics(busy_run.folder)
 
 
-@pytest.mark.parametrize("name", ["Windows", "Recurrent", "Busy", "Market", "Quantiles"])
+@pytest.mark.parametrize("name", ["Windows", "Recurrent", "Busy", "Market", "Universe", "Quantiles"])
 def test_members_of_a_batch_are_trained_as_on_threads(name):
     """Mapped over members where that goes, else one after the other; each as with a step of its own."""
     config = configured(f"model.name=tests.own_models:{name}", "train.seeds=2", "model.spans=[5, 10]")
@@ -92,6 +95,42 @@ def test_members_of_a_batch_are_trained_as_on_threads(name):
         for buffer in ("network.steps", "network.mean"):
             if buffer in other.weights:
                 torch.testing.assert_close(one.weights[buffer], other.weights[buffer])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_step_tells_which_rows_are_of_the_universe(batched):
+    """Only to a network that asks for it does it matter that a row is of the universe."""
+    inside = block(0)
+    outside = replace(inside, presence=inside.presence.clamp(max=CONTEXT))
+    for name, same_results in (("Universe", False), ("Market", True)):
+        config = resolved(configured(f"model.name=tests.own_models:{name}", "model.spans=[5, 10]"))
+        _, one, _ = trained(config, [inside], batched=batched)
+        _, other, _ = trained(config, [outside], batched=batched)
+        assert torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) == same_results
+
+
+def test_scoring_tells_which_rows_are_of_the_universe(small_cache, tmp_path):
+    """Scores of a day are those of the module on the day's window, gathered here row by row."""
+    settings = named("Universe", "train.epochs=1", "model.neutralize=0", "model.online_weight=0")
+    run = engine.train(cache=small_cache, settings=settings, out=tmp_path / "run", quiet=True)
+    loaded, panel = load_run(run.folder), open_panel(small_cache)
+    scores = predict_run(loaded, panel, "test")
+    code_of = panel.code_of(scores.rows)
+    day_of = scores.rows - panel.offset[code_of] + panel.first[code_of]
+    day = int(np.bincount(day_of[panel.presence[scores.rows] == CONTEXT]).argmax())
+    x, presence = torch.zeros(len(panel.offset), 3, len(panel.manifest.features)), torch.zeros(len(panel.offset), 3)
+    for code in range(len(x)):
+        for k in range(3):
+            rows = panel.rows_of(code, day - 2 + k, day - 1 + k)
+            if rows.stop > rows.start and panel.presence[rows][0]:
+                presence[code, k] = float(panel.presence[rows][0])
+                x[code, k] = torch.from_numpy(panel.features[rows][0].astype("float32"))
+    assert 0 < (presence[:, -1] == SCORED).sum() < (presence[:, -1] > 0).sum()
+    with torch.no_grad():
+        expected = loaded.model.members[0].network(x, (presence > 0).float(), (presence == SCORED).float())
+    here = presence[:, -1] > 0
+    found = torch.from_numpy(scores.values[1][day_of == day][np.argsort(code_of[day_of == day])])
+    torch.testing.assert_close(found, expected[here, 0, 0], rtol=1e-4, atol=1e-5)
 
 
 def resolved(config):

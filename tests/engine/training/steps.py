@@ -17,6 +17,7 @@ from engine.training.step.learner import Slots, make_learner
 from engine.training.step.table import ModelSteps
 from engine.training.step.threads import StepInput, train_step
 from loaders.batch import Batch
+from loaders.cache.format import CONTEXT
 from loaders.plan import Block
 from loaders.random_bits import mix, signed
 from loaders.split import Days
@@ -37,6 +38,7 @@ def block(seed=0, codes=S):
     x = torch.randn(codes, D + L - 1, F, generator=random) * presence[..., None]
     y = torch.randn(codes, D, H, generator=random)
     y[presence[:, L - 1 :] == 0] = torch.nan
+    presence += (presence == CONTEXT) & (torch.rand(presence.shape, generator=random) > 0.2)  # of the universe
     return Batch(x, presence, y, Block(0, np.arange(codes)), int(torch.isfinite(y).any(2).sum()))
 
 
