@@ -1,17 +1,31 @@
-"""Run the checks of what is asked for, one after the other."""
+"""Run the checks of what is asked for, one after the other.
+
+a cache                   features, labels, population, copies; built again as of earlier days; the ledger of looks
+with a run or folds       splits, tuning, its own code path; its scores; luck, by the looks at its test
+with a score file         its scores; luck
+with a study              luck, by its trials
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, RUN, SCORES
+from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, QUICK, RUN, SCORES
 from engine.audit.finding import Finding
 from engine.audit.run.trained import trained
 from engine.audit.sample import CacheSample, sample_of
 from engine.audit.scores.scored import scored_cache
+from engine.audit.selection.selection import audit_looks, audit_study
+from engine.audit.truncation.rebuild import rebuilt
+from engine.audit.truncation.vintage import compare_vintages
 from engine.dates import Asked
+from engine.evaluation.evaluate import look_at
+from engine.evaluation.opened import open_sources
 from engine.evaluation.sources import Scored, Source, read_source
-from loaders.panel import Panel
+from engine.reporting.sections.study import holds_study
+from loaders.errors import InputError
+from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, quiet
+from loaders.verify import verified
 
 
 def audit_cache(panel: Panel) -> Iterator[Finding]:
@@ -21,27 +35,78 @@ def audit_cache(panel: Panel) -> Iterator[Finding]:
         yield check(sample)
 
 
-def audit_scores(panel: Panel, scores: Scored, progress: Progress = quiet) -> Iterator[Finding]:
-    """What the checks of scores say of a score file, a table, the test of a run, or folds, each as it ends.
+def audit(
+    cache: str | Path,
+    subject: Path | None = None,
+    vintage: Path | None = None,
+    rebuild: str | None = None,
+    progress: Progress = quiet,
+) -> list[Finding]:
+    """All checks of a cache, and of what is named beside it.
 
-    Raises InputError where they cannot be read, or are not of the panel.
+    Args:
+        subject: a run, folds, a score file or a study.
+        vintage: the cache as it was on an earlier day.
+        rebuild: the user's command, see `rebuilt`.
+        progress: in checks.
+
+    Raises InputError for what cannot be read, for scores of another cache, and for a command that fails.
     """
-    return _checked(panel, read_source(scores, panel, Asked("test", in_sample=True), None, progress))
+    panel = open_panel(cache)
+    findings: list[Finding] = []
+    with verified(panel):
+        for finding in _all(panel, subject, vintage, rebuild):
+            findings.append(finding)
+            progress(len(findings), len(findings) + 1, finding.advice.check)
+    return findings
 
 
-def _checked(panel: Panel, source: Source) -> Iterator[Finding]:
-    scored = scored_cache(panel, source)
-    for check in SCORES:
-        yield check(scored)
+def _all(panel: Panel, subject: Path | None, vintage: Path | None, rebuild: str | None) -> Iterator[Finding]:
+    if subject is not None and not subject.exists():
+        raise InputError(str(subject), "no such file or folder", "Name a run, folds, a score file or a study")
+    yield from audit_cache(panel)
+    yield rebuilt(panel, rebuild)
+    if vintage is not None:
+        yield compare_vintages(panel, open_panel(vintage))
+    if subject is None:
+        yield from audit_looks(panel)
+    elif holds_study(subject):
+        yield from audit_study(panel, subject)
+    else:
+        if subject.is_dir():
+            yield from audit_run(panel, subject)
+        opened = open_sources([subject], "test", None, panel.folder, in_sample=True)
+        look_at(opened, "audit", opened.figures())  # its findings tell of the test's figures
+        yield from audit_source(panel, opened.ours[0])
+        yield from audit_looks(panel, opened.ours[0])
 
 
-def audit_run(panel: Panel, run: Path, progress: Progress = quiet) -> Iterator[Finding]:
-    """What the checks of runs say of a run folder, or a folder of folds, and those of scores of its test, each as it
-    ends.
+def quick_findings(panel: Panel) -> list[Finding]:
+    """What the quickest checks have against a cache, for a training to tell."""
+    sample = sample_of(panel)
+    return [each for check in QUICK if (each := check(sample)).verdict in ("warned", "failed")]
+
+
+def audit_run(panel: Panel, run: Path) -> Iterator[Finding]:
+    """What the checks of runs say of a run folder, or a folder of folds, each as it ends.
 
     Raises InputError where it holds no trained run, and where the panel does not fit it.
     """
     found = trained(panel, run)
     for check in RUN:
         yield check(found)
-    yield from audit_scores(panel, run, progress)
+
+
+def audit_source(panel: Panel, source: Source) -> Iterator[Finding]:
+    """What the checks of scores say, each as it ends."""
+    scored = scored_cache(panel, source)
+    for check in SCORES:
+        yield check(scored)
+
+
+def audit_scores(panel: Panel, scores: Scored, progress: Progress = quiet) -> Iterator[Finding]:
+    """The same of a score file, a table, the test of a run, or folds.
+
+    Raises InputError where they cannot be read, or are not of the panel.
+    """
+    yield from audit_source(panel, read_source(scores, panel, Asked("test", in_sample=True), None, progress))

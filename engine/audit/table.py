@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from engine.audit.finding import Finding
+from engine.audit.finding import Finding, Verdict
 from engine.score.tables import WIDTH, plain_table
 
-STYLES = {"passed": "green", "warned": "yellow", "failed": "bold red", "skipped": "dim"}
+STYLES: dict[Verdict, str] = {"passed": "green", "warned": "yellow", "failed": "bold red", "skipped": "dim"}
 INDENT = 4
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from engine.cli.audit import audit_command
 from engine.cli.baseline import baseline_command
 from engine.cli.cache import cache_append, cache_build, cache_inspect, cache_simulate, cache_verify
 from engine.cli.config import config_schema, config_show
@@ -40,6 +41,12 @@ EXAMPLES = {
         "report runs/first",
         "report runs/first --against ridge.parquet --out first.html",
         "report hpo/first",
+    ),
+    "audit": (
+        "audit cache/",
+        "audit cache/ runs/first",
+        "audit cache/ hpo/first --json",
+        "audit cache/ --vintage older/",
     ),
     "baseline": (
         "baseline --arrow cache/ --kind ridge --out ridge.parquet",
@@ -84,6 +91,7 @@ app.command("evaluate", epilog=examples("evaluate"))(evaluate_command)
 app.command("predict", epilog=examples("predict"))(predict_command)
 app.command("export", epilog=examples("export"))(export_command)
 app.command("baseline", epilog=examples("baseline"))(baseline_command)
+app.command("audit", epilog=examples("audit"))(audit_command)
 app.command("report", epilog=examples("report"))(report_command)
 
 

@@ -21,8 +21,8 @@ def audit_command(
     rebuild: Annotated[
         str | None,
         typer.Option(
-            help="Your command that writes the source's rows up to {date} into {path}; `source` for the rows that the "
-            "cache keeps. The cache is rebuilt as of five dates."
+            help="Your command that makes the cache, or the file that it is built from, at {path} from data up to {date}. "
+            "It runs for five dates: what was known then may not differ. Recipe ohlcv needs none."
         ),
     ] = None,
     as_json: AsJson = False,
