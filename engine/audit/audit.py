@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, QUICK, RUN, SCORES
-from engine.audit.finding import Finding
+from engine.audit.finding import Finding, skipped
 from engine.audit.run.trained import trained
 from engine.audit.sample import CacheSample, sample_of
 from engine.audit.scores.scored import scored_cache
 from engine.audit.selection.selection import audit_looks, audit_study
+from engine.audit.truncation.rebuild import ADVICE as TRUNCATION
 from engine.audit.truncation.rebuild import rebuilt
 from engine.audit.truncation.vintage import compare_vintages
 from engine.dates import Asked
@@ -39,6 +40,7 @@ def audit(
     cache: str | Path,
     subject: Path | None = None,
     vintage: Path | None = None,
+    truncation: bool = False,
     rebuild: str | None = None,
     progress: Progress = quiet,
 ) -> list[Finding]:
@@ -47,7 +49,8 @@ def audit(
     Args:
         subject: a run, folds, a score file or a study.
         vintage: the cache as it was on an earlier day.
-        rebuild: the user's command, see `rebuilt`.
+        truncation: whether the cache is built again as of earlier days, which takes as long as some builds.
+        rebuild: the user's command for that, see `rebuilt`.
         progress: in checks.
 
     Raises InputError for what cannot be read, for scores of another cache, and for a command that fails.
@@ -55,17 +58,19 @@ def audit(
     panel = open_panel(cache)
     findings: list[Finding] = []
     with verified(panel):
-        for finding in _all(panel, subject, vintage, rebuild):
+        for finding in _all(panel, subject, vintage, truncation, rebuild):
             findings.append(finding)
             progress(len(findings), len(findings) + 1, finding.advice.check)
     return findings
 
 
-def _all(panel: Panel, subject: Path | None, vintage: Path | None, rebuild: str | None) -> Iterator[Finding]:
+def _all(
+    panel: Panel, subject: Path | None, vintage: Path | None, truncation: bool, rebuild: str | None
+) -> Iterator[Finding]:
     if subject is not None and not subject.exists():
         raise InputError(str(subject), "no such file or folder", "Name a run, folds, a score file or a study")
     yield from audit_cache(panel)
-    yield rebuilt(panel, rebuild)
+    yield rebuilt(panel, rebuild) if truncation else skipped(TRUNCATION, "pass --truncation")
     if vintage is not None:
         yield compare_vintages(panel, open_panel(vintage))
     if subject is None:

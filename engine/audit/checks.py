@@ -44,6 +44,7 @@ FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maxi
 LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
 POPULATION: list[CacheCheck] = [exits, universe_return, moves, membership]
 COPIES: list[CacheCheck] = [same_paths, repeated_days, stale_prices, mirrored_splits, bad_ticks]
+<<<<<<< HEAD
 QUICK: list[CacheCheck] = [clipping]
 
 # Of scores beside their cache.
@@ -51,3 +52,6 @@ SCORES: list[ScoreCheck] = [in_sample, shuffles, codes, delay, foresight, own_cl
 
 # Of a run, or a walk of folds; its scores are checked too.
 RUN: list[RunCheck] = [splits, tuning, future]
+=======
+QUICK: list[CacheCheck] = [exits]
+>>>>>>> audpop

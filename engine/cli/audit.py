@@ -18,11 +18,15 @@ def audit_command(
         Path | None,
         typer.Option(callback=usable, help="The cache as it was on an earlier day: nothing known then may differ."),
     ] = None,
+    truncation: Annotated[
+        bool,
+        typer.Option("--truncation", help="Build the cache again as of five dates: nothing known then may differ."),
+    ] = False,
     rebuild: Annotated[
         str | None,
         typer.Option(
-            help="Your command that makes the cache, or the file that it is built from, at {path} from data up to {date}. "
-            "It runs for five dates: what was known then may not differ. Recipe ohlcv needs none."
+            help="For --truncation: your command that makes the cache, or the file that it is built from, at {path} from "
+            "data up to {date}. Recipe ohlcv needs none."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -35,7 +39,7 @@ def audit_command(
     from engine.score.tables import to_json
 
     with showing(console) as progress:
-        findings = audit(cache, subject, vintage, rebuild, progress)
+        findings = audit(cache, subject, vintage, truncation or rebuild is not None, rebuild, progress)
     if as_json:
         print(to_json(findings_json(findings)))
     else:

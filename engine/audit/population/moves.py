@@ -1,13 +1,12 @@
 """What codes do after they enter or leave the panel and its universe."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, failed, passed, skipped, warned
 from engine.audit.sample import Bool, CacheSample, Float32
-from engine.score.standard_error import MeanTest, mean_test
+from engine.score.standard_error import MeanTest, mean_test, two_sided_p
 
 ADVICE = Advice(
     "moves after entries and exits",
@@ -21,7 +20,7 @@ FIRST = 20  # days of the panel: codes of these have been there before
 EARLY = 120  # first days of a code
 RISE = 0.20  # of a code over the others in its first days
 LARGEST = 10  # days after an event that codes are named by
-MIN_EVENTS, MIN_DAYS = 20, 60
+MIN_EVENTS, MIN_DAYS, MIN_CODES = 20, 60, 10
 
 
 def moves(sample: CacheSample) -> Finding:
@@ -34,9 +33,8 @@ def moves(sample: CacheSample) -> Finding:
     above +0.2% after entries.
 
     Codes that the panel has from a later day than its first 20 on should not rise in their first 120 days: the sum of
-    these log returns, one a code, against its deviation over codes is normal. It alarms beyond 1e-4 and +20%: backfill
-    bias, the history that a source adds when it begins to follow a code that rose. Where the universe is one of the
-    source's own, and not of the source's codes, the same is seen after entries.
+    these log returns, one a code, against its standard error over codes follows Student's t. It alarms where p < 1e-4
+    and the mean is above +20%: backfill bias, the history that a source adds when it begins to follow a code that rose.
     """
     returns = sample.returns
     if returns is None:
@@ -58,12 +56,12 @@ def moves(sample: CacheSample) -> Finding:
             certain |= sign * size > 3 * A_DAY
             concerned += _worst(sample, apart, events, sign)
     rises = _first_days(sample, apart)
-    if len(rises) >= MIN_EVENTS:
+    if len(rises) >= MIN_CODES:
         mean, error = float(rises.mean()), float(rises.std(ddof=1)) / math.sqrt(len(rises))
         told.append(f"{mean:+.0%} in the first {EARLY} days of {len(rises):,} codes (limit {RISE:+.0%})")
-        odd |= mean > RISE and error > 0 and mean / error > NormalDist().inv_cdf(1 - FALSE_ALARMS)
+        odd |= mean > RISE and error > 0 and two_sided_p(mean / error, len(rises) - 1) < FALSE_ALARMS
     if not told:
-        return skipped(ADVICE, f"fewer than {MIN_EVENTS} codes enter, leave, or come later")
+        return skipped(ADVICE, "too few codes enter, leave, or come later")
     figure = "; ".join(told)
     if odd:
         return failed(ADVICE, figure, concerned) if certain else warned(ADVICE, figure, concerned)
