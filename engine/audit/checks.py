@@ -44,14 +44,10 @@ FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maxi
 LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
 POPULATION: list[CacheCheck] = [exits, universe_return, moves, membership]
 COPIES: list[CacheCheck] = [same_paths, repeated_days, stale_prices, mirrored_splits, bad_ticks]
-<<<<<<< HEAD
-QUICK: list[CacheCheck] = [clipping]
+QUICK: list[CacheCheck] = [exits, clipping]
 
 # Of scores beside their cache.
 SCORES: list[ScoreCheck] = [in_sample, shuffles, codes, delay, foresight, own_close, concentration]
 
 # Of a run, or a walk of folds; its scores are checked too.
 RUN: list[RunCheck] = [splits, tuning, future]
-=======
-QUICK: list[CacheCheck] = [exits]
->>>>>>> audpop

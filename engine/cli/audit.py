@@ -20,13 +20,13 @@ def audit_command(
     ] = None,
     truncation: Annotated[
         bool,
-        typer.Option("--truncation", help="Build the cache again as of five dates: nothing known then may differ."),
+        typer.Option("--truncation", help="Build the cache again as of five dates; nothing known then may differ."),
     ] = False,
     rebuild: Annotated[
         str | None,
         typer.Option(
-            help="For --truncation: your command that makes the cache, or the file that it is built from, at {path} from "
-            "data up to {date}. Recipe ohlcv needs none."
+            help="For --truncation: your command that makes the cache, or the file that it is built from, at {path} "
+            "from data up to {date}. Recipe ohlcv needs none."
         ),
     ] = None,
     as_json: AsJson = False,
