@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, passed, skipped, warned
-from engine.audit.scores.scored import ScoredCache, both, mean_and_test, over_horizons
+from engine.audit.scores.scored import ScoredCache, mean_and_test, over_horizons
 from engine.score.standard_error import two_sided_p
 
 ADVICE = Advice(
@@ -30,7 +30,7 @@ def codes(scored: ScoredCache) -> Finding:
 
 
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
-    x, y = both(scored.scores(h), scored.labels(h))
+    x, y = scored.ranks(h)
     product = x * y
     count = np.isfinite(product).sum(1)
     days = count > 1

@@ -42,7 +42,7 @@ def concentration(scored: ScoredCache) -> Finding:
 
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
     s, y = scored.scores(h), scored.labels(h)
-    daily = daily_rank_ic(s, y)
+    daily = scored.rank_ic(h)
     mean, t, _ = mean_and_test(daily, h)
     if not np.isfinite(mean):
         return skipped(ADVICE, f"h={h}: no day has 20 samples and scores that differ")

@@ -3,7 +3,8 @@
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, passed, skipped, warned
-from engine.audit.scores.scored import RARE, ScoredCache, daily_rank_ic, mean_and_test, over_horizons
+from engine.audit.sample import ranks
+from engine.audit.scores.scored import RARE, ScoredCache, daily_correlation, mean_and_test, over_horizons
 
 ADVICE = Advice(
     "delay of entry",
@@ -33,8 +34,11 @@ def _of_horizon(scored: ScoredCache, h: int) -> Finding:
     k = h + scored.panel.manifest.known_after
     if len(s) <= 2 * k:
         return skipped(ADVICE, f"h={h}: fewer than {2 * k + 1} days")
-    profile = np.stack([daily_rank_ic(s, scored.ahead(j)) for j in range(1, 2 * k + 1)])
-    kept = float(np.nanmean(found)) if np.isfinite(found := daily_rank_ic(s[:-k], s[k:])).any() else np.nan
+    own = ranks(s)
+    returns = ranks(scored.sample.returns[scored.start : scored.stop + 2 * k])
+    returns = np.vstack([returns, np.full((len(s) + 2 * k - len(returns), s.shape[1]), np.nan, np.float32)])
+    profile = np.stack([daily_correlation(own, returns[j : j + len(s)]) for j in range(1, 2 * k + 1)])
+    kept = mean_and_test(daily_correlation(own[:-k], own[k:]), h)[0]
     before, after = profile[:k].mean(0), profile[k:].mean(0)
     usable = np.isfinite(before) & np.isfinite(after)
     mean, t, p = mean_and_test(before[usable], h)

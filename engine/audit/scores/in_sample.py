@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, failed, passed, warned
-from engine.audit.scores.scored import ScoredCache, daily_rank_ic, mean_and_test
+from engine.audit.scores.scored import ScoredCache, mean_and_test
 
 ADVICE = Advice(
     "in sample",
@@ -34,7 +34,7 @@ def in_sample(scored: ScoredCache) -> Finding:
     if not scored.horizons:
         return passed(ADVICE, f"scores from {dates[0]} on")
     h = scored.horizons[0]
-    daily = daily_rank_ic(scored.scores(h), scored.labels(h))
+    daily = scored.rank_ic(h)
     known = np.flatnonzero(np.isfinite(daily))
     least = max(int(LEAST_PART * len(known)), 60)
     said = "not said" if source.trained_until is None else source.trained_until

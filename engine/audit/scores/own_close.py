@@ -35,8 +35,8 @@ def own_close(scored: ScoredCache) -> Finding:
 
 
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
-    s, y = scored.scores(h), scored.labels(h)
-    mean, t, _ = mean_and_test(daily_rank_ic(s, y), h)
+    s = scored.scores(h)
+    mean, t, _ = mean_and_test(scored.rank_ic(h), h)
     before, close, following = (scored.of(shifted(scored.bar["close"], lag)) for lag in (1, 0, -1))
     opened = scored.of(shifted(scored.bar["open"], -1))
     here = np.where(np.isfinite(s), close / before - 1, np.nan)

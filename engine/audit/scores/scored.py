@@ -37,6 +37,7 @@ class ScoredCache:
     start: int  # calendar index of the first scored day
     stop: int  # one after that of the last
     known: dict[int, Float32] = field(default_factory=dict, repr=False)
+    pairs: dict[int, tuple[Float32, Float32]] = field(default_factory=dict, repr=False)
 
     @property
     def horizons(self) -> list[int]:
@@ -69,6 +70,16 @@ class ScoredCache:
         """[T, S] as stored."""
         found: Float32 = self.of(self.sample.targets[horizon])
         return found
+
+    def ranks(self, horizon: int) -> tuple[Float32, Float32]:
+        """`both` of the scores and the labels of a horizon."""
+        if horizon not in self.pairs:
+            self.pairs[horizon] = both(self.scores(horizon), self.labels(horizon))
+        return self.pairs[horizon]
+
+    def rank_ic(self, horizon: int) -> Float64:
+        """Daily RankIC [T] of a horizon, NaN on thin days."""
+        return daily_mean(self.ranks(horizon))
 
     def of(self, values: Any) -> Any:
         """The scored days [T, S] of an array over all days of the calendar."""
@@ -107,12 +118,29 @@ def both(a: Float32, b: Float32) -> tuple[Float32, Float32]:
 
 def daily_rank_ic(a: Float32, b: Float32) -> Float64:
     """Rank correlation of each day [T]; NaN with fewer than MIN_SAMPLES cells, and where one side is constant."""
-    x, y = both(a, b)
-    product = x * y
+    return daily_mean(both(a, b))
+
+
+def daily_mean(pair: tuple[Float32, Float32]) -> Float64:
+    """Mean over codes of the product of two arrays [T]; NaN on days without a product."""
+    product = pair[0] * pair[1]
     here = np.isfinite(product)
     count = here.sum(1)
-    with np.errstate(invalid="ignore"):
-        return np.where(count > 0, np.where(here, product, 0).sum(1, dtype=np.float64) / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, np.where(here, product, 0).sum(1, dtype=np.float64) / np.maximum(count, 1), np.nan)
+
+
+def daily_correlation(a: Float32, b: Float32) -> Float64:
+    """Pearson's correlation of each day [T] over the cells that have both; NaN with fewer than MIN_SAMPLES of them.
+
+    Of ranks within the day it is nearly their rank correlation where some cells are missing, for a tenth of the time.
+    """
+    here = np.isfinite(a) & np.isfinite(b)
+    count = np.where(here.sum(1) >= MIN_SAMPLES, here.sum(1), np.nan)[:, None]
+    x, y = (np.where(here, each, 0) for each in (a, b))
+    x, y = (np.where(here, each - each.sum(1, keepdims=True, dtype=np.float64) / count, 0) for each in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def mean_and_test(daily: Float64, horizon: int) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.audit.finding import Advice, Finding, passed, skipped, warned
-from engine.audit.scores.scored import ScoredCache, both, over_horizons
+from engine.audit.scores.scored import ScoredCache, over_horizons
 from engine.score.standard_error import mean_test
 
 ADVICE = Advice(
@@ -28,7 +28,7 @@ def shuffles(scored: ScoredCache) -> Finding:
 
 
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
-    x, y = both(scored.scores(h), scored.labels(h))
+    x, y = scored.ranks(h)
     product = x * y
     count = np.isfinite(product).sum(1)
     days = count > 1

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from engine.audit.finding import failed, passed, skipped, warned
-from engine.audit.scores.scored import daily_rank_ic, scored_cache, worst
+from engine.audit.scores.scored import daily_correlation, daily_rank_ic, scored_cache, worst
 from engine.audit.scores.shuffles import ADVICE
 from loaders.cache.format import SCORED
 
@@ -35,6 +35,18 @@ def test_rank_correlations_are_scipys():
         known = np.isfinite(a[t])
         np.testing.assert_allclose(found[t], spearmanr(a[t][known], b[t][known])[0], atol=1e-6)  # float32
     assert np.isnan(found[4:]).all()
+
+
+def test_correlations_are_numpys():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 5, 50)).astype(np.float32)
+    a[rng.random(a.shape) < 0.3] = np.nan
+    a[4, 10:] = np.nan  # too few
+    found = daily_correlation(a, b)
+    for t in range(4):
+        known = np.isfinite(a[t])
+        np.testing.assert_allclose(found[t], np.corrcoef(a[t][known], b[t][known])[0, 1], atol=1e-6)  # float32
+    assert np.isnan(found[4])
 
 
 def test_days_ahead_are_those_after(panel, market, beside):
