@@ -37,7 +37,7 @@ class GRU(nn.Module):
         """Scores [S, D, H] of x [S, T, F], 0 where a code has no row; `present` is not looked at."""
         scored = x.shape[1] - self.context + 1
         first = self.inputs[0](x)  # [S, T, 3 W], which all windows share
-        state = [first.new_zeros(len(x), scored, self.head.in_features)] * len(self.inputs)
+        state = [first.new_zeros(x.shape[0], scored, self.head.in_features)] * len(self.inputs)
         for day in range(self.context):
             given = first[:, day : day + scored]
             for k, (inputs, states) in enumerate(zip(self.inputs, self.states, strict=True)):
