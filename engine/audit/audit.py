@@ -9,14 +9,13 @@ with a study              luck, by its trials
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, QUICK, RUN, SCORES
+from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, RUN, SCORES
 from engine.audit.finding import Finding, skipped
 from engine.audit.run.trained import trained
 from engine.audit.sample import CacheSample, sample_of
 from engine.audit.scores.scored import scored_cache
 from engine.audit.selection.selection import audit_looks, audit_study
-from engine.audit.truncation.rebuild import ADVICE as TRUNCATION
-from engine.audit.truncation.rebuild import rebuilt
+from engine.audit.truncation.compare import REBUILT
 from engine.audit.truncation.vintage import compare_vintages
 from engine.dates import Asked
 from engine.evaluation.evaluate import look_at
@@ -70,7 +69,7 @@ def _all(
     if subject is not None and not subject.exists():
         raise InputError(str(subject), "no such file or folder", "Name a run, folds, a score file or a study")
     yield from audit_cache(panel)
-    yield rebuilt(panel, rebuild) if truncation else skipped(TRUNCATION, "pass --truncation")
+    yield _rebuilt(panel, rebuild) if truncation else skipped(REBUILT, "pass --truncation")
     if vintage is not None:
         yield compare_vintages(panel, open_panel(vintage))
     if subject is None:
@@ -86,10 +85,10 @@ def _all(
         yield from audit_looks(panel, opened.ours[0])
 
 
-def quick_findings(panel: Panel) -> list[Finding]:
-    """What the quickest checks have against a cache, for a training to tell."""
-    sample = sample_of(panel)
-    return [each for check in QUICK if (each := check(sample)).verdict in ("warned", "failed")]
+def _rebuilt(panel: Panel, command: str | None) -> Finding:
+    from engine.audit.truncation.rebuild import rebuilt
+
+    return rebuilt(panel, command)
 
 
 def audit_run(panel: Panel, run: Path) -> Iterator[Finding]:

@@ -39,12 +39,11 @@ CacheCheck = Callable[[CacheSample], Finding]
 ScoreCheck = Callable[[ScoredCache], Finding]
 RunCheck = Callable[[Trained], Finding]
 
-# Of a cache alone. Those in QUICK take under two seconds on ten million rows; `train` runs them.
+# Of a cache alone.
 FEATURES: list[CacheCheck] = [lag_profile, extreme_moves, event_study, life_maximum, life_mean]
 LABELS: list[CacheCheck] = [start, horizon, compounding, clipping]
 POPULATION: list[CacheCheck] = [exits, universe_return, moves, membership]
 COPIES: list[CacheCheck] = [same_paths, repeated_days, stale_prices, mirrored_splits, bad_ticks]
-QUICK: list[CacheCheck] = [exits, clipping]
 
 # Of scores beside their cache.
 SCORES: list[ScoreCheck] = [in_sample, shuffles, codes, delay, foresight, own_close, concentration]

@@ -37,6 +37,11 @@ class Finding:
     figure: str
     concerned: Sequence[str] = field(default=())
 
+    def __str__(self) -> str:
+        """In one line."""
+        named = f" ({self.names()})" if self.concerned else ""
+        return f"{self.advice.check} {self.verdict}: {self.figure}{named}"
+
     def names(self) -> str:
         """The first of what is concerned, and how many more there are."""
         more = len(self.concerned) - MOST_NAMED

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.score.cross_section import ranks_within_day
-from loaders.cache.format import ABSENT, SCORED
-from loaders.cache.recipes.source_rows import SourceRows, kept_source
+from loaders.cache.format import ABSENT, SCORED, open_source
 from loaders.panel import Int, Panel
 
 Float32 = npt.NDArray[np.float32]
@@ -24,6 +23,23 @@ Bool = npt.NDArray[np.bool_]
 
 MOST_CELLS = 4_000_000  # T x S: 16 MB an array
 BARS = ("open", "high", "low", "close", "volume")
+
+
+@dataclass(frozen=True)
+class KeptSource:
+    """What a cache was built from, mapped: row(code s, day t) = offset[s] + t - first[s], on its own calendar."""
+
+    columns: list[str]
+    calendar: npt.NDArray[np.datetime64]
+    codes: list[str]
+    first: Int
+    days: Int
+    values: Any  # [rows, columns] float32, NaN where the source has no value
+
+    @cached_property
+    def offset(self) -> Int:
+        """Row of each code's first day."""
+        return np.cumsum(self.days) - self.days
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +102,15 @@ class CacheSample:
         source = self.source
         if source is None:
             return {}
-        place = {code: s for s, code in enumerate(source.layout.codes)}
-        names = {name.lower(): i for i, name in reversed(list(enumerate(source.names)))}
-        shift = int(np.searchsorted(source.layout.calendar, self.panel.calendar[0]))
+        place = {code: s for s, code in enumerate(source.codes)}
+        names = {name.lower(): i for i, name in reversed(list(enumerate(source.columns)))}
+        shift = int(np.searchsorted(source.calendar, self.panel.calendar[0]))
         found = {name: np.full((self.days, len(self.codes)), np.nan, np.float32) for name in BARS if name in names}
         for s, code in enumerate(self.names):
             own = place.get(code)
             if own is None:
                 continue
-            first, days, row = (
-                int(each[own]) for each in (source.layout.first, source.layout.days, source.layout.offset)
-            )
+            first, days, row = (int(each[own]) for each in (source.first, source.days, source.offset))
             skip = max(shift - first, 0)
             start = first + skip - shift
             stop = min(start + days - skip, self.days)
@@ -108,10 +122,15 @@ class CacheSample:
         return found
 
     @cached_property
-    def source(self) -> SourceRows | None:
+    def source(self) -> KeptSource | None:
         """What the cache was built from; None where it was not kept, and of shards."""
         built = self.panel.manifest.built_from
-        return None if built is None else kept_source(self.panel.folder, built)
+        if built is None:
+            return None
+        calendar = np.array(built.calendar, "datetime64[D]")
+        first, days = np.array(built.first, np.int64), np.array(built.days, np.int64)
+        values = open_source(self.panel.folder, built).features
+        return KeptSource(built.columns, calendar, built.codes, first, days, values)
 
     @cached_property
     def returns(self) -> Float32 | None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from engine.audit.quick import quick_findings
 from engine.callbacks.protocol import Callback, EpochTraining
 from engine.checkpoint import BEST, check_best, load_checkpoint, restore_model
 from engine.config import Config
@@ -70,6 +71,9 @@ def train(
         with open_run(
             config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=progress
         ) as run:
+            if not resume and world.first:
+                for finding in quick_findings(inputs.panel):
+                    console.print(f"audit: {finding}")
             for _ in epochs(run):
                 pass
             inputs.verification.wait()

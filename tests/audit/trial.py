@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 from engine.audit.audit import audit_cache
-from engine.audit.finding import Finding
 from tests.audit.clean import STYLES
 from tests.audit.faults.every import FAULTS
 from tests.audit.faults.fault import Dose
@@ -27,9 +26,4 @@ def alarms(panel: tuple[str, Style, int]) -> list[str]:
         market = clean_market(seed, STYLES[name])
         found = list(audit_cache(write_market(market, Path(folder) / "cache")))
         found += audit_of(Path(folder) / "scored", market, honest(market, seed))
-    return [alarm_line(each) for each in found if each.verdict in ("warned", "failed")]
-
-
-def alarm_line(finding: Finding) -> str:
-    """A finding in one line."""
-    return f"{finding.advice.check} {finding.verdict}: {finding.figure} {finding.names()}"
+    return [str(each) for each in found if each.verdict in ("warned", "failed")]

@@ -75,10 +75,10 @@ def _raw_of_code(sample: CacheSample) -> tuple[list[str], Iterator[Float32]]:
         return manifest.features, (_inside(sample, s) for s in range(len(sample.codes)))
     if source is None:
         return [], iter(())
-    columns = [i for i, name in enumerate(source.names) if name in manifest.features]
-    place = {code: s for s, code in enumerate(source.layout.codes)}
-    return [source.names[i] for i in columns], (
-        np.asarray(source.values[source.layout.offset[p] : source.layout.offset[p] + source.layout.days[p]])[:, columns]
+    columns = [i for i, name in enumerate(source.columns) if name in manifest.features]
+    place = {code: s for s, code in enumerate(source.codes)}
+    return [source.columns[i] for i in columns], (
+        np.asarray(source.values[source.offset[p] : source.offset[p] + source.days[p]])[:, columns]
         for p in (place[code] for code in sample.names if code in place)
     )
 

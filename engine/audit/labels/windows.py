@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from engine.audit.sample import CacheSample, Float32, ranks
 from engine.score.standard_error import mean_test
-from loaders.cache.recipes.labels import ENTRIES
 from loaders.panel import Int
 
 MOST_CELLS = 300_000  # D x S
 LEAST = 20  # codes of a day that counts
 NEXT_OPEN = "next open"
+ENTRIES = ("close", "next_open", "next_close")  # of recipe ohlcv, whose module needs the packages of a build
 EXACT, EXACT_SHARE = 1e-5, 1e-3  # a label is the return itself: within EXACT + EXACT_SHARE |return|
 
 Float = npt.NDArray[np.float64]

@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from engine.audit.finding import Advice
 from loaders.cache.format import ABSENT, SCORED
 from loaders.panel import Int, Panel
 
+REBUILT = Advice(
+    "truncation",
+    "A value of a day that changes when later days are left out was made of them.",
+    "Make each feature, flag and label of rows up to its own day; fit scales and means on the past.",
+)  # of rebuild.py, which needs the packages of a build
 ROUNDING = 1e-3  # deviations of a feature, over its stored rows
 LABEL_ROUNDING = 1e-5
 

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as pl
 
-from engine.audit.finding import Advice, Finding, failed, passed, skipped
+from engine.audit.finding import Finding, failed, passed, skipped
+from engine.audit.truncation.compare import REBUILT as ADVICE
 from engine.audit.truncation.compare import Differences, differences
 from loaders.cache.build import RECIPES, build
 from loaders.cache.format import MANIFEST
@@ -22,11 +23,6 @@ from loaders.cache.sources.frames import Frame
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 
-ADVICE = Advice(
-    "truncation",
-    "A value of a day that changes when later days are left out was made of them.",
-    "Make each feature, flag and label of rows up to its own day; fit scales and means on the past.",
-)
 DATES = 5
 SECONDS = 600  # that a command may take for one date
 OPTION = "--rebuild"
