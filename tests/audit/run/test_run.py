@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.audit.audit import audit_run
+from engine.audit.audit import audit
 from engine.audit.checks import RUN
 from engine.audit.run.trained import trained
 from tests.audit.faults import run as faults
@@ -15,9 +15,13 @@ def test_a_sound_run_passes(run, cache):
     assert [check(found).verdict for check in RUN] == ["passed"] * len(RUN)
 
 
-def test_the_scores_of_a_run_are_checked_too(run, cache):
-    found = {each.advice.check: each.verdict for each in audit_run(cache, run)}
+def test_the_audit_of_a_run_holds_its_scores_and_its_looks(run, cache):
+    found = {each.advice.check: each.verdict for each in audit(cache.folder, run)}
     assert found["splits"] == found["in sample"] == "passed"
+    assert {"lag profile", "exits", "truncation", "looks at a test", "deflated RankIC"} <= {
+        name.removeprefix("features: ") for name in found
+    }
+    assert found["truncation"] == "skipped"
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS_OF_RUN, ids=lambda fault: fault.name)
