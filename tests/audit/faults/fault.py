@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from engine.audit.audit import audit_cache
+from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, CacheCheck
 from engine.audit.finding import Finding
+from engine.audit.sample import sample_of
 from tests.audit.market import PLAIN, Market, Style, clean_market, write_market
 
 Dose = Literal["strong", "weak", "borderline"]
@@ -36,11 +38,18 @@ class Fault:
         return any(each.advice.check in self.by and each.verdict in ("warned", "failed") for each in found)
 
 
+def asked(by: tuple[str, ...]) -> list[CacheCheck]:
+    """The checks of caches of these names."""
+    every = (*FEATURES, *LABELS, *POPULATION, *COPIES)
+    return [check for check in every if import_module(check.__module__).ADVICE.check in by]
+
+
 def in_cache(name: str, by: tuple[str, ...], doses: Mapping[Dose, float], plant: Plant, style: Style = PLAIN) -> Fault:
-    """A fault of a cache: planted in a clean market."""
+    """A fault of a cache: planted in a clean market, and looked for by the checks that should say so."""
 
     def audit(folder: Path, dose: float, seed: int) -> list[Finding]:
         market = plant(clean_market(seed, style), dose, np.random.default_rng([seed, 1]))
-        return list(audit_cache(write_market(market, folder / "cache")))
+        sample = sample_of(write_market(market, folder / "cache"))
+        return [check(sample) for check in asked(by)]
 
     return Fault(name, by, doses, audit)
