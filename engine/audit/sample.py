@@ -65,7 +65,7 @@ class CacheSample:
     @cached_property
     def targets(self) -> dict[int, Float32]:
         """[T, S] of each horizon, as stored: what follows on day t. NaN where there is none."""
-        return {h: self._dense(self.panel.targets[:, i], np.nan) for i, h in enumerate(self.horizons)}
+        return {h: self._dense(self.panel.targets, np.nan, i) for i, h in enumerate(self.horizons)}
 
     def of_code(self, s: int) -> npt.NDArray[Any]:
         """Features [days of its span, F] of the code at place s of the sample, as stored; absent rows are zero."""
@@ -139,12 +139,13 @@ class CacheSample:
             return None
         return shifted(self.targets[1], 1 + self.panel.manifest.known_after)
 
-    def _dense(self, column: Any, missing: float) -> Any:
+    def _dense(self, column: Any, missing: float, place: int | None = None) -> Any:
+        """A column as [T, S], or one of its places; by code, as shards have rows between theirs that no one has."""
         found = np.full((self.days, len(self.codes)), missing, column.dtype)
         for s, code in enumerate(self.codes):
             first = int(self.panel.first[code])
             rows = self.panel.rows_of(int(code), 0, self.days)
-            found[first : first + rows.stop - rows.start, s] = column[rows]
+            found[first : first + rows.stop - rows.start, s] = column[rows] if place is None else column[rows, place]
         return found
 
 
