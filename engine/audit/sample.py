@@ -159,11 +159,12 @@ class CacheSample:
         return shifted(self.targets[1], 1 + self.panel.manifest.known_after)
 
     def _dense(self, column: Any, missing: float, place: int | None = None) -> Any:
+        """A column as [T, S], or one of its places; by code, as shards have rows between theirs that no one has."""
         found = np.full((self.days, len(self.codes)), missing, column.dtype)
         for s, code in enumerate(self.codes):
             first = int(self.panel.first[code])
             rows = self.panel.rows_of(int(code), 0, self.days)
-            found[first : first + rows.stop - rows.start, s] = column[rows] if place is None else column[rows][:, place]
+            found[first : first + rows.stop - rows.start, s] = column[rows] if place is None else column[rows, place]
         return found
 
 

@@ -111,8 +111,10 @@ def _static(market: Market, dose: float, rng: np.random.Generator) -> tuple[Mark
     labels = ranked(np.where(market.scored, market.labels[1], np.nan))
     for _ in range(500):
         drawn = rng.normal(size=returns.shape[1])
-        if 2.2 < mean_test((drawn * labels)[:-1].mean(1), 1).t < 3:
-            break
+        if mean_test((drawn * labels)[:-1].mean(1), 1).t > 1.8:  # quicker than by ranks
+            order = ranked(np.where(market.scored, drawn, np.nan))
+            if mean_test((order * labels)[:-1].mean(1), 1).t > 2.2:
+                break
     return market, np.tile(drawn, (len(returns), 1))
 
 
@@ -183,7 +185,7 @@ def _says_so(folder: Path, dose: float, seed: int) -> list[Finding]:
 FAULTS_OF_SCORES: list[Fault] = [
     in_scores(
         "scores know the next return", ("foresight", "delay of entry"),
-        {"strong": 0.1, "weak": 0.012, "borderline": 0.005}, _knows_return,
+        {"strong": 0.1, "weak": 0.018, "borderline": 0.01}, _knows_return,
     ),
     in_scores(
         "scores are of the next day", ("foresight",), {"strong": 1.0, "weak": 0.1, "borderline": 0.03}, _shifted

@@ -5,7 +5,9 @@ import numpy as np
 from engine.audit.run.window import window_of
 from engine.score.predict import load_run, predict_days
 from loaders.cache.format import ABSENT
+from loaders.panel import open_panel
 from loaders.split import Days
+from tests.loaders.cache.test_shards import write_shard
 from tests.panels import cut
 
 
@@ -40,3 +42,14 @@ def test_only_what_was_not_known_changes(cache):
 
 def test_large_windows_are_of_some_codes(cache):
     assert len(window_of(cache, 90, 140, 1).codes) == len(cache.codes_with(cache.present, 90, 140))  # 50 at least
+
+
+def test_a_window_of_shards_is_that_of_one_cache(cache, tmp_path):
+    codes = np.arange(len(cache.manifest.codes))
+    for name, some in (("a", codes[::2]), ("b", codes[1::2])):
+        write_shard(tmp_path / "shards" / name, cache, some)
+    whole, shards = (
+        window_of(panel, 90, 140, 1 << 30).in_memory() for panel in (cache, open_panel(tmp_path / "shards"))
+    )
+    for name in ("features", "targets", "presence", "first", "days", "offset"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(shards, name))

@@ -33,7 +33,8 @@ def beside(tmp_path):
             codes, where = where.codes, write_market(where, tmp_path / f"cache{len(list(tmp_path.iterdir()))}")
         else:
             codes = where.manifest.codes
-        rows = np.flatnonzero(where.presence[:] != ABSENT)
+        rows = np.concatenate([first + np.arange(days) for first, days in zip(where.offset, where.days, strict=True)])
+        rows = rows[where.presence[rows] != ABSENT]
         code = where.code_of(rows)
         day = rows - where.offset[code] + where.first[code]
         place = {name: s for s, name in enumerate(codes)}

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from engine.audit.checks import SCORES
+from loaders.panel import open_panel
+from tests.loaders.cache.test_shards import write_shard
 from tests.panels import rewritten, write_panel
 
 CACHES = {
@@ -49,3 +51,14 @@ def _check(panel, kind, beside):
     for check in SCORES:
         found = check(scored)
         assert found.verdict in ("passed", "warned", "skipped"), (check.__name__, found.figure)
+
+
+def test_shards_say_what_one_cache_says(tmp_path, beside):
+    whole = write_panel(tmp_path / "whole", signal=0.1)
+    codes = np.arange(len(whole.manifest.codes))
+    for name, some in (("a", codes[::2]), ("b", codes[1::2])):
+        write_shard(tmp_path / "shards" / name, whole, some)
+    scores = np.random.default_rng(1).normal(size=(len(whole.calendar), len(codes)))
+    one, several = (beside(panel, scores) for panel in (whole, open_panel(tmp_path / "shards")))
+    for check in SCORES:
+        assert check(one) == check(several)

@@ -32,9 +32,9 @@ def test_a_signal_passes_and_a_lucky_t_is_warned_of(panel, market, beside):
     rng = np.random.default_rng(5)
     labels = np.where(market.scored, market.labels[1], np.nan)[:, columns]
     scores = np.full(labels.shape, np.nan)
-    for t in range(60):
+    for t in range(40):
         known = np.flatnonzero(np.isfinite(labels[t]))
-        noise = rng.normal(size=(200, len(known)))
+        noise = rng.normal(size=(60, len(known)))
         each = np.array([np.corrcoef(rankdata(n), rankdata(labels[t, known]))[0, 1] for n in noise])
         scores[t, known] = noise[np.abs(each - 0.012).argmin()]
     found = shuffles(beside(panel, scores))
