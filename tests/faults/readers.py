@@ -93,16 +93,21 @@ def _study(name: str) -> Callable[[Path, Outcome], Any]:
     """The complete trials, and the settings of the best one. A trial whose end was cut off is done again by another
     number."""
 
-    def figures(folder: Path, outcome: Outcome) -> tuple[list[Any], str]:
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.ParquetFile(folder / name / "trials.parquet").read(use_threads=False).to_pylist()
-        told = [{key: row[key] for key in row if key not in ("number", "seconds")} for row in table]
-        complete = sorted((row for row in told if row["state"] == "COMPLETE"), key=str)
+    def figures(folder: Path, outcome: Outcome) -> tuple[str, str]:
+        complete = apart(lambda: _complete(folder / name / "trials.parquet"))
         best = (folder / name / "best.toml").read_text().splitlines()[1:]  # below a checksum, which is of paths too
         return complete, "\n".join(line for line in best if "arrow" not in line)
 
     return figures
+
+
+def _complete(path: Path) -> str:
+    """The complete trials of a table, without their numbers and times. Arrow starts threads to read it."""
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    told = [{key: row[key] for key in row if key not in ("number", "seconds")} for row in rows]
+    return json.dumps(sorted(str(row) for row in told if row["state"] == "COMPLETE"))
 
 
 def _cache(folder: Path, outcome: Outcome) -> Any:
