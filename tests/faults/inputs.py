@@ -67,6 +67,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "run", "--arrow", "cache", "--out", "new"),
     "export": ("export", "run", "--arrow", "cache", "--to", "torch", "--out", "new", "--check"),
     "report": ("report", "scores.parquet", "--arrow", "cache", "--out", "new"),
+    "audit": ("audit", "cache", "scores.parquet"),
     "baseline": (
         "baseline", "--config", "config.toml", "--arrow", "cache", "--kind", "reversal", "--feature", "f0",
     ),

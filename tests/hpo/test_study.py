@@ -55,7 +55,7 @@ def test_a_study_ends_with_as_many_trials_and_its_files(finished):
     left = {path.name for path in folder.iterdir()} | {path.name for path in (folder / "trials").iterdir()}
     page = {"report.html"} if absent() is None else set()  # of the extra `report`
     assert left == page | {
-        "best.toml", "study.journal", "trials", "trials.parquet", ".turn", *(f"{i:04d}" for i in range(6)),
+        "best.toml", "study.journal", ".study", "trials", "trials.parquet", ".turn", *(f"{i:04d}" for i in range(6)),
     }  # fmt: skip
 
 
