@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import fill, indent
 from typing import Any
 
 from rich.console import Group
-from rich.padding import Padding
 from rich.text import Text
 
 from engine.audit.finding import Finding, Verdict
@@ -43,8 +43,8 @@ def _explained(findings: Sequence[Finding]) -> list[Any]:
         if each.verdict not in ("warned", "failed"):
             continue
         lines.append(Text(f"{each.advice.check} {each.verdict}", STYLES[each.verdict]))
-        parts = [each.names(), each.advice.why, each.advice.cure]
-        lines.append(Padding(Text("\n".join(part for part in parts if part)), (0, 0, 0, INDENT)))
+        parts = [part for part in (each.names(), each.advice.why, each.advice.cure) if part]
+        lines += [Text(indent(fill(part, WIDTH - INDENT), " " * INDENT)) for part in parts]
     return lines
 
 
