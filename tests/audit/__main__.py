@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from rich.table import Table
 from tests.audit.clean import clean_panels
 from tests.audit.faults.every import FAULTS
 from tests.audit.faults.fault import DOSES, Dose
+from tests.audit.real import findings, pieces
 from tests.audit.trial import alarms as alarms_of
 from tests.audit.trial import is_caught
 
@@ -27,7 +29,12 @@ def main() -> int:
     parser.add_argument("--half", choices=list(FIRST_SEED), default="tune", help="seeds for choosing or for judging")
     parser.add_argument("--seeds", type=int, default=10, help="of each fault and dose")
     parser.add_argument("--only", action="append", help="faults whose name holds this, or `clean`; may be repeated")
+    parser.add_argument("--bars", type=Path, help="instead, audit pieces of a file of daily bars (ticker, date, ...)")
     options = parser.parse_args()
+    if options.bars is not None:
+        for name, frame in pieces(options.bars):
+            print(f"{name}:", *(f"\n    {each}" for each in findings(frame)), flush=True)
+        return 0
     first = FIRST_SEED[options.half]
     names = [f.name for f in FAULTS if not options.only or any(part in f.name for part in options.only)]
     seeds = range(first, first + options.seeds)
