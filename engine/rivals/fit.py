@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.model.neutral import Neutral
-from engine.rivals.catboost import catboost
 from engine.rivals.helped import helped_scores, neutral_of
-from engine.rivals.lightgbm import lightgbm
 from engine.rivals.options import Help, Options
 from engine.rivals.reversal import reversal
 from engine.rivals.ridge import ridge
 from engine.rivals.samples import Fitted, Float32, Problem
-from engine.rivals.xgboost import xgboost
+from engine.rivals.trees.catboost import catboost
+from engine.rivals.trees.lightgbm import lightgbm
+from engine.rivals.trees.xgboost import xgboost
 from engine.score.online import online_scores, online_slopes
 from loaders.errors import InputError
 from loaders.panel import Panel

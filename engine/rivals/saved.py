@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from engine.inputs import check_agreement
 from engine.model.neutral import Neutral
-from engine.rivals import catboost, lightgbm, xgboost
 from engine.rivals.fit import FITTED, Rival
 from engine.rivals.options import Help, Options
 from engine.rivals.ridge import Linear
 from engine.rivals.samples import Fitted
+from engine.rivals.trees import catboost, lightgbm, xgboost
 from loaders.cache.atomic import write_atomically
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError

@@ -7,7 +7,7 @@ from scipy.stats import rankdata, spearmanr, zscore
 from engine.rivals.fit import FITTED, fit_rival, run_baseline
 from engine.rivals.options import Help, Options, Trees
 from engine.rivals.samples import Problem
-from engine.rivals.trees import GRADES, data_of
+from engine.rivals.trees.data import GRADES, data_of
 from loaders.errors import InputError
 from tests.engine.rivals.test_fit import SPLIT, needs, panel_in, samples
 
@@ -115,7 +115,7 @@ def leaf_values(model):
 
 def test_days_too_broad_for_lambdarank_are_refused(tmp_path, monkeypatch):
     needs("lightgbm")
-    from engine.rivals import lightgbm
+    from engine.rivals.trees import lightgbm
 
     monkeypatch.setattr(lightgbm, "MOST_OF_DAY", 30)
     with pytest.raises(InputError, match="lambdarank takes 30 samples a day"):

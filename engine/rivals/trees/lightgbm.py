@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees import GRADES, data_of, least_of_leaf, settings_of
+from engine.rivals.trees.data import GRADES, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "regression", "huber": "huber", "lambdarank": "lambdarank"}

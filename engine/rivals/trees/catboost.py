@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees import Data, data_of, least_of_leaf, settings_of
+from engine.rivals.trees.data import Data, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "RMSE", "huber": "Huber:delta=1", "lambdarank": "YetiRank"}
