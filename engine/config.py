@@ -39,14 +39,9 @@ class Section(BaseModel):
 
 def _kinds(annotation: Any) -> set[Any]:
     """The plain types that an annotation is made of; a section's own fields are not among them."""
-    inner = get_args(annotation)
-    return (
-        {kind for each in inner for kind in _kinds(each)}
-        if inner
-        else {annotation}
-        if isinstance(annotation, type)
-        else set()
-    )
+    if inner := get_args(annotation):
+        return {kind for each in inner for kind in _kinds(each)}
+    return {annotation} if isinstance(annotation, type) else set()
 
 
 class Data(Section):

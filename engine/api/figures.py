@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from engine.api.frames import naming_arguments, polars
-from engine.api.panels import Date, Panel
+from engine.api.panels import Date, Panel, iso_date
 from engine.api.runs import Run, asked_days, cache_path
 from engine.evaluation.evaluate import evaluate as evaluate_sources
 from engine.evaluation.evaluate import look_at
@@ -87,7 +87,7 @@ def evaluate(
         result = evaluate_sources(
             _sources(sources), split, other, None if cache is None else cache_path(cache), cost_bps, periods_per_year,
             start=asked.start, end=asked.end, in_sample=in_sample,
-            stack_until=None if stack_until is None else str(stack_until),
+            stack_until=None if stack_until is None else iso_date(stack_until, "stack_until="),
         )  # fmt: skip
     result = finite(result)
     ((name, metrics),) = result["splits"].items()

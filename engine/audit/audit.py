@@ -12,14 +12,14 @@ from pathlib import Path
 from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, RUN, SCORES
 from engine.audit.finding import Finding, skipped
 from engine.audit.run.trained import trained
-from engine.audit.sample import CacheSample, sample_of
+from engine.audit.sample import sample_of
 from engine.audit.scores.scored import scored_cache
 from engine.audit.selection.selection import audit_looks, audit_study
 from engine.audit.truncation.compare import REBUILT
 from engine.audit.truncation.vintage import compare_vintages
 from engine.dates import Asked
 from engine.evaluation.evaluate import look_at
-from engine.evaluation.opened import open_sources
+from engine.evaluation.opened import Opened
 from engine.evaluation.sources import Scored, Source, read_source
 from engine.reporting.sections.study import holds_study
 from loaders.errors import InputError
@@ -30,7 +30,7 @@ from loaders.verify import verified
 
 def audit_cache(panel: Panel) -> Iterator[Finding]:
     """What the checks of a cache say, each as it ends. Reads rows; the caller compares them with their checksums."""
-    sample: CacheSample = sample_of(panel)
+    sample = sample_of(panel)
     for check in (*FEATURES, *LABELS, *POPULATION, *COPIES):
         yield check(sample)
 
@@ -79,10 +79,11 @@ def _all(
     else:
         if subject.is_dir():
             yield from audit_run(panel, subject)
-        opened = open_sources([subject], "test", None, panel.folder, in_sample=True)
+        source = _test_of(panel, subject)
+        opened = Opened(panel, [source], None)
         look_at(opened, "audit", opened.figures())  # its findings tell of the test's figures
-        yield from audit_source(panel, opened.ours[0])
-        yield from audit_looks(panel, opened.ours[0])
+        yield from audit_source(panel, source)
+        yield from audit_looks(panel, source)
 
 
 def _rebuilt(panel: Panel, command: str | None) -> Finding:
@@ -113,4 +114,8 @@ def audit_scores(panel: Panel, scores: Scored, progress: Progress = quiet) -> It
 
     Raises InputError where they cannot be read, or are not of the panel.
     """
-    yield from audit_source(panel, read_source(scores, panel, Asked("test", in_sample=True), None, progress))
+    yield from audit_source(panel, _test_of(panel, scores, progress))
+
+
+def _test_of(panel: Panel, scores: Scored, progress: Progress = quiet) -> Source:
+    return read_source(scores, panel, Asked("test", in_sample=True), None, progress)

@@ -1,10 +1,11 @@
 """What a check says: passed, warned, failed or skipped, the figure, what is concerned, why it matters, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Verdict = Literal["passed", "warned", "failed", "skipped"]
+WORST_FIRST: tuple[Verdict, ...] = ("failed", "warned", "passed", "skipped")
 MOST_NAMED = 5  # features, codes or dates that a line names
 
 
@@ -46,6 +47,11 @@ class Finding:
         """The first of what is concerned, and how many more there are."""
         more = len(self.concerned) - MOST_NAMED
         return ", ".join(self.concerned[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def worst(found: Iterable[Finding], advice: Advice, without: str) -> Finding:
+    """The worst of some findings, the first among equals; skipped, for the reason `without`, where there is none."""
+    return min(found, key=lambda each: WORST_FIRST.index(each.verdict), default=skipped(advice, without))
 
 
 def passed(advice: Advice, figure: str) -> Finding:

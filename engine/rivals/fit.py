@@ -14,11 +14,11 @@ from engine.rivals.helped import helped_scores, neutral_of
 from engine.rivals.options import Help, Options
 from engine.rivals.reversal import reversal
 from engine.rivals.ridge import ridge
-from engine.rivals.samples import Fitted, Float32, Problem
+from engine.rivals.samples import Fitted, Float32, Int, Problem
 from engine.rivals.trees.catboost import catboost
 from engine.rivals.trees.lightgbm import lightgbm
 from engine.rivals.trees.xgboost import xgboost
-from engine.score.online import online_scores, online_slopes
+from engine.score.online import choose_features, fit_online, online_scores
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.progress import Progress, part_of, quiet
@@ -26,16 +26,12 @@ from loaders.split import Days, Split
 
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
 Fit = Callable[[Problem, range], Sequence[Fitted]]  # seeds
-Score = Callable[[Panel, Days, Options], Float32]  # whose progress is that of the scoring
-
-
-def _online(panel: Panel, part: Days, options: Options) -> Float32:
-    slopes = online_slopes(panel, part, list(options.without), options.online_features, progress=options.progress)
-    return online_scores(panel, part, slopes, None)
+Score = Callable[[Panel, Days, Options], Float32]
 
 
 FITTED: dict[str, Fit] = {"ridge": ridge, "lightgbm": lightgbm, "xgboost": xgboost, "catboost": catboost}
-UNFITTED: dict[str, Score] = {"reversal": reversal, "online": _online}
+UNFITTED: dict[str, Score] = {"reversal": reversal}
+ONLINE = "online"  # the online regression alone
 
 
 @dataclass(frozen=True)
@@ -45,23 +41,33 @@ class Rival:
     kind: str
     models: Sequence[Sequence[Fitted]]  # of each horizon, of each seed; none where nothing is fitted
     neutral: Neutral | None  # None where nothing is fitted
+    used: Int | None  # places of the features that the online regression uses; None: it is not asked
     options: Options
 
     @property
     def help(self) -> Help | None:
         """What it got; None for a rival that takes none."""
-        return None if self.kind in UNFITTED else replace(self.options.help, seeds=max(map(len, self.models)))
+        return replace(self.options.help, seeds=max(map(len, self.models))) if self.kind in FITTED else None
 
-    def scores(self, panel: Panel, part: Days, progress: Progress = quiet) -> Float32:
+    def slopes(self, panel: Panel, part: Days, progress: Progress = quiet) -> Float32 | None:
+        """Of the online regression on the days of a part; None where it is not asked."""
+        if self.used is None:
+            return None
+        return fit_online(panel, part, self.used, list(self.options.without), progress=progress).slopes
+
+    def scores(self, panel: Panel, part: Days, slopes: Float32 | None = None) -> Float32:
         """Scores [N, H] of the present rows of a part.
 
         Args:
-            progress: of the scoring, where nothing is fitted before it.
+            slopes: of the part's days, where they are known already.
         """
         if self.kind in UNFITTED:
-            return UNFITTED[self.kind](panel, part, replace(self.options, progress=progress))
-        assert self.neutral is not None
-        return helped_scores(panel, part, self.models, self.neutral, self.options)
+            return UNFITTED[self.kind](panel, part, self.options)
+        slopes = self.slopes(panel, part) if slopes is None else slopes
+        if self.neutral is None:
+            assert slopes is not None
+            return online_scores(panel, part, slopes, None)
+        return helped_scores(panel, part, self.models, self.neutral, slopes, self.options)
 
 
 def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = None) -> Rival:
@@ -70,16 +76,19 @@ def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = N
     Raises InputError for a name that there is not, a part without samples, and a package that is not installed.
     """
     options = options or Options()
-    if kind not in (every := [*FITTED, *UNFITTED]):
+    if kind not in (every := [*FITTED, *UNFITTED, ONLINE]):
         raise InputError("--kind", f"no rival {kind!r}", f"Use {', '.join(every)}")
-    if kind in UNFITTED:
-        return Rival(kind, [], None, options)
+    used = None
+    if kind == ONLINE or (kind in FITTED and options.help.online_weight):
+        used = choose_features(panel, split.valid.start, list(options.without), options.online_features)
+    if kind not in FITTED:
+        return Rival(kind, [], None, used, options)
     neutral = neutral_of(panel, split.train, options)
     count = len(panel.manifest.horizons)
     seeds = range(options.seed, options.seed + options.help.seeds)
     parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]
     models = [FITTED[kind](Problem(panel, split, i, part), seeds) for i, part in enumerate(parts)]
-    return Rival(kind, models, neutral, options)
+    return Rival(kind, models, neutral, used, options)
 
 
 def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None = None) -> PartScores:
@@ -90,9 +99,12 @@ def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None 
 
 
 def part_scores(rival: Rival, panel: Panel, split: Split) -> PartScores:
-    """Scores of the parts "valid" and "test"."""
-    first, second = (part_of(rival.options.progress, i / 2, (i + 1) / 2) for i in range(2))
+    """Scores of the parts "valid" and "test"; the online regression is fitted once to the days of both."""
+    start = split.valid.start
+    progress = rival.options.progress if rival.kind == ONLINE else quiet
+    slopes = rival.slopes(panel, Days(start, split.test.stop), progress)
+    parts = {name: split.part(name) for name in ("valid", "test")}
     return {
-        "valid": rival.scores(panel, split.valid, first),
-        "test": rival.scores(panel, split.test, second),
+        name: rival.scores(panel, part, None if slopes is None else slopes[part.start - start : part.stop - start])
+        for name, part in parts.items()
     }

@@ -12,7 +12,7 @@ import torch
 from engine.model.neutral import Neutral
 from engine.rivals.options import Options
 from engine.rivals.samples import Fitted, Float32, Int, predicted
-from engine.score.online import online_scores, online_slopes
+from engine.score.online import online_scores
 from engine.score.risk import moments_of, risk_directions
 from engine.score.rows import PartRows, present_rows
 from loaders.by_day import features_by_day
@@ -31,16 +31,22 @@ def neutral_of(panel: Panel, train: Days, options: Options) -> Neutral:
 
 
 def helped_scores(
-    panel: Panel, part: Days, models: Sequence[Sequence[Fitted]], neutral: Neutral, options: Options
+    panel: Panel,
+    part: Days,
+    models: Sequence[Sequence[Fitted]],
+    neutral: Neutral,
+    slopes: Float32 | None,
+    options: Options,
 ) -> Float32:
     """Scores [N, H] of the present rows of a part.
 
     Args:
         models: of each horizon, of each seed.
+        slopes: of the online regression on the part's days; None: it adds nothing.
     """
     present = present_rows(panel, part)
     scored = panel.presence[present.rows] == SCORED
-    mixed = options.help.online_weight > 0 or any(len(of_seeds) > 1 for of_seeds in models)
+    mixed = slopes is not None or any(len(of_seeds) > 1 for of_seeds in models)
     columns = []
     for of_seeds in models:
         every = [predicted(model, panel, present.rows, present.day) for model in of_seeds]
@@ -50,8 +56,7 @@ def helped_scores(
     scores = np.stack(columns, 1).astype(np.float32)
     if options.help.neutralize:
         scores = _neutralised(panel, part, present, scores, scored, neutral)
-    if options.help.online_weight:
-        slopes = online_slopes(panel, part, list(options.without), options.online_features)
+    if slopes is not None:
         scores = scores + options.help.online_weight * online_scores(panel, part, slopes, neutral)
     return scores
 

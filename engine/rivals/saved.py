@@ -43,7 +43,7 @@ class _About(BaseModel, extra="forbid", strict=True):
     online_weight: float
     neutralize: float
     half_life: float
-    online_features: int | None
+    online: list[int] | None  # places of the features that the online regression uses
     without: list[int]
     trained_until: str
     models: list[int]  # of each horizon
@@ -62,7 +62,8 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str) -> No
     about = _About(
         kind=rival.kind, features=panel.manifest.features, horizons=panel.manifest.horizons, seeds=given.seeds,
         online_weight=given.online_weight, neutralize=given.neutralize, half_life=given.half_life,
-        online_features=options.online_features, without=list(options.without), trained_until=trained_until,
+        online=None if rival.used is None else rival.used.tolist(), without=list(options.without),
+        trained_until=trained_until,
         models=[len(of_seeds) for of_seeds in rival.models],
     )  # fmt: skip
     tensors = {DIRECTIONS: rival.neutral.directions}
@@ -99,14 +100,14 @@ def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
     neutral.directions.copy_(directions)
     given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize)
     known = replace(
-        options, help=given, online_features=about.online_features, without=tuple(about.without),
-        risk_factors=directions.shape[1],
+        options, help=given, without=tuple(about.without), risk_factors=directions.shape[1]
     )  # fmt: skip
     models = [
         [_model(about.kind, tensors[f"model.{i}.{k}"].numpy().tobytes(), path) for k in range(n)]
         for i, n in enumerate(about.models)
     ]
-    return Rival(about.kind, models, neutral, known), about.trained_until
+    used = None if about.online is None else np.array(about.online, np.int64)
+    return Rival(about.kind, models, neutral, used, known), about.trained_until
 
 
 def check_name(path: Path) -> None:

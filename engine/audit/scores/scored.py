@@ -6,7 +6,7 @@ universe that has the return in question. Rank correlations are those of docs/me
 T days, S codes
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.audit.finding import Advice, Finding, skipped
+from engine.audit.finding import Advice, Finding, worst
 from engine.audit.sample import CacheSample, Float32, ranks, shifted
 from engine.evaluation.sources import Source
 from engine.score.cross_section import MIN_SAMPLES
@@ -25,7 +25,6 @@ Float64 = npt.NDArray[np.float64]
 
 MOST_CELLS = 1 << 25  # calendar days x codes: 128 MB an array
 RARE = 2e-4  # two-sided p, so 1e-4 on the side that is asked about
-WORST_FIRST = ("failed", "warned", "passed", "skipped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +153,6 @@ def mean_and_test(daily: Float64, horizon: int) -> tuple[float, float, float]:
 
 def over_horizons(scored: ScoredCache, advice: Advice, check: Callable[[ScoredCache, int], Finding]) -> Finding:
     """The worst finding of a check over the horizons; skipped where there is none."""
-    return worst((check(scored, h) for h in scored.horizons), advice)
-
-
-def worst(found: Iterable[Finding], advice: Advice) -> Finding:
-    """The worst of some findings, the first among equals; skipped where there is none."""
-    every = sorted(found, key=lambda each: WORST_FIRST.index(each.verdict))
-    return every[0] if every else skipped(advice, "the scores and the cache have no horizon in common")
+    return worst(
+        (check(scored, h) for h in scored.horizons), advice, "the scores and the cache have no horizon in common"
+    )

@@ -29,12 +29,11 @@ def shuffles(scored: ScoredCache) -> Finding:
 
 def _of_horizon(scored: ScoredCache, h: int) -> Finding:
     x, y = scored.ranks(h)
-    product = x * y
-    count = np.isfinite(product).sum(1)
+    count = np.isfinite(x * y).sum(1)
     days = count > 1
     if not days.any():
         return skipped(ADVICE, f"h={h}: no day has 20 samples and scores that differ")
-    daily = np.nansum(product[days], 1, dtype=np.float64) / count[days]
+    daily = scored.rank_ic(h)[days]
     spread = float(np.sqrt((1 / (count[days] - 1)).sum()) / days.sum())
     z, t = float(daily.mean()) / spread, float(mean_test(daily, h).t)
     figure = f"h={h}: RankIC {daily.mean():.4f}, of shuffled scores 0 ± {spread:.4f} (z = {z:.1f}), t over days {t:.1f}"

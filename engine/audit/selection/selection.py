@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.audit.finding import Advice, Finding, skipped
+from engine.audit.finding import Advice, Finding, skipped, worst
 from engine.audit.selection import deflated_rank_ic as rank_ic
 from engine.audit.selection import deflated_sharpe as sharpe
 from engine.audit.selection import overfitting, reality_check
@@ -31,7 +31,6 @@ OF_SEVERAL: list[tuple[Check, Advice]] = [
     (reality_check.reality_check, reality_check.ADVICE),
     (overfitting.backtest_overfitting, overfitting.ADVICE),
 ]
-WORST_FIRST = ("failed", "warned", "passed", "skipped")
 
 
 def audit_looks(panel: Panel, source: Source | None = None) -> Iterator[Finding]:
@@ -90,11 +89,7 @@ def _each(checks: list[tuple[Check, Advice]], variants: list[Variants]) -> Itera
     """What each check says of the horizon of which it says the worst."""
     for check, advice in checks:
         found = [_named(check(each), each.horizon, len(variants)) for each in variants]
-        yield min(
-            found,
-            key=lambda one: WORST_FIRST.index(one.verdict),
-            default=skipped(advice, "no day has enough samples and scores that differ"),
-        )
+        yield worst(found, advice, "no day has enough samples and scores that differ")
 
 
 def _named(finding: Finding, horizon: int, horizons: int) -> Finding:

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.stats import spearmanr
 
-from engine.audit.finding import failed, passed, skipped, warned
-from engine.audit.scores.scored import daily_correlation, daily_rank_ic, scored_cache, worst
+from engine.audit.finding import failed, passed, skipped, warned, worst
+from engine.audit.scores.scored import daily_correlation, daily_rank_ic, scored_cache
 from engine.audit.scores.shuffles import ADVICE
 from loaders.cache.format import SCORED
 
@@ -66,5 +66,5 @@ def test_a_large_panel_is_seen_by_some_of_its_codes(panel, beside):
 
 def test_the_worst_finding_is_given():
     found = [passed(ADVICE, "a"), warned(ADVICE, "b"), failed(ADVICE, "c"), skipped(ADVICE, "d")]
-    assert worst(found, ADVICE).figure == "c"
-    assert worst([], ADVICE).verdict == "skipped"
+    assert worst(found, ADVICE, "none in common").figure == "c"
+    assert worst([], ADVICE, "none in common").verdict == "skipped"

@@ -101,8 +101,9 @@ def test_settings_reach_the_library(tmp_path):
     needs("lightgbm")
     panel = panel_in(tmp_path)
     rival = fit_rival(panel, SPLIT, "lightgbm", options("lightgbm", num_leaves=3, trees=2, stop="loss"))
-    assert all(line.count("leaf_value=") == 1 for line in trees_of(rival.models[0][0]))
-    assert {tree.count(" ") for tree in leaf_values(rival.models[0][0])} <= {1, 2}
+    leaves = [line.count(" ") + 1 for line in leaf_values(rival.models[0][0])]
+    assert 1 <= len(leaves) <= 2
+    assert max(leaves) == 3
 
 
 def trees_of(model):
