@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,10 @@ def open_panel(where: str | Path, store: str | Path = STORE, progress: Progress 
     else:
         check_path(where, "data.arrow")
     folders, manifests, manifest = read_manifests(folder)
-    files = tuple(open_columns(path, each) for path, each in zip(folders, manifests, strict=True))
     bits = [open_rows(path, each) for path, each in zip(folders, manifests, strict=True)]
+    files = tuple(
+        replace(open_columns(path, each), bits=own) for path, each, own in zip(folders, manifests, bits, strict=True)
+    )
 
     # A shard begins at a multiple of 64 rows, so that the bits of several are theirs one after the other.
     padded = [math.ceil(each.rows / ALIGNMENT) * ALIGNMENT for each in manifests]

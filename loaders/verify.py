@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from loaders.cache.format import Mapped, checksum_of, chunk_name
+from loaders.cache.format import Mapped, check_bits, checksum_of, chunk_name
 from loaders.errors import InputError, Interrupted, WriteError
 from loaders.panel import Panel
 from loaders.tiers.cores import usable_cores
@@ -132,4 +132,5 @@ def _compare(file: Mapped, verification: Verification) -> None:
                 what = f"checksum differs in {chunk_name(number, size)}"
                 raise InputError(str(file.path), what, "Restore or rebuild the cache, then repeat the command")
         if not stop.is_set():
+            check_bits(file)
             file.verified.set()

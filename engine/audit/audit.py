@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.audit.checks import COPIES, FEATURES, LABELS, POPULATION, RUN, SCORES
-from engine.audit.finding import Finding, skipped
+from engine.audit.finding import Finding, finding_of, skipped
 from engine.audit.run.trained import trained
 from engine.audit.sample import sample_of
 from engine.audit.scores.scored import scored_cache
@@ -25,14 +25,14 @@ from engine.reporting.sections.study import holds_study
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
 from loaders.progress import Progress, quiet
-from loaders.verify import verified
+from loaders.verify import Verification, verified, verifying
 
 
 def audit_cache(panel: Panel) -> Iterator[Finding]:
     """What the checks of a cache say, each as it ends. Reads rows; the caller compares them with their checksums."""
     sample = sample_of(panel)
     for check in (*FEATURES, *LABELS, *POPULATION, *COPIES):
-        yield check(sample)
+        yield finding_of(check, sample)
 
 
 def audit(
@@ -56,22 +56,25 @@ def audit(
     """
     panel = open_panel(cache)
     findings: list[Finding] = []
-    with verified(panel):
-        for finding in _all(panel, subject, vintage, truncation, rebuild):
+    with verifying(panel) as verification:
+        for finding in _all(panel, subject, vintage, truncation, rebuild, verification):
             findings.append(finding)
             progress(len(findings), len(findings) + 1, finding.advice.check)
+        verification.wait()
+        panel.check_unchanged()
     return findings
 
 
 def _all(
-    panel: Panel, subject: Path | None, vintage: Path | None, truncation: bool, rebuild: str | None
-) -> Iterator[Finding]:
+    panel: Panel, subject: Path | None, vintage: Path | None, truncation: bool, rebuild: str | None,
+    verification: Verification,
+) -> Iterator[Finding]:  # fmt: skip
     if subject is not None and not subject.exists():
         raise InputError(str(subject), "no such file or folder", "Name a run, folds, a score file or a study")
     yield from audit_cache(panel)
     yield _rebuilt(panel, rebuild) if truncation else skipped(REBUILT, "pass --truncation")
     if vintage is not None:
-        yield compare_vintages(panel, open_panel(vintage))
+        yield _compared(panel, open_panel(vintage))
     if subject is None:
         yield from audit_looks(panel)
     elif holds_study(subject):
@@ -81,9 +84,16 @@ def _all(
             yield from audit_run(panel, subject)
         source = _test_of(panel, subject)
         opened = Opened(panel, [source], None)
-        look_at(opened, "audit", opened.figures())  # its findings tell of the test's figures
+        figures = opened.figures()
+        verification.wait()  # no look is written down of rows that are damaged
+        look_at(opened, "audit", figures)  # its findings tell of the test's figures
         yield from audit_source(panel, source)
         yield from audit_looks(panel, source)
+
+
+def _compared(panel: Panel, vintage: Panel) -> Finding:
+    with verified(vintage):
+        return compare_vintages(panel, vintage)
 
 
 def _rebuilt(panel: Panel, command: str | None) -> Finding:
@@ -99,14 +109,14 @@ def audit_run(panel: Panel, run: Path) -> Iterator[Finding]:
     """
     found = trained(panel, run)
     for check in RUN:
-        yield check(found)
+        yield finding_of(check, found)
 
 
 def audit_source(panel: Panel, source: Source) -> Iterator[Finding]:
     """What the checks of scores say, each as it ends."""
     scored = scored_cache(panel, source)
     for check in SCORES:
-        yield check(scored)
+        yield finding_of(check, scored)
 
 
 def audit_scores(panel: Panel, scores: Scored, progress: Progress = quiet) -> Iterator[Finding]:

@@ -1,8 +1,12 @@
 """What a check says: passed, warned, failed or skipped, the figure, what is concerned, why it matters, what to do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+
+Seen = TypeVar("Seen")
 
 Verdict = Literal["passed", "warned", "failed", "skipped"]
 WORST_FIRST: tuple[Verdict, ...] = ("failed", "warned", "passed", "skipped")
@@ -47,6 +51,12 @@ class Finding:
         """The first of what is concerned, and how many more there are."""
         more = len(self.concerned) - MOST_NAMED
         return ", ".join(self.concerned[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def finding_of(check: Callable[[Seen], Finding], seen: Seen) -> Finding:
+    """What a check says. Values that are not finite are for it to judge: numpy does not warn beside its figure."""
+    with np.errstate(all="ignore"):
+        return check(seen)
 
 
 def worst(found: Iterable[Finding], advice: Advice, without: str) -> Finding:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.score.cross_section import ranks_within_day
-from loaders.cache.format import ABSENT, SCORED, open_source
+from loaders.cache.format import ABSENT, SCORED, open_source, verify_source
 from loaders.panel import Int, Panel
 
 Float32 = npt.NDArray[np.float32]
@@ -129,6 +129,7 @@ class CacheSample:
             return None
         calendar = np.array(built.calendar, "datetime64[D]")
         first, days = np.array(built.first, np.int64), np.array(built.days, np.int64)
+        verify_source(self.panel.folder, self.panel.manifest)
         values = open_source(self.panel.folder, built).features
         return KeptSource(built.columns, calendar, built.codes, first, days, values)
 

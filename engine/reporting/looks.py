@@ -17,7 +17,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +100,17 @@ def count_at(cache: Path, first: str, last: str) -> Count:
 
 
 def _count(cache: Path, first: str, last: str, more: list[Look]) -> Count:
-    ledger = ledger_of(cache)
-    every, unread = _read(ledger)
+    every, unread = read_looks(cache)
     found = [look for look in every if look.first <= last and first <= look.last] + more
-    return Count(len(found), len({each.model for each in found}), ledger, unread=unread)
+    return Count(len(found), len({each.model for each in found}), ledger_of(cache), unread=unread)
 
 
-def looks(cache: Path) -> list[Look]:
-    """All looks at a cache's days, in the order of the file; none where there is no ledger."""
-    return _read(ledger_of(cache))[0]
+def read_looks(cache: Path) -> tuple[list[Look], str | None]:
+    """All looks at a cache's days, in the order of the ledger, and what has to be said of what cannot be read of it.
 
-
-def _read(ledger: Path) -> tuple[list[Look], str | None]:
-    """The looks of a ledger, and what has to be said of what cannot be read of it."""
+    None where there is no ledger.
+    """
+    ledger = ledger_of(cache)
     try:
         content = find_file(ledger, "")
     except InputError as error:
@@ -170,6 +168,7 @@ def _parsed(line: str) -> Look | None:
     try:
         value = parse_json(line, "", "")
         known = isinstance(value, dict) and set(value) <= {each.name for each in fields(Look)}
-        return TypeAdapter(Look).validate_python(value) if known else None
-    except (InputError, ValidationError):
+        look = TypeAdapter(Look).validate_python(value) if known else None
+        return look if look and date.fromisoformat(look.first) <= date.fromisoformat(look.last) else None
+    except (InputError, ValidationError, ValueError):
         return None

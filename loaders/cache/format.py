@@ -32,7 +32,7 @@ import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 
@@ -73,7 +73,8 @@ class Mapped:
     mapping: mmap.mmap
     manifest: Manifest
     batches: list[Columns]
-    verified: threading.Event = field(default_factory=threading.Event)  # set once all chunks agreed (loaders/verify.py)
+    bits: npt.NDArray[np.uint64] | None = None  # of rows.npy; None while a cache is made
+    verified: threading.Event = field(default_factory=threading.Event)  # set once all rows agreed (loaders/verify.py)
 
 
 def open_columns(folder: Path, manifest: Manifest) -> Mapped:
@@ -87,7 +88,7 @@ def open_columns(folder: Path, manifest: Manifest) -> Mapped:
 
 
 def open_source(folder: Path, built_from: BuiltFrom) -> NewColumns:
-    """Map source.arrow read-only; its values are the `features`.
+    """Map source.arrow read-only; its values are the `features`. `verify_source` compares them with their checksums.
 
     Raises InputError where the file is cut short or missing.
     """
@@ -161,9 +162,7 @@ def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet)
     manifest.panel_bytes = (folder / PANEL).stat().st_size
     batches = open_columns(folder, manifest).batches
     manifest.stored = _measure(batches, part_of(progress, 0, 0.5))
-    present = np.concatenate([columns.presence for columns in batches])
-    sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
-    np.save(folder / ROWS, np.stack([row_bits(present != ABSENT), row_bits(sample)]))
+    np.save(folder / ROWS, _bits_of_rows(batches))
     manifest.checksums = chunk_checksums(folder / PANEL, manifest.chunk_bytes, part_of(progress, 0.5, 1))
     manifest.rows_checksums = chunk_checksums(folder / ROWS, manifest.chunk_bytes)
     if manifest.built_from is not None:
@@ -172,6 +171,19 @@ def write_manifest(folder: Path, manifest: Manifest, progress: Progress = quiet)
     manifest.cache_id = manifest_id(manifest)
     with (folder / MANIFEST).open("w") as file:
         json.dump(manifest.model_dump(), file)
+
+
+def _bits_of_rows(batches: list[Columns]) -> npt.NDArray[np.uint64]:
+    """What rows.npy holds of these rows, uint64 [2, W]."""
+    present = np.concatenate([columns.presence for columns in batches])
+    sample = np.concatenate([np.isfinite(columns.targets).any(1) for columns in batches]) & (present == SCORED)
+    return np.stack([row_bits(present != ABSENT), row_bits(sample)])
+
+
+def check_bits(mapped: Mapped) -> None:
+    """Raise InputError where rows.npy does not say which rows of panel.arrow are present and which are samples."""
+    if mapped.bits is not None and not np.array_equal(mapped.bits, _bits_of_rows(mapped.batches)):
+        raise InputError(str(mapped.path.with_name(ROWS)), f"is not of the rows of {PANEL}", "Rebuild the cache")
 
 
 def _measure(batches: list[Columns], progress: Progress, rows: int = 1 << 14) -> list[FeatureStats]:
@@ -234,9 +246,9 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
     manifest = read_manifest(folder)
     _verify_file(folder / PANEL, manifest.checksums, manifest.chunk_bytes, progress)
     mapped = open_columns(folder, manifest)
-    open_rows(folder, manifest)
+    bits = open_rows(folder, manifest)
+    verify_source(folder, manifest)
     if manifest.built_from is not None:
-        _verify_file(folder / SOURCE, manifest.built_from.checksums, manifest.chunk_bytes)
         open_source(folder, manifest.built_from)
     expected = [(batch.features, batch.targets, batch.presence) for batch in manifest.batches]
     try:
@@ -246,7 +258,14 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
     if found != expected:
         what = "its record batches are not where the manifest says"
         raise InputError(str(folder / PANEL), what, "Rebuild the cache")
+    check_bits(replace(mapped, bits=bits))
     return manifest
+
+
+def verify_source(folder: Path, manifest: Manifest) -> None:
+    """Read all of source.arrow; nothing where none is kept. Raises InputError where it differs from its checksums."""
+    if manifest.built_from is not None:
+        _verify_file(folder / SOURCE, manifest.built_from.checksums, manifest.chunk_bytes)
 
 
 def _verify_file(path: Path, checksums: list[str], size: int, progress: Progress = quiet) -> None:

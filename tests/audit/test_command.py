@@ -68,6 +68,20 @@ def test_what_is_not_there_is_refused(caches, run_command):
     assert (code, err.count("\n")) == (2, 1)
 
 
+def test_a_damaged_source_is_refused(tmp_path, run_command):
+    """Checks of closes read what the cache keeps of its source, which no other command does."""
+    market = clean_market(3, PLAIN)
+    write_market(market, tmp_path / "cache")
+    source = tmp_path / "cache" / "source.arrow"
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 1
+    source.write_bytes(content)
+    for more in ([], ["--truncation"]):
+        code, out, err = run_command("audit", tmp_path / "cache", *more)
+        assert (code, out.strip(), err.count("\n")) == (2, "", 1)
+        assert "source.arrow: checksum differs in chunk 0" in err
+
+
 def test_a_training_tells_what_the_quickest_checks_find(tmp_path):
     from engine.audit.quick import quick_findings
 

@@ -68,6 +68,10 @@ def files(folder):
         ["baseline", "--arrow", "CACHE", "--out", "OUT"],
         ["baseline", "--arrow", "CACHE", "--kind", "reversal", "--out", "OUT"],
         ["baseline", "--arrow", "CACHE", "--kind", "online", "--out", "OUT"],
+        ["audit", "CACHE"],
+        ["audit", "CACHE", "RUN", "--json"],
+        ["audit", "CACHE", "SCORES", "--json"],
+        ["audit", "SOUND", "--vintage", "CACHE"],
     ],
     ids=" ".join,
 )
@@ -78,7 +82,7 @@ def test_no_command_tells_a_figure(command, cache, small_run, small_cache, tmp_p
     run, out = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "out"
     out.write_text("of before")
     before = files(tmp_path)
-    paths = {"RUN": run, "CACHE": cache, "OUT": out, "SCORES": scores}
+    paths = {"RUN": run, "CACHE": cache, "OUT": out, "SCORES": scores, "SOUND": small_cache}
     code, shown, error = run_command(*[paths.get(word, word) for word in command])
     assert (code, error.count("\n")) == (2, 1), error
     assert "checksum differs in chunk 0" in error

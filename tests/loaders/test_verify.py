@@ -8,7 +8,9 @@ import pytest
 
 from loaders import verify
 from loaders.batch import Request
-from loaders.cache.format import write_manifest
+from loaders.cache.format import chunk_checksums, read_manifest, write_manifest
+from loaders.cache.format import verify as verify_cache
+from loaders.cache.manifest.model import manifest_id
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.plan import Plan
@@ -98,6 +100,25 @@ def test_an_altered_index_of_rows_does_not_open(cache):
     (cache / "rows.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"rows[.]npy: checksum differs in chunk 0"):
         open_panel(cache)
+
+
+def test_an_index_of_other_rows_is_found_beside_the_work(cache):
+    """Its checksum is right, so it opens."""
+    manifest = read_manifest(cache)
+    for row in range(2):  # of the present rows, and of the samples
+        content = np.load(cache / "rows.npy")
+        content[row, 0] ^= np.uint64(1 << 7)
+        kept = (cache / "rows.npy").read_bytes()
+        np.save(cache / "rows.npy", content)
+        manifest.rows_checksums = chunk_checksums(cache / "rows.npy", manifest.chunk_bytes)
+        manifest.cache_id = manifest_id(manifest)
+        (cache / "manifest.json").write_text(manifest.model_dump_json())
+        panel = open_panel(cache)
+        with verifying(panel) as verification, pytest.raises(InputError, match=r"rows[.]npy: is not of the rows"):
+            verification.wait()
+        with pytest.raises(InputError, match=r"rows[.]npy: is not of the rows"):
+            verify_cache(cache)
+        (cache / "rows.npy").write_bytes(kept)
 
 
 def test_leaving_early_ends_the_thread(cache, monkeypatch):

@@ -37,13 +37,21 @@ class Looked:
     horizon: int  # the shortest of the looks
 
 
-def looks(looked: Looked | None, p: float | None = None) -> Finding:
-    """Whether so many models were looked at that the best could be luck.
+def looks(looked: Looked | None, p: float | None = None, unread: str | None = None) -> Finding:
+    """Whether so many models were looked at that the best could be luck, or nobody can tell how many there were.
 
     Args:
         looked: None where there is no ledger, or no look at these days.
         p: one-sided, of the t of the model that is audited; None: no model is.
+        unread: what of the ledger is not counted.
     """
+    found = _counted(looked, p)
+    if unread is None or found.verdict in ("warned", "failed"):
+        return found
+    return warned(ADVICE, f"{found.figure}; {unread}", found.concerned)
+
+
+def _counted(looked: Looked | None, p: float | None) -> Finding:
     if looked is None:
         return skipped(ADVICE, "no look at these days is in the ledger beside the cache")
     degrees = degrees_of_freedom(looked.days, looked.horizon)

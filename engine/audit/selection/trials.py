@@ -10,7 +10,6 @@ from engine.evaluation.sources import Source, read_source, source_of
 from engine.reporting.sections.study import Study
 from engine.score.rows import RowScores
 from loaders.disk.content import is_there
-from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.progress import Progress, part_of, quiet
 
@@ -22,19 +21,20 @@ def tried_of(study: Study) -> int:
     return sum(state in ("COMPLETE", "PRUNED") for state in study.state)
 
 
-def trial_sources(panel: Panel, study: Study, progress: Progress = quiet) -> list[Source]:
-    """The validation scores of the complete trials whose run folders are there, the folds of a trial joined.
-
-    Raises InputError where there are more than MOST_SCORED, and what `read_source` raises of a run.
-    """
+def trial_runs(study: Study) -> dict[int, list[Path]]:
+    """Run folders of each complete trial that has them, one for each fold."""
     folders = {int(n): study.folder / "trials" / f"{n:04d}" for n in study.number[study.complete]}
-    found = {n: runs for n, folder in folders.items() if (runs := _runs(folder))}
-    if len(found) > MOST_SCORED:
-        what = f"{len(found):,} complete trials, and scoring them again takes too long from {MOST_SCORED} on"
-        raise InputError(str(study.folder), what, "Audit the best of them as runs")
+    return {n: runs for n, folder in folders.items() if (runs := _runs(folder))}
+
+
+def trial_sources(panel: Panel, trials: dict[int, list[Path]], progress: Progress = quiet) -> list[Source]:
+    """The validation scores of trials, the folds of one joined.
+
+    Raises what `read_source` raises of a run.
+    """
     sources = []
-    for i, (number, runs) in enumerate(found.items()):
-        part = part_of(progress, i / len(found), (i + 1) / len(found))
+    for i, (number, runs) in enumerate(trials.items()):
+        part = part_of(progress, i / len(trials), (i + 1) / len(trials))
         sources.append(
             joined(f"trial {number}", [read_source(r, panel, Asked("valid"), None, part) for r in runs], panel)
         )

@@ -17,7 +17,7 @@ from engine.audit.finding import Finding, failed, passed, skipped
 from engine.audit.truncation.compare import REBUILT as ADVICE
 from engine.audit.truncation.compare import Differences, differences
 from loaders.cache.build import RECIPES, build
-from loaders.cache.format import MANIFEST
+from loaders.cache.format import MANIFEST, verify_source
 from loaders.cache.recipes.source_rows import HERE, SourceRows, kept_source
 from loaders.cache.sources.frames import Frame
 from loaders.errors import InputError
@@ -87,6 +87,7 @@ def as_of(panel: Panel, dates: int) -> np.ndarray:
 def panel_source(panel: Panel) -> SourceRows:
     """What a cache of bars keeps."""
     assert panel.manifest.built_from is not None
+    verify_source(panel.folder, panel.manifest)
     return kept_source(panel.folder, panel.manifest.built_from)
 
 

@@ -13,7 +13,7 @@ from engine.audit.selection.looks import MANY, looks, most_looked
 from engine.audit.selection.overfitting import backtest_overfitting
 from engine.audit.selection.reality_check import reality_check
 from engine.audit.selection.selection import OF_SEVERAL, audit_looks, audit_sources, audit_study, audit_variants
-from engine.audit.selection.trials import MOST_SCORED, trial_sources
+from engine.audit.selection.trials import MOST_SCORED, trial_runs, trial_sources
 from engine.audit.selection.variants import Variants, variants_of
 from engine.dates import Asked
 from engine.evaluation.sources import read_source
@@ -115,6 +115,10 @@ def test_looks_by_count_and_by_the_figure():
     verdicts = [looks(many, p).verdict for p in (1e-6, 0.001, 0.3, float("nan"))]
     assert verdicts == ["passed", "warned", "failed", "warned"]
     assert "one model" in looks(most_looked([look()])).figure
+    for each in (None, few, many):
+        unread = looks(each, unread="2 lines cannot be read")
+        assert unread.verdict == "warned"
+    assert "2 lines cannot be read" in looks(few, unread="2 lines cannot be read").figure
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +193,22 @@ def test_trials_are_scored_again(small_run, small_cache, tmp_path):
         shutil.copytree(small_run, study / "trials" / place)
     shutil.rmtree(study / "trials/0002/fold-1")
     panel = open_panel(small_cache)
-    sources = trial_sources(panel, read_study(study))
+    sources = trial_sources(panel, trial_runs(read_study(study)))
     assert [each.name for each in sources] == ["trial 1", "trial 2"]
     expected = read_summary(small_run)["splits"]["valid"]
     for each in variants_of(panel, sources, 7):
         assert each.rank_ic.mean(0) == pytest.approx([expected[str(each.horizon)]["rank_ic"]] * 2, abs=1e-6)
         assert each.tried == 7
     assert len(list(audit_study(panel, study))) == 1 + len(OF_SEVERAL)
+
+
+def test_a_damaged_run_of_a_trial_is_refused(small_run, small_cache, tmp_path):
+    study = write_study(tmp_path / "study", np.linspace(0.01, 0.02, 4))
+    shutil.copytree(small_run, study / "trials/0001")
+    config = study / "trials/0001/config.toml"
+    config.write_text(config.read_text().replace("epochs = ", "epochs = 1"))
+    with pytest.raises(InputError, match="0001"):
+        list(audit_study(open_panel(small_cache), study))
 
 
 def test_two_folds_of_a_trial(small_run, small_cache, tmp_path):
@@ -220,6 +233,6 @@ def test_what_a_study_lacks_is_said(small_cache, tmp_path):
     for i in range(MOST_SCORED + 1):
         (many / f"trials/{i:04d}/checkpoints").mkdir(parents=True)
         (many / f"trials/{i:04d}/checkpoints/best.safetensors").touch()
-    assert "takes too long" in list(audit_study(panel, many))[1].figure
+    assert "take too long" in list(audit_study(panel, many))[1].figure
     with pytest.raises(InputError):
         list(audit_study(panel, tmp_path))

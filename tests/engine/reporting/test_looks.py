@@ -49,7 +49,18 @@ def test_a_line_that_was_cut_is_skipped_and_takes_no_other_with_it(tmp_path):
     assert record(tmp_path / "c", look("b")).number == 2
     with ledger_of(tmp_path / "c").open("a") as file:
         file.write('[1, 2]\n{"unknown": 1}\n\n')
-    assert [each.what for each in looks.looks(tmp_path / "c")] == ["a", "b"]
+    assert [each.what for each in looks.read_looks(tmp_path / "c")[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "days", [("2020-02-30", "2020-03-31"), ("2020-03-31", "2020-02-01"), ("", ""), ("2020", "2021")]
+)
+def test_a_look_at_days_that_are_none_is_not_counted(days, tmp_path):
+    record(tmp_path / "c", look())
+    record(tmp_path / "c", look("b", first=days[0], last=days[1]))
+    every, unread = looks.read_looks(tmp_path / "c")
+    assert [each.what for each in every] == ["a"]
+    assert unread.startswith("1 line of")
 
 
 def write_many(cache, name, count):

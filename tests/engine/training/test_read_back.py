@@ -10,7 +10,7 @@ from engine.api.runs import Run
 from engine.checkpoint import LAST, read_history
 from engine.config_file import config_content, load_config
 from engine.evaluation.evaluate import evaluate
-from engine.reporting.looks import Look, count_at, ledger_of, looks, record
+from engine.reporting.looks import Look, count_at, ledger_of, read_looks, record
 from engine.score.metrics import METRICS
 from engine.score.predict import load_run
 from engine.score.tables import find_summary, read_summary, write_summary
@@ -148,7 +148,7 @@ def test_lines_of_a_ledger_that_cannot_be_read_are_counted_and_said(tmp_path):
     with ledger_of(tmp_path / "c").open("a") as file:
         file.write(f'{{"command": 3}}\n{DEEP}\n\n[1]\n')
     count = record(tmp_path / "c", look)
-    assert (count.number, len(looks(tmp_path / "c"))) == (2, 2)
+    assert (count.number, len(read_looks(tmp_path / "c")[0])) == (2, 2)
     assert count.notes == [f"3 lines of {ledger_of(tmp_path / 'c')} cannot be read and are not counted"]
     ledger_of(tmp_path / "c").unlink()
     ledger_of(tmp_path / "c").mkdir()
