@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from engine.config import Config
 from engine.rivals.options import Ridge, Trees
 from hpo.config import Choices, Range, Simplex, StudyConfig
 
@@ -26,12 +27,15 @@ SYMBOLS = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
 def page() -> str:
     """The whole page as Markdown."""
     parts = [HEAD]
-    for name, field in StudyConfig.model_fields.items():
+    for name in (*Config.model_fields, "hpo"):
+        field = StudyConfig.model_fields[name]
         kind = section_of(field.annotation)
         heading = f"`[[{name}]]`" if name == "phases" else f"`[{name}]`"
         parts.append(f"## {heading}\n\n{text(kind)}\n\n{table(kind)}")
-    parts.append(f"## `[ridge]`\n\nOf `baseline`. {text(Ridge)}\n\n{table(Ridge)}")
-    parts.append(f"## `[lightgbm]`, `[xgboost]`, `[catboost]`\n\nOf `baseline`. {text(Trees)}\n\n{table(Trees)}")
+    parts.append(f"## `[ridge]`\n\nOf `baseline` and `hpo --kind`. {text(Ridge)}\n\n{table(Ridge)}")
+    parts.append(
+        f"## `[lightgbm]`, `[xgboost]`, `[catboost]`\n\nOf `baseline` and `hpo --kind`. {text(Trees)}\n\n{table(Trees)}"
+    )
     parts.append("## Dimensions of `[hpo.space]`\n\nA setting by its name, `section.key`, and one of these:")
     parts += [f"### {kind.__name__}\n\n{text(kind)}\n\n{table(kind)}" for kind in (Range, Choices, Simplex)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"

@@ -149,17 +149,21 @@ def _value(text: str, setting: str) -> Any:
     return value if isinstance(value, bool | int | float | str | list | dict) else text
 
 
-def to_toml(config: Config) -> str:
-    """The complete configuration of a run as TOML, without unset keys and those that mean nothing to its network."""
-    content = _of_run(config, exclude_none=True)
+def to_toml(config: Config, also: Sequence[str] = ()) -> str:
+    """The complete configuration of a run as TOML, without unset keys and those that mean nothing to its network.
+
+    Args:
+        also: other sections that are written, such as a rival's.
+    """
+    content = _of_run(config, also, exclude_none=True)
     if config.model.is_own:
         content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
     return tomli_w.dumps(content).replace("\x7f", "\\u007F")  # the one character that it should escape and does not
 
 
-def config_content(config: Config) -> bytes:
+def config_content(config: Config, also: Sequence[str] = ()) -> bytes:
     """The content of a file of this configuration: `to_toml` below its checksum."""
-    text = to_toml(config)
+    text = to_toml(config, also)
     return f"{SIGNED}{_signature(text)}; remove this line to edit the file\n{text}".encode()
 
 
@@ -175,10 +179,14 @@ def _signature(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE]
 
 
-def config_hash(config: Config) -> str:
+def config_hash(config: Config, also: Sequence[str] = ()) -> str:
     """Identity of what decides a run's figures: all settings but where data lies and passes, how often it saves, and
-    what tuning has seen."""
-    content = _of_run(config)
+    what tuning has seen.
+
+    Args:
+        also: sections that decide too, such as a rival's.
+    """
+    content = _of_run(config, also)
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
@@ -188,5 +196,5 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _of_run(config: Config, exclude_none: bool = False) -> dict[str, Any]:
-    return config.model_dump(mode="json", include=set(Config.model_fields), exclude_none=exclude_none)
+def _of_run(config: Config, also: Sequence[str], exclude_none: bool = False) -> dict[str, Any]:
+    return config.model_dump(mode="json", include={*Config.model_fields, *also}, exclude_none=exclude_none)

@@ -38,6 +38,9 @@ EXAMPLES["hpo"] = (
 def hpo_command(
     trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Trials to finish, complete or pruned.")],
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="A rival to tune in place of the network: ridge, lightgbm, xgboost, catboost.")
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     study: Annotated[str, typer.Option(help="The study's name.")] = "study",
@@ -50,16 +53,21 @@ def hpo_command(
     ] = False,
 ) -> None:
     """Tune settings on validation metrics; resumes an existing study. [hpo] holds the search space."""
+    from dataclasses import asdict
+
     from engine.config_file import load
     from engine.dates import span_text
     from engine.evaluation.evaluate import evaluate
+    from engine.rivals.baseline import Asked as Rival
+    from engine.rivals.baseline import baseline
+    from engine.rivals.options import RivalConfig
     from engine.score.tables import metrics_table
-    from hpo.config import StudyConfig
+    from hpo.config import NETWORK, StudyConfig
     from loaders.panel import open_panel
 
     try:
         from hpo.config import Work
-        from hpo.results import best_trial, summary
+        from hpo.results import BEST, best_trial, summary
         from hpo.space import fitting
         from hpo.study import batch_size, run_study, trial_folders
     except ModuleNotFoundError as error:
@@ -68,7 +76,8 @@ def hpo_command(
         raise InputError("hpo", "optuna is not installed", "pip install 'atft-engine[hpo]'") from error
 
     folder = Path("hpo") / study if out is None else out
-    read = fitting(load(StudyConfig, config, settings or [], arrow))
+    of_kind = [] if kind is None else [f"hpo.kind={kind}"]
+    read = fitting(load(StudyConfig, config, [*(settings or []), *of_kind], arrow))
     with showing(console) as progress:  # of copying a remote cache; the study has a display of its own
         open_panel(read.data.arrow, read.data.store, progress)
     work = Work(read, trials, folder, study, storage, batch_size(batch, read, trials))
@@ -81,8 +90,12 @@ def hpo_command(
         return
     console.print(f"best: trial {best.number}, {folder / 'best.toml'}")
     if evaluate_best:
-        for run in trial_folders(work, best):
-            tested = evaluate([run], "test", None, arrow)
-            title = f"{run} · test {span_text(tested['days']['test'])}"
-            periods = tested["periods_per_year"]
-            console.print(metrics_table(title, tested["splits"]["test"], periods, notes=tested["notes"]))
+        if read.hpo.kind == NETWORK:
+            tested = {str(run): evaluate([run], "test", None, arrow) for run in trial_folders(work, best)}
+        else:
+            best_rival = load(RivalConfig, folder / BEST, [], arrow)
+            tested = {read.hpo.kind: asdict(baseline(best_rival, Rival(read.hpo.kind)))}
+        for name, found in tested.items():
+            title = f"{name} · test {span_text(found['days']['test'])}"
+            periods = found["periods_per_year"]
+            console.print(metrics_table(title, found["splits"]["test"], periods, notes=found["notes"]))

@@ -1,4 +1,4 @@
-"""The section [hpo], the search of a study, beside all settings of a run."""
+"""The section [hpo], the search of a study, beside all settings of a run and of rivals."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from engine.config import Config, Section
+from engine.config import Section
+from engine.rivals.options import RivalConfig
 from engine.score.metrics import METRICS
 from hpo.algorithms import PRUNERS, SAMPLERS
 
@@ -56,14 +57,39 @@ Dimension = Annotated[
 ]
 Space = dict[str, Dimension]
 
-SPACE: Space = {
-    "objective": Simplex(simplex=("rank_ic", "ic", "sharpe", "spearman", "huber", "pairwise")),
-    "objective.horizon_weights": Simplex(simplex="horizons"),
-    "objective.tau": Range(low=0.02, high=0.5, log=True),
-    "train.learning_rate": Range(low=5e-4, high=8e-3, log=True),
-    "train.weight_decay": Range(low=1e-3, high=1.0, log=True),
-    "model.dropout": Range(low=0.0, high=0.5),
+NETWORK = "network"
+Kind = Literal["network", "ridge", "lightgbm", "xgboost", "catboost"]  # what is tuned
+
+
+def _trees(kind: str) -> Space:
+    return {
+        f"{kind}.objective": Choices(choices=("rank", "huber")),
+        f"{kind}.learning_rate": Range(low=0.01, high=0.2, log=True),
+        f"{kind}.num_leaves": Range(low=7, high=127, log=True),
+        f"{kind}.min_data_in_leaf": Range(low=200, high=20_000, log=True),
+        f"{kind}.feature_fraction": Range(low=0.2, high=1.0),
+        f"{kind}.bagging_fraction": Range(low=0.2, high=1.0),
+        f"{kind}.lambda_l2": Range(low=1e-2, high=1e3, log=True),
+    }
+
+
+SPACES: dict[str, Space] = {
+    NETWORK: {
+        "objective": Simplex(simplex=("rank_ic", "ic", "sharpe", "spearman", "huber", "pairwise")),
+        "objective.horizon_weights": Simplex(simplex="horizons"),
+        "objective.tau": Range(low=0.02, high=0.5, log=True),
+        "train.learning_rate": Range(low=5e-4, high=8e-3, log=True),
+        "train.weight_decay": Range(low=1e-3, high=1.0, log=True),
+        "model.dropout": Range(low=0.0, high=0.5),
+    },
+    "ridge": {
+        "ridge.gaussian": Choices(choices=(False, True)),
+        "train.half_life": Range(low=126.0, high=6048.0, log=True),
+    },
+    **{kind: _trees(kind) for kind in ("lightgbm", "xgboost", "catboost")},
 }
+"""The default space of each kind."""
+SPACE = SPACES[NETWORK]
 
 
 def _one_of(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
@@ -85,6 +111,8 @@ Pruner = Annotated[str, _one_of("pruner", lambda: PRUNERS)]
 class HpoConfig(Section):
     """What `atft-engine hpo` searches and how."""
 
+    kind: Kind = "network"
+    """What is tuned: the network, or a rival of `baseline`."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("rank_ic",)
     """Validation metrics that are maximised. Several: the Pareto front."""
     folds: Annotated[int, Field(ge=0, le=1000)] = 0
@@ -99,9 +127,14 @@ class HpoConfig(Section):
     space: Space = SPACE
     """The search space: a setting, `section.key`, and its range."""
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Of what is tuned, beside those of a run."""
+        return () if self.kind == NETWORK else (self.kind,)
 
-class StudyConfig(Config):
-    """All settings of a run, and the search."""
+
+class StudyConfig(RivalConfig):
+    """All settings of a run and of rivals, and the search."""
 
     hpo: HpoConfig = HpoConfig()
     """The search."""

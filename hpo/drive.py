@@ -22,11 +22,13 @@ from engine.training.run import Run, plan_of, steps_of, stop_signals
 from engine.training.step.batched import BatchedStep
 from engine.training.step.learner import Slots, batch_shape, make_batch, wants_batch
 from hpo.algorithms import SAMPLERS, STEP_IS_FOLD
-from hpo.config import StudyConfig, Work
+from hpo.config import NETWORK, StudyConfig, Work
 from hpo.dispatch import claim, fail, hold, should_prune, turn
 from hpo.space import configured, suggest
 from hpo.storage import EPOCHS, SECONDS, SETTINGS, count_finished
-from hpo.trial import Epoch, TrialFailed, of_the_machine, run_trial
+from hpo.trials.network import run_trial
+from hpo.trials.rival import run_rival
+from hpo.trials.trial import Epoch, TrialFailed, of_the_machine
 from loaders.errors import InputError, WriteError
 
 WAIT_S = 0.5  # between two attempts to claim a trial
@@ -43,7 +45,8 @@ def run_trials(work: Work, study: optuna.Study, inputs: Inputs, folds: list[tupl
     Raises InputError where the cache's rows have changed on disk, WriteError where something cannot be written, which
     costs no trial, Stopped after a signal.
     """
-    batched = work.batch > 1 or wants_batch(work.config, inputs.device, SINGLE)
+    of_network = work.config.hpo.kind == NETWORK
+    batched = of_network and (work.batch > 1 or wants_batch(work.config, inputs.device, SINGLE))
     shape: object = None
     batch: BatchedStep | None = None
     active: dict[int, tuple[Driven, Run]] = {}  # by place in the batch
@@ -148,7 +151,10 @@ def _driven(
             try:
                 configs = [(configured(of_fold, settings), fold) for of_fold, fold in folds]
                 slots = yield configs[0][0]
-                metrics = yield from run_trial(configs, inputs, folder, report, slots, stop)
+                if hpo.kind == NETWORK:
+                    metrics = yield from run_trial(configs, inputs, folder, report, slots, stop)
+                else:
+                    metrics = run_rival(configs, inputs, work.folder, report, stop)
             finally:
                 count_seconds()
         except optuna.TrialPruned:

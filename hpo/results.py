@@ -27,7 +27,7 @@ BEST, TRIALS = "best.toml", "trials.parquet"
 
 
 def write_results(study: optuna.Study, config: StudyConfig, tuned_until: str, folder: Path) -> None:
-    """Write best.toml, the best trial's configuration for `atft-engine train --config`, and trials.parquet.
+    """Write best.toml, the best trial's configuration for `train --config` or `baseline --config`, and trials.parquet.
 
     Args:
         tuned_until: the last day that the study has seen, ISO; best.toml carries it.
@@ -38,7 +38,7 @@ def write_results(study: optuna.Study, config: StudyConfig, tuned_until: str, fo
     best = best_trial(study)
     if best is not None:
         found = with_absolute_source(configured(config, settings_of(best) | {"split.tuned_until": tuned_until}))
-        write_atomically(folder / BEST, config_content(found))
+        write_atomically(folder / BEST, config_content(found, config.hpo.sections))
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:

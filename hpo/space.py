@@ -11,34 +11,49 @@ from optuna import Trial
 from pydantic import ValidationError, create_model
 
 from engine.config import OF_ATFT, Config, OwnTerm
-from hpo.config import SPACE, Choices, Dimension, Range, Simplex, Space, StudyConfig
+from hpo.config import NETWORK, SPACES, Choices, Dimension, Range, Simplex, Space, StudyConfig
 from loaders.errors import InputError
 
 Settings = dict[str, Any]  # "section.key" -> value
 TABLES = ("model.options", "objective.own")  # whose entries are settings too
 OF_BLOCKS = ("context", "block_days", "block_codes", "scoring_days")  # of [data], which trials may differ in
+HELP = (
+    "train.seeds", "train.half_life", "model.online_weight", "model.online_features", "model.neutralize",
+    "model.risk_factors",
+)  # fmt: skip
 DRAWN = 32  # settings that are tried before the first trial
 SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken
 OUT = 0.5  # a setting of a simplex is left out where its parameter is above
 
 
-def check_space(space: Space) -> None:
-    """Raise InputError for an empty space, a setting that does not exist, and a setting of two dimensions."""
+def check_space(config: StudyConfig) -> None:
+    """Raise InputError for an empty space, a setting that does not exist, one that does nothing to what is tuned, and
+    one of two dimensions."""
+    kind, space = config.hpo.kind, config.hpo.space
     if not space:
         raise InputError("hpo.space", "nothing to search: the space is empty", "Name at least one setting")
     decided: set[str] = set()
     for name, dimension in space.items():
         for key in _keys(name, dimension):
             section, _, field = key.partition(".")
-            known = Config.model_fields.get(section)
+            known = StudyConfig.model_fields.get(section) if section != "hpo" else None
             fields = getattr(known.annotation, "model_fields", {}) if known else {}
             table, _, inner = field.partition(".")
             if field not in fields and not (inner and f"{section}.{table}" in TABLES):
                 where = f"settings of [{section}] are {', '.join(fields)}" if fields else "write section.key"
                 raise InputError("hpo.space", f"no setting {key!r}", where[0].upper() + where[1:])
+            if not _is_of(kind, key):
+                what = f"{key!r} does nothing to {kind}"
+                raise InputError("hpo.space", what, "Leave it out, or pass another --kind")
             if key in decided:
                 raise InputError("hpo.space", f"{key!r} is decided twice", "Leave one of the dimensions out")
             decided.add(key)
+
+
+def _is_of(kind: str, key: str) -> bool:
+    """Whether what is tuned has that setting: a network those of a run, a rival its own and those of its help."""
+    section = key.partition(".")[0]
+    return section in Config.model_fields if kind == NETWORK else section == kind or key in HELP
 
 
 def check_values(config: StudyConfig) -> None:
@@ -137,10 +152,14 @@ def parameters_of(config: StudyConfig, horizons: int) -> dict[str, Any] | None:
 
 
 def fitting(config: StudyConfig) -> StudyConfig:
-    """The same; where the network is the user's own, the default space without settings of ATFT."""
-    if not config.model.is_own or config.hpo.space != SPACE:
+    """The same, with the default space of what is tuned where none was given; where the network is the user's own,
+    without settings of ATFT."""
+    kind = config.hpo.kind
+    if config.hpo.space != SPACES[NETWORK] or (kind == NETWORK and not config.model.is_own):
         return config
-    space = {name: dimension for name, dimension in SPACE.items() if name.removeprefix("model.") not in OF_ATFT}
+    space = SPACES[kind]
+    if kind == NETWORK:
+        space = {name: dimension for name, dimension in space.items() if name.removeprefix("model.") not in OF_ATFT}
     return config.model_copy(update={"hpo": config.hpo.model_copy(update={"space": space})})
 
 

@@ -29,7 +29,7 @@ from engine.inputs import open_inputs, resolve, resolve_device
 from engine.reporting.report import report_study
 from engine.training.schedule import phases_of
 from hpo.algorithms import PRUNERS
-from hpo.config import StudyConfig, Work
+from hpo.config import NETWORK, StudyConfig, Work
 from hpo.dispatch import run_folder
 from hpo.drive import run_trials
 from hpo.results import status, write_results
@@ -46,7 +46,7 @@ from hpo.storage import (
     storage_errors,
     storage_failed,
 )
-from hpo.trial import study_folds, tuning_days
+from hpo.trials.folds import study_folds, tuning_days
 from loaders.disk.durable import make_folder
 from loaders.errors import InputError
 from loaders.panel import open_panel
@@ -64,7 +64,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     be written; RunFailed where too many trials failed; Stopped after a signal. The same command resumes the study.
     """
     _quiet()
-    check_space(work.config.hpo.space)
+    check_space(work.config)
     make_folder(work.folder)
     check_values(work.config)
     try:
@@ -76,7 +76,8 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
 def _run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     study, started = _open_study(work), time.monotonic()
     tuned_until = max(study.user_attrs[DAYS]["last"], work.config.split.tuned_until or "")
-    epochs = sum(phase.epochs for phase in phases_of(work.config)) * max(work.config.hpo.folds, 1)
+    of_fold = sum(phase.epochs for phase in phases_of(work.config)) if work.config.hpo.kind == NETWORK else 1
+    epochs = of_fold * max(work.config.hpo.folds, 1)
 
     last = Group()
 
@@ -89,13 +90,17 @@ def _run_study(work: Work, workers: int, console: Console) -> optuna.Study:
 
     live = Live(console=console, get_renderable=shown, refresh_per_second=1)
     if workers == 1:
-        with open_inputs(work.config, work.config.train.device) as inputs, live:
+        with open_inputs(work.config, _device(work.config)) as inputs, live:
             run_trials(work, study, inputs, study_folds(work.config, inputs.panel, inputs.device))
     else:
         _run_workers(work, study, workers, live)
     write_results(study, work.config, tuned_until, work.folder)
     report_study(work.folder, console)
     return study
+
+
+def _device(config: StudyConfig) -> str:
+    return config.train.device if config.hpo.kind == NETWORK else "cpu"
 
 
 def _where(work: Work) -> str:
@@ -108,9 +113,11 @@ def batch_size(asked: str, config: StudyConfig, trials: int) -> int:
     than a step of one, and one on a CPU, whose threads are faster. Raises InputError for what is no number.
     """
     if asked == "auto":
-        return min(BATCH, trials) if resolve_device(config.train.device).type == "cuda" else 1
+        return min(BATCH, trials) if resolve_device(_device(config)).type == "cuda" else 1
     if not asked.isdecimal() or int(asked) < 1:
         raise InputError("--batch", f"{asked!r} is no number of trials", "Give 1 or more, or auto")
+    if config.hpo.kind != NETWORK and int(asked) > 1:
+        raise InputError("--batch", f"{config.hpo.kind} is fitted one trial at a time", "Leave it out")
     return min(int(asked), trials)
 
 
@@ -149,7 +156,7 @@ def _open_study(work: Work) -> optuna.Study:
     searched = hpo.model_dump_json(exclude={"sampler", "pruner", "seed"})
     folds = study_folds(work.config, panel)
     dates = [dates_of(fold.split, panel.calendar) for _, fold in folds]
-    identity = [panel.manifest.cache_id, config_hash(resolve(work.config, panel)), searched, dates]
+    identity = [panel.manifest.cache_id, config_hash(resolve(work.config, panel), hpo.sections), searched, dates]
     if study.user_attrs.get(IDENTITY, identity) != identity:
         what = f"the study {work.name!r} has another cache, configuration or space, or other days"
         raise InputError(str(work.folder), what, "Repeat the command that began it, or pass another --study and --out")
@@ -212,7 +219,7 @@ def _worker(work: Work, threads: int) -> None:
     _quiet()
     torch.set_num_threads(threads)
     try:
-        with open_inputs(work.config, work.config.train.device) as inputs:
+        with open_inputs(work.config, _device(work.config)) as inputs:
             run_trials(work, _open_study(work), inputs, study_folds(work.config, inputs.panel, inputs.device))
     except Stopped:
         sys.exit(1)  # by the process that started this one, which says so

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from engine.config_file import config_hash
-from engine.dates import span_of, spans_of
+from engine.dates import span_of, spans_of, tuned_note
 from engine.inputs import make_split
 from engine.model.features import categorical_features, check_categories
 from engine.reporting.looks import Count, look_of, record
@@ -107,16 +107,21 @@ def baseline(
         name: part_metrics(part_samples(panel, part), values, cost_bps, periods)
         for name, (part, values) in scored.items()
     }
+    first, last = scored["test"][0].start, scored["test"][0].stop
+    tuned = tuned_note(f"baseline {rival.kind}", "test", panel.calendar[first:last], config.split.tuned_until)
+    notes += [] if tuned is None else [tuned]
     days = {name: span_of(panel.calendar[part.start : part.stop]) for name, (part, _) in scored.items()}
     if asked.save is not None and trained_until is not None:
         save_rival(asked.save, rival, panel, trained_until)
-    name = f"baseline-{rival.kind}"
+    settings = config_hash(config, [rival.kind] if rival.kind in RivalConfig.model_fields else [])
+    name = f"baseline-{rival.kind}-{settings}"  # other settings are another model, of which the ledger counts the looks
     if asked.out is not None:
         test = row_scores(panel, scored["test"][0], scored["test"][1], "test", name)
-        write_scores(asked.out, to_file(panel, replace(test, trained_until=trained_until)))
+        known = replace(test, trained_until=trained_until, tuned_until=config.split.tuned_until)
+        write_scores(asked.out, to_file(panel, known))
     look = look_of(
         "baseline", [f"baseline {rival.kind}"], "test", days["test"], splits["test"], panel.manifest.cache_id, name,
-        config_hash(config),
+        settings,
     )  # fmt: skip
     count = None if look is None else record(panel.folder, look)
     given = "nothing is fitted" if rival.help is None else str(rival.help)

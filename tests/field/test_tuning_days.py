@@ -22,7 +22,7 @@ from engine.training.loop import train
 from hpo.config import StudyConfig, Work
 from hpo.results import BEST
 from hpo.study import run_study, trial_folders
-from hpo.trial import study_folds
+from hpo.trials.folds import study_folds
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.split import gap_days, split_by_date, split_by_fraction, tuning_folds, walk_forward

@@ -33,7 +33,7 @@ from hpo.algorithms import PRUNERS
 from hpo.drive import run_trials
 from hpo.storage import FINISHED, FOLDER, JOURNAL, REASON, Journal, open_storage
 from hpo.study import run_study
-from hpo.trial import Epoch
+from hpo.trials.trial import Epoch
 from loaders.errors import InputError, WriteError
 from tests.hpo.workers import QUIET, SMALL, work
 

@@ -30,7 +30,7 @@ def test_options_are_searched_by_name(cache, tmp_path):
     config = work(
         cache, tmp_path, settings=["model.name=tests.own_models:Windows", "model.spans=[5, 10]", space]
     ).config
-    check_space(config.hpo.space)
+    check_space(config)
     assert configured(config, {"model.options.width": 5}).model.options == {"width": 5}
     assert parameters_of(config, 2) is None  # the factory's own default is not known
     assert parameters_of(configured(config, {"model.options.width": 5}), 2) == {"model.options.width": 5}

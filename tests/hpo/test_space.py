@@ -7,8 +7,8 @@ from optuna.distributions import FloatDistribution
 
 from engine.config_file import load
 from hpo.algorithms import SAMPLERS
-from hpo.config import SPACE, Choices, Range, Simplex, StudyConfig
-from hpo.space import check_space, check_values, configured, parameters_of, suggest
+from hpo.config import SPACE, SPACES, Choices, Range, Simplex, StudyConfig
+from hpo.space import check_space, check_values, configured, fitting, parameters_of, suggest
 from loaders.errors import InputError
 
 
@@ -98,8 +98,46 @@ def test_a_configuration_outside_its_space_is_not_found(tmp_path, outside):
     assert parameters_of(load(StudyConfig, tmp_path / "study.toml", []), 2) is None
 
 
+def searching(space, kind="network"):
+    config = load(StudyConfig, None, [f"hpo.kind={kind}"])
+    return config.model_copy(update={"hpo": config.hpo.model_copy(update={"space": space})})
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_each_kind_has_a_default_space_that_holds_its_own_settings(kind):
+    config = fitting(load(StudyConfig, None, [f"hpo.kind={kind}"]))
+    check_space(config)
+    check_values(config)
+    own = parameters_of(config, 2)
+    assert own is not None
+    for settings in drawn(config.hpo.space, 20):
+        assert configured(config, settings) != config
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("network", "lightgbm.num_leaves"),
+        ("lightgbm", "xgboost.num_leaves"),
+        ("lightgbm", "model.dropout"),
+        ("ridge", "train.learning_rate"),
+    ],
+)
+def test_settings_that_do_nothing_to_what_is_tuned_are_refused(kind, key):
+    with pytest.raises(InputError, match=f"'{key}' does nothing to {kind}"):
+        check_space(searching({key: Range(low=0.1, high=0.5)}, kind))
+
+
+def test_a_rival_may_be_tuned_by_its_help_too():
+    check_space(
+        searching(
+            {"model.neutralize": Range(low=0.0, high=0.5), "ridge.gaussian": Choices(choices=(True, False))}, "ridge"
+        )
+    )
+
+
 def test_the_default_space_makes_valid_configurations():
-    check_space(SPACE)
+    check_space(searching(SPACE))
     for settings in drawn(SPACE, 50):
         config = configured(StudyConfig(), settings)
         assert config.train.learning_rate == settings["train.learning_rate"]
@@ -120,7 +158,7 @@ def test_the_default_space_makes_valid_configurations():
 )
 def test_dimensions_that_decide_nothing_or_twice_are_refused(space, words):
     with pytest.raises(InputError, match=r"hpo\.space") as error:
-        check_space(space)
+        check_space(searching(space))
     assert words in str(error.value)
 
 
@@ -164,9 +202,8 @@ def test_settings_that_do_not_go_together_are_refused():
     ],
 )
 def test_values_that_can_never_work_are_refused_before_the_first_trial(space, words):
-    config = load(StudyConfig, None, [])
-    config = config.model_copy(update={"hpo": config.hpo.model_copy(update={"space": space})})
-    check_space(space)
+    config = searching(space)
+    check_space(config)
     with pytest.raises(InputError, match=r"hpo\.space") as refused:
         check_values(config)
     assert words in str(refused.value)

@@ -17,7 +17,7 @@ from engine.reporting.page import absent
 from engine.training.loop import train
 from hpo.storage import open_storage
 from hpo.study import run_study
-from hpo.trial import study_folds
+from hpo.trials.folds import study_folds
 from loaders.errors import InputError
 from tests.hpo.workers import QUIET, SMALL, work
 
