@@ -8,8 +8,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from engine.config import Config
-from engine.rivals.options import Ridge, Trees
+from engine.config import Config, Trees
+from engine.rivals.options import Ridge
 from hpo.config import Choices, Range, Simplex, StudyConfig
 
 HEAD = """# Settings

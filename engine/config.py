@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, le=2**62)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 PositiveFloat = Annotated[float, Field(ge=1e-12, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+PartOrAll = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Literal["embedding", "normalisation", "temporal", "static", "market", "heads"]  # of the model, see engine/model
 BYPASSED: tuple[Part, ...] = ("normalisation", "temporal", "static", "market")  # parts that a model can do without
@@ -351,6 +352,43 @@ class PhaseConfig(Section):
         return self
 
 
+class Trees(Section):
+    """Boosted trees. The names are LightGBM's; XGBoost and CatBoost have the same settings by other names."""
+
+    objective: Literal["rank", "huber", "lambdarank"] = "rank"
+    """Squared error of the targets' ranks, Huber's loss of them, or LambdaMART by day."""
+    stop: Literal["rank_ic", "loss"] = "rank_ic"
+    """What stops a fit early, on the validation part: the mean daily RankIC, or the objective."""
+    trees: Positive = 500
+    """Most trees."""
+    patience: Positive = 50
+    """Trees without a better validation before the fit stops."""
+    learning_rate: Annotated[float, Field(ge=1e-4, le=1)] = 0.05
+    """Shrinkage of each tree."""
+    num_leaves: Annotated[int, Field(ge=2, le=4096)] = 31
+    """Most leaves of a tree."""
+    min_data_in_leaf: Positive = 1000
+    """Least samples of a leaf; of a small panel at most a twentieth of its samples. CatBoost takes no notice of it."""
+    max_bin: Annotated[int, Field(ge=2, le=254)] = 63
+    """Bins of a feature."""
+    feature_fraction: PartOrAll = 0.5
+    """Share of the features that a tree sees."""
+    bagging_fraction: PartOrAll = 0.5
+    """Share of the samples that a tree sees."""
+    lambda_l2: Weight = 1.0
+    """L2 penalty of leaves."""
+
+
+class TreesBeside(Trees):
+    """Boosted trees that are fitted once the network is trained, with its seeds, half-life and neutralisation. Their
+    scores are averaged with the network's, and the online regression is added to that."""
+
+    kind: Literal["off", "lightgbm", "xgboost", "catboost"] = "off"
+    """Which trees, and off: none."""
+    weight: Fraction = 0.5
+    """Of the trees; the network has the rest."""
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -359,6 +397,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    trees: TreesBeside = TreesBeside()
     phases: tuple[PhaseConfig, ...] = ()
     """Phases one after the other, instead of `train.epochs`. Empty: one phase."""
 

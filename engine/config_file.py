@@ -156,6 +156,8 @@ def to_toml(config: Config, also: Sequence[str] = ()) -> str:
         also: other sections that are written, such as a rival's.
     """
     content = _of_run(config, also, exclude_none=True)
+    if config.trees.kind == "off":
+        content["trees"] = {"kind": "off"}
     if config.model.is_own:
         content["model"] = {name: value for name, value in content["model"].items() if name not in OF_ATFT}
     return tomli_w.dumps(content).replace("\x7f", "\\u007F")  # the one character that it should escape and does not
@@ -190,6 +192,8 @@ def config_hash(config: Config, also: Sequence[str] = ()) -> str:
     for name in ("arrow", "tier", "device_share", "store"):
         del content["data"][name]
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
+    if config.trees.kind == "off":
+        del content["trees"]
     for section, name in (("model", "options"), ("objective", "own"), ("split", "by_year")):
         if not content[section][name]:
             del content[section][name]  # so that runs of releases that had no such setting keep their identity

@@ -51,9 +51,12 @@ def check_space(config: StudyConfig) -> None:
 
 
 def _is_of(kind: str, key: str) -> bool:
-    """Whether what is tuned has that setting: a network those of a run, a rival its own and those of its help."""
+    """Whether what is tuned has that setting: a network those of a run, a rival its own and those of its help.
+
+    Trees beside a network are fitted when a training ends, and a trial is judged before.
+    """
     section = key.partition(".")[0]
-    return section in Config.model_fields if kind == NETWORK else section == kind or key in HELP
+    return section in Config.model_fields and section != "trees" if kind == NETWORK else section == kind or key in HELP
 
 
 def check_values(config: StudyConfig) -> None:

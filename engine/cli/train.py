@@ -21,6 +21,9 @@ def train_command(
     model: Annotated[
         str | None, typer.Option(help="A network of your own, package.module:factory (model.name).")
     ] = None,
+    with_trees: Annotated[
+        bool, typer.Option("--with-trees", help="Fit LightGBM too and average its scores with the network's (trees).")
+    ] = False,
     callback: Annotated[
         list[str] | None, typer.Option(help="mlflow, wandb, or package.module:object; may be repeated.")
     ] = None,
@@ -41,6 +44,7 @@ def train_command(
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     settings += [] if model is None else [f"model.name={model}"]
+    settings += ["trees.kind=lightgbm"] if with_trees else []
     if resume and config is None:
         resolved = resumed_config(out, settings, arrow)
     else:

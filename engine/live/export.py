@@ -6,7 +6,8 @@
  -> scores   [S, days, H]        float32, the network's part of what `predict` gives
 
 The file holds all members, their averaging within the day and the neutralisation; x must hold all of a day's scored
-codes. The online regression changes from day to day and stays outside: see `about`, which the file holds as JSON.
+codes. The online regression changes from day to day and stays outside, and trees beside the network do: see `about`,
+which the file holds as JSON.
 
 S codes, T days read, F features, L context, H horizons
 """
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from engine.model.ensemble import Ensemble
 from engine.model.neutral import Neutral
+from engine.rivals.beside import TREES
 from engine.score.predict import TrainedRun
 from loaders.cache.atomic import write_atomically
 from loaders.errors import InputError
@@ -39,6 +41,10 @@ def about(run: TrainedRun, days: int) -> dict[str, Any]:
     config, state = run.config, run.state
     weight = config.model.online_weight
     outside = f"add {weight:g} x the neutralised scores of the online regression" if weight else "none"
+    share = config.trees.weight
+    beside = (
+        "none" if run.trees is None else f"{1 - share:g} x these scores + {share:g} x those of {TREES}, neutralised"
+    )
     return {
         "run_id": state.run_id,
         "features": state.features,
@@ -48,6 +54,7 @@ def about(run: TrainedRun, days: int) -> dict[str, Any]:
         "members": len(run.model.members),
         "online_regression": outside,
         "online_weight": weight,
+        "trees": beside,
         "cache": state.made,
         "trained_until": state.split["train"][1],
         "chosen_until": state.split["valid"][1],

@@ -81,6 +81,5 @@ def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     context, names = config.data.context, config.data.features or ()
     ids = {names.index(name): count for name, count in config.model.categories.items()}
     members = [build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)]
-    return Ensemble(
-        members, Neutral(features, config.model.risk_factors, config.model.neutralize), config.model.online_weight > 0
-    )
+    added_to = config.model.online_weight > 0 or config.trees.kind != "off"
+    return Ensemble(members, Neutral(features, config.model.risk_factors, config.model.neutralize), added_to)

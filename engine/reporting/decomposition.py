@@ -1,4 +1,5 @@
-"""The parts of a run's score apart: the network, what neutralisation does to it, and the online regression.
+"""The parts of a run's score apart: the network, what neutralisation does to it, trees beside it, and the online
+regression.
 
 The network is scored twice, with and without neutralisation. The online regression, which takes a pass over the whole
 history of the panel, is what the scores have beyond the network.
@@ -36,12 +37,17 @@ def scores_apart(run: TrainedRun, panel: Panel, part: Days, source: Source, rows
     every = np.stack([source.at(rows, h) for h in panel.manifest.horizons], 1)
     with open_loader(config, panel, device) as loaded:
         found = {"network": score_part(plain, loaded, part, alone).cpu().numpy()[place]}
-        if settings.neutralize and settings.online_weight:
+        if settings.neutralize and (settings.online_weight or run.trees is not None):
             found["network, neutralised"] = score_part(model, loaded, part, alone).cpu().numpy()[place]
-    network = list(found.values())[-1]
+    network, neutralised = list(found.values())[-1], ", neutralised" if settings.neutralize else ""
+    if run.trees is not None:
+        trees, weight = run.trees.scores(panel, part)[place], np.float32(config.trees.weight)
+        found[f"trees{neutralised}"] = trees
+        network = (1 - weight) * network + weight * trees
     if settings.online_weight:
-        name = "online regression, neutralised" if settings.neutralize else "online regression"
-        found[name] = (every - network) / np.float32(settings.online_weight)
+        found[f"online regression{neutralised}"] = (every - network) / np.float32(settings.online_weight)
+        found["both: the score" if run.trees is None else "all: the score"] = every
+    elif run.trees is not None:
         found["both: the score"] = every
     elif settings.neutralize:
         found["network, neutralised: the score"] = every

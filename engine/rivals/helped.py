@@ -46,7 +46,7 @@ def helped_scores(
     """
     present = present_rows(panel, part)
     scored = panel.presence[present.rows] == SCORED
-    mixed = slopes is not None or any(len(of_seeds) > 1 for of_seeds in models)
+    mixed = options.deviations or slopes is not None or any(len(of_seeds) > 1 for of_seeds in models)
     columns = []
     for of_seeds in models:
         every = [predicted(model, panel, present.rows, present.day) for model in of_seeds]

@@ -1,14 +1,9 @@
 """What rivals are told: the help that a network gets as well, and settings of each."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
 
-from pydantic import Field
-
-from engine.config import Config, Positive, Section, Weight
+from engine.config import Config, Section, Trees
 from loaders.progress import Progress, quiet
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Ridge(Section):
@@ -17,33 +12,6 @@ class Ridge(Section):
     gaussian: bool = False
     """Features and targets as normal quantiles of their ranks within the day, rather than features as they are stored
     on ranks."""
-
-
-class Trees(Section):
-    """Boosted trees. The names are LightGBM's; XGBoost and CatBoost have the same settings by other names."""
-
-    objective: Literal["rank", "huber", "lambdarank"] = "rank"
-    """Squared error of the targets' ranks, Huber's loss of them, or LambdaMART by day."""
-    stop: Literal["rank_ic", "loss"] = "rank_ic"
-    """What stops a fit early, on the validation part: the mean daily RankIC, or the objective."""
-    trees: Positive = 500
-    """Most trees."""
-    patience: Positive = 50
-    """Trees without a better validation before the fit stops."""
-    learning_rate: Annotated[float, Field(ge=1e-4, le=1)] = 0.05
-    """Shrinkage of each tree."""
-    num_leaves: Annotated[int, Field(ge=2, le=4096)] = 31
-    """Most leaves of a tree."""
-    min_data_in_leaf: Positive = 1000
-    """Least samples of a leaf; of a small panel at most a twentieth of its samples. CatBoost takes no notice of it."""
-    max_bin: Annotated[int, Field(ge=2, le=254)] = 63
-    """Bins of a feature."""
-    feature_fraction: Fraction = 0.5
-    """Share of the features that a tree sees."""
-    bagging_fraction: Fraction = 0.5
-    """Share of the samples that a tree sees."""
-    lambda_l2: Weight = 1.0
-    """L2 penalty of leaves."""
 
 
 class RivalConfig(Config):
@@ -92,6 +60,7 @@ class Options:
     trees: dict[str, Trees] = field(default_factory=dict)  # by rival; where it is missing, the defaults
     online_features: int | None = None  # most that the online regression uses; None: all
     risk_factors: int = 5
+    deviations: bool = False  # scores of a single seed are standardised within the day too
     without: tuple[int, ...] = ()  # features that the regression and risk factors leave out, such as ids
     progress: Progress = quiet
 
@@ -100,7 +69,8 @@ def options_of(config: RivalConfig, feature: str, without: tuple[int, ...], prog
     """The options that a configuration means: the help that it gives a network, and the rivals' sections."""
     model, train = config.model, config.train
     return Options(
-        feature, train.seed, Help(train.seeds, train.half_life, model.online_weight, model.neutralize), config.ridge,
-        {name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")}, model.online_features,
-        model.risk_factors, without, progress,
+        feature=feature, seed=train.seed,
+        help=Help(train.seeds, train.half_life, model.online_weight, model.neutralize), ridge=config.ridge,
+        trees={name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")},
+        online_features=model.online_features, risk_factors=model.risk_factors, without=without, progress=progress,
     )  # fmt: skip

@@ -47,13 +47,16 @@ class _About(BaseModel, extra="forbid", strict=True):
     without: list[int]
     trained_until: str
     models: list[int]  # of each horizon
+    deviations: bool = False
+    run: str = ""  # whose scores these are averaged with
 
 
-def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str) -> None:
+def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str, run: str = "") -> None:
     """Write a fitted rival. Raises InputError for one that is not fitted, and where the file cannot be written.
 
     Args:
         trained_until: the last day that its fit has seen, ISO.
+        run: id of the run that it is a part of.
     """
     check_name(path)
     if rival.neutral is None:
@@ -64,7 +67,7 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str) -> No
         online_weight=given.online_weight, neutralize=given.neutralize, half_life=given.half_life,
         online=None if rival.used is None else rival.used.tolist(), without=list(options.without),
         trained_until=trained_until,
-        models=[len(of_seeds) for of_seeds in rival.models],
+        models=[len(of_seeds) for of_seeds in rival.models], deviations=options.deviations, run=run,
     )  # fmt: skip
     tensors = {DIRECTIONS: rival.neutral.directions}
     for i, of_seeds in enumerate(rival.models):
@@ -83,6 +86,23 @@ def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
     other features or horizons.
     """
     check_name(path)
+    rival, about = _read(path, options)
+    check_agreement(about.features, about.horizons, panel, str(path))
+    return rival, about.trained_until
+
+
+def load_rival_of(path: Path, run: str, features: list[str], horizons: list[int], options: Options) -> Rival:
+    """Read the rival that a run's scores are averaged with.
+
+    Raises InputError as `load_rival` does, and where it is that of another run.
+    """
+    rival, about = _read(path, options)
+    if (about.run, about.features, about.horizons) != (run, features, horizons):
+        raise InputError(str(path), "is of another run", "Restore it, or train the run again")
+    return rival
+
+
+def _read(path: Path, options: Options) -> tuple[Rival, _About]:
     found = find_tensors(path, CURE)
     if found is None:
         raise InputError(str(path), "no such file", "Name one that --save wrote")
@@ -94,20 +114,19 @@ def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
             raise ValueError("models are missing")
     except (ValidationError, ValueError) as error:
         raise InputError(str(path), "holds no rival, or one of another version", CURE) from error
-    check_agreement(about.features, about.horizons, panel, str(path))
     directions = tensors[DIRECTIONS]
     neutral = Neutral(len(about.features), directions.shape[1], about.neutralize)
     neutral.directions.copy_(directions)
     given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize)
     known = replace(
-        options, help=given, without=tuple(about.without), risk_factors=directions.shape[1]
-    )  # fmt: skip
+        options, help=given, deviations=about.deviations, without=tuple(about.without), risk_factors=directions.shape[1]
+    )
     models = [
         [_model(about.kind, tensors[f"model.{i}.{k}"].numpy().tobytes(), path) for k in range(n)]
         for i, n in enumerate(about.models)
     ]
     used = None if about.online is None else np.array(about.online, np.int64)
-    return Rival(about.kind, models, neutral, used, known), about.trained_until
+    return Rival(about.kind, models, neutral, used, known), about
 
 
 def check_name(path: Path) -> None:

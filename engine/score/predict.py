@@ -2,6 +2,8 @@
 
     score = neutralised network scores  +  model.online_weight x neutralised scores of the online regression
 
+With trees beside the network (`trees.kind`), their neutralised scores have a share `trees.weight` of the first term.
+
 `score_part` is that definition, for validation, `evaluate`, `predict` and tuning alike.
 
 N rows, S codes, D days, H horizons
@@ -26,6 +28,8 @@ from engine.inputs import check_agreement, open_loader, resolve_device
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
+from engine.rivals.beside import load_trees
+from engine.rivals.fit import Rival
 from engine.score.online import device_of, fit_online, online_scores, online_slopes
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
 from engine.threads import one_thread_each
@@ -50,6 +54,7 @@ def score_part(
     config: Config,
     *,
     online: Float32 | None = None,
+    trees: Float32 | None = None,
     metrics_only: PartRows | None = None,
     world: World = SINGLE,
     progress: Progress = quiet,
@@ -60,6 +65,7 @@ def score_part(
 
     Args:
         online: what `weighted_online_scores` gave for the part; None: it is computed here.
+        trees: scores of those beside the network; None: it is alone.
         metrics_only: the part's present rows, where the scores go to metrics alone, which need rows of the universe. A
             code that has none in a block's days is then left out and its rows are NaN, unless codes see one another.
         progress: of both, each of which is taken for half of the work.
@@ -69,6 +75,8 @@ def score_part(
     alone = online is not None or not config.model.online_weight
     own = progress if alone else part_of(progress, 0, 0.5)
     network = _network_scores(model, source, part, config, metrics_only, world, own)
+    if trees is not None:
+        network = torch.lerp(network, torch.from_numpy(trees).to(network.device), config.trees.weight)
     if online is None:
         own = part_of(progress, 0.5, 1)
         online = weighted_online_scores(config, source.panel, part, model.neutral, progress=own)
@@ -191,6 +199,7 @@ class TrainedRun:
     config: Config
     model: Ensemble
     state: State
+    trees: Rival | None = None  # beside the network
 
 
 def load_run(run: Path) -> TrainedRun:
@@ -208,7 +217,8 @@ def load_run(run: Path) -> TrainedRun:
     model = build_ensemble(config, len(state.features), len(state.horizons))
     restore_model(model, tensors, path)
     model.bypass(state.off)
-    return TrainedRun(run, config, model, state)
+    trees = load_trees(config, run, state.run_id, state.features, state.horizons)
+    return TrainedRun(run, config, model, state, trees)
 
 
 def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | None = None) -> RowScores:
@@ -238,7 +248,7 @@ def predict_days(
 
     Args:
         name: of the days, `Asked.name`.
-        member: of a run of several models, this one alone; the first is 0.
+        member: of a run of several models, this one alone, without trees beside it; the first is 0.
         slopes: of the online regression on these days; None: fitted here, to all days of the panel before them.
 
     Raises InputError where the cache does not fit the run, and for a member that the run does not have.
@@ -259,7 +269,9 @@ def predict_days(
         slopes = fit_online(panel, days, used, ids, device, progress=part).slopes
         progress = part_of(progress, 0.5, 1)
     online = weighted_online_scores(config, panel, days, model.neutral, slopes)
+    trees = None if run.trees is None or member is not None else run.trees.scores(panel, days)
     with open_loader(config, panel, device) as source:
-        values = score_part(model, source, days, config, online=online, progress=progress).cpu().numpy()
+        scored = score_part(model, source, days, config, online=online, trees=trees, progress=progress)
+    values = scored.cpu().numpy()
     scores = row_scores(panel, days, values, name, run.state.run_id, run.state.horizons)
     return replace(scores, trained_until=run.state.split["valid"][1], tuned_until=config.split.tuned_until)

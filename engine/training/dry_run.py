@@ -177,7 +177,7 @@ def _projections(run: Run, config: Config, epoch: EpochResult) -> list[Item]:
     an_epoch = per_block * min(first.blocks or every, every) + validation
     return [
         Item("an epoch", f"{_time(an_epoch)}, {validation / an_epoch:.0%} of it validation"),
-        Item("the run", _time(seconds), "without early stopping"),
+        Item("the run", _time(seconds), f"without early stopping{' and trees' * (config.trees.kind != 'off')}"),
         Item(f"{TRIALS} trials", _time(TRIALS * seconds), "without pruning"),
     ]
 

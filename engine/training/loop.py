@@ -23,7 +23,9 @@ from engine.live.state import ONLINE, state_of, write_state
 from engine.model.ensemble import Ensemble
 from engine.reporting.looks import look_of, record
 from engine.reporting.report import report_training
-from engine.score.metrics import Metrics
+from engine.rivals.beside import TREES, check_trees, fit_trees, load_trees
+from engine.rivals.fit import Rival
+from engine.rivals.saved import save_rival
 from engine.score.online import fit_online
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part, weighted_online_scores
@@ -37,6 +39,7 @@ from engine.training.objective import term_names
 from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
+from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
 from loaders.split import Days
 
@@ -61,6 +64,7 @@ def train(
     be trained; RunFailed for a loss or validation metric that is not finite, and a callback that raises; Stopped after
     a signal, when a checkpoint has been saved.
     """
+    check_trees(config)  # which are fitted at the end
     with (
         open_world(config.train.device) as (world, device),
         lost_ranks_explained(folder),
@@ -145,7 +149,8 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     weights.copy_buffers()
     begun = time.perf_counter()
     run.tell("validation")
-    valid = _part_metrics(run, weights.scoring, run.fold.split.valid, run.fold.valid, run.valid_online)
+    scores = _part_scores(run, weights.scoring, run.fold.split.valid, run.fold.valid, run.valid_online)
+    valid = part_metrics(run.fold.valid, scores)
     horizons = trained_horizons(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in horizons) / len(horizons)
     if not math.isfinite(figure):
@@ -188,19 +193,28 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     return state.history[-1]
 
 
-def _part_metrics(
-    run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None
-) -> dict[str, Metrics]:
-    """Metrics per horizon of a part that the ranks score together."""
-    return part_metrics(samples, _part_scores(run, model, part, samples, online))
-
-
-def _part_scores(run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None) -> Tensor:
+def _part_scores(
+    run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None,
+    trees: Rival | None = None,
+) -> Tensor:  # fmt: skip
     """Scores of a part that the ranks score together, NaN for rows that no metric needs."""
     return score_part(
         model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
-        world=run.learner.world,
+        trees=None if trees is None else trees.scores(run.fold.panel, part), world=run.learner.world,
     )  # fmt: skip
+
+
+def _fit_trees(run: Run) -> Rival | None:
+    """The trees beside the network, kept in the run's folder; None where there are none."""
+    config, fold, state = run.config, run.fold, run.state
+    if not run.learner.world.first:
+        return None  # whose figures count
+    if is_there(run.folder / TREES):
+        return load_trees(config, run.folder, state.run_id, state.features, state.horizons)
+    trees = fit_trees(config, fold.panel, fold.split, fold.categorical, run.log.progress)
+    if trees is not None:
+        save_rival(run.folder / TREES, trees, fold.panel, state.split["valid"][1], state.run_id)
+    return trees
 
 
 def _test_online(run: Run) -> Float32 | None:
@@ -227,12 +241,11 @@ def _write_summary(run: Run) -> dict[str, Any]:
     check_best(best, state, path)
     restore_model(model, tensors, path)
     model.bypass(best.off)
-    test = part_samples(fold.panel, fold.split.test)
-    scores = _part_scores(run, model, fold.split.test, test, _test_online(run))
+    trees = _fit_trees(run)
+    valid, test = part_samples(fold.panel, fold.split.valid), part_samples(fold.panel, fold.split.test)
+    scores = _part_scores(run, model, fold.split.test, test, _test_online(run), trees)
     splits = {
-        "valid": _part_metrics(
-            run, model, fold.split.valid, part_samples(fold.panel, fold.split.valid), run.valid_online
-        ),
+        "valid": part_metrics(valid, _part_scores(run, model, fold.split.valid, valid, run.valid_online, trees)),
         "test": part_metrics(test, scores),
     }
     summary: dict[str, Any] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.rivals.options import Trees
+from engine.config import Trees
 from engine.rivals.samples import Float, Float32, Int, Problem, features_of, groups, rank_targets
 from engine.score.cross_section import zscores_within_day
 

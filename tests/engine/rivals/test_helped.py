@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm, rankdata
 
+from engine.config import Trees
 from engine.rivals.baseline import Asked, baseline
 from engine.rivals.fit import fit_rival, run_baseline
-from engine.rivals.options import Help, Options, Ridge, RivalConfig, Trees
+from engine.rivals.options import Help, Options, Ridge, RivalConfig
 from engine.rivals.saved import load_rival, save_rival
 from engine.score.online import online_scores, online_slopes
 from engine.score.risk import moments_of, risk_directions

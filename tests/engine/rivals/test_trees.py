@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr, zscore
 
+from engine.config import Trees
 from engine.rivals.fit import FITTED, fit_rival, run_baseline
-from engine.rivals.options import Help, Options, Trees
+from engine.rivals.options import Help, Options
 from engine.rivals.samples import Problem
 from engine.rivals.trees.data import GRADES, data_of
 from loaders.errors import InputError
