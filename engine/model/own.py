@@ -243,7 +243,8 @@ def _traits_of(own: OwnNetwork) -> Traits:
     network = copy.deepcopy(own).train()
     x, present = _block(own)
     device = x.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    # Members are asked on threads of their own, at their first step, when another may draw already.
+    with _drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         state = torch.cuda.get_rng_state if device.type == "cuda" else torch.get_rng_state
         before, versions = state(), _versions(network)
         network(x, present)

@@ -1,6 +1,7 @@
 """Networks of the user's own in the trainer: resumed, as members, as a batch, in folds, from the command line."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from engine.config_file import load_config
 from engine.errors import Stopped
 from engine.evaluation.evaluate import evaluate
 from engine.model.ensemble import build_ensemble
-from engine.model.own import OwnNetwork
+from engine.model.own import OwnNetwork, seeded
 from engine.score.predict import load_run, predict_run
 from engine.training.dry_run import dry_run
 from engine.training.folds import train_folds
@@ -27,6 +28,7 @@ from tests.engine.training.steps import CPU, F, H, block, configured, same, trai
 
 SETTINGS = [setting for setting in SMALL if "spans" not in setting]
 BATCH = "train.compile=on"
+CONTEXT_DAYS = 6
 
 
 def named(name, *settings):
@@ -95,6 +97,38 @@ def test_members_of_a_batch_are_trained_as_on_threads(name):
         for buffer in ("network.steps", "network.mean"):
             if buffer in other.weights:
                 torch.testing.assert_close(one.weights[buffer], other.weights[buffer])
+
+
+def test_what_a_member_does_is_found_out_while_no_other_draws():
+    """Both take numbers from the one generator that torch has for all threads."""
+    drew, go = threading.Event(), threading.Event()
+
+    class Slow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(F, H)
+
+        def forward(self, x, present):
+            noise = torch.rand(3).sum()
+            drew.set()
+            go.wait(10)
+            return self.head(x[:, CONTEXT_DAYS - 1 :]) + noise
+
+    config = resolved(configured("model.name=tests.own_models:Busy", "model.spans=[5, 10]"))
+    network = build_ensemble(config, F, H).first
+    slow = OwnNetwork("slow", Slow(), F, H, CONTEXT_DAYS, 0)
+    with seeded(network, 7):
+        expected = torch.rand(5)
+    assert network.traits.draws
+    with seeded(network, 7):
+        other = threading.Thread(target=lambda: slow.traits)
+        other.start()
+        drew.wait(0.2)
+        found = torch.rand(5)
+    go.set()
+    other.join()
+    assert found.tolist() == expected.tolist()
+    assert slow.traits.draws
 
 
 @pytest.mark.parametrize("batched", [False, True])
