@@ -65,6 +65,7 @@ KINDS: dict[str, Kind] = {
     "run, online.safetensors": Kind(
         ("run/online.safetensors", "folds/*/online.safetensors"), ("bytes", "swapped", "tensors", "header"), 5
     ),
+    "run, trees.safetensors": Kind(("twin/trees.safetensors",), ("bytes", "swapped", "tensors", "header"), 4),
     "run, config.toml": Kind(("run/config.toml", "stopped/config.toml", "folds/fold-0/config.toml"),
                              ("bytes", "toml", "swapped"), 6),
     "run, figures": Kind(("run/*.json*", "stopped/*.json*"), ("bytes", "json lines", "swapped"), 5),

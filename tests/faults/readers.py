@@ -132,6 +132,7 @@ READERS: dict[str, Reader] = {
     "evaluate valid": Reader(
         ("evaluate", "run", "twin", *ON, "--split", "valid", "--json"), ("cache", "run", "twin"), _metrics, 0.3
     ),
+    "evaluate twin": Reader(("evaluate", "twin", *ON, "--json"), ("cache", "twin"), _metrics),
     "evaluate scores": Reader(
         ("evaluate", "scores.parquet", *ON, "--against", "ridge.parquet", "--json"),
         ("cache", "scores.parquet", "ridge.parquet"), _metrics, 0.15,
