@@ -35,17 +35,17 @@ def check_memory(error: BaseException) -> None:
 
 
 def check_path(path: str | Path, where: str) -> None:
-    """Raise InputError for a path that can name nothing: an empty or too long one, one below a file, a loop of links.
+    """Raise InputError for a path that can name nothing: a blank or too long one, one below a file, a loop of links.
 
     Args:
         where: the option or setting that holds it.
     """
     text, reason = os.fspath(path), None
     try:
-        if text:
+        if text.strip():
             os.stat(text)
         else:
-            reason = "it is empty"
+            reason = "it is blank"
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -1,6 +1,7 @@
 """A command line that is wrong in itself (an unknown option, a missing argument, text for a number): one line."""
 
 import re
+import sys
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ def run(app: typer.Typer) -> None:
 
     Raises InputError for a wrong command line, KeyboardInterrupt, SystemExit, and what a command raises.
     """
+    _refuse_blanks(sys.argv[1:])
     try:
         code = app(prog_name="atft-engine", standalone_mode=False)
     except ClickException as error:
@@ -29,6 +31,18 @@ def run(app: typer.Typer) -> None:
         raise KeyboardInterrupt
     if code:
         raise SystemExit(code)
+
+
+def _refuse_blanks(words: list[str]) -> None:
+    """Raise InputError for an option or argument that is blank, as a variable of a script is that was never set. As a
+    path it would name the working folder.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and not value.strip():
+            where = option if option.startswith("-") and option.strip("-") else "the command line"
+            what = "the value is blank" if where == option else f"argument {words.index(word) + 1} is blank"
+            raise InputError(where, what, "Give one, or leave it out")
 
 
 def _refusal(error: Any) -> BaseException:

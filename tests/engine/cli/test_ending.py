@@ -127,6 +127,30 @@ def test_a_wrong_command_line_is_one_line(run_command, arguments, words):
         assert word.casefold() in err.casefold(), err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["cache", "inspect", ""], "argument 3 is blank"),
+        (["cache", "inspect", "--", " "], "argument 4 is blank"),
+        (["report", "scores.parquet", "--out= "], "--out: the value is blank"),
+        (["evaluate", "run", "--arrow", ""], "--arrow: the value is blank"),
+        (["train", "--out", "\t"], "--out: the value is blank"),
+        (["train", "--set", ""], "--set: the value is blank"),
+    ],
+)
+def test_a_blank_value_is_refused(run_command, arguments, where):
+    """It is what a variable of a script is that was never set, and as a path it would name the working folder."""
+    code, out, err = run_command(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert where in err
+
+
+def test_a_setting_that_names_a_blank_path_is_refused(run_command):
+    code, out, err = run_command("train", "--set", "data.arrow= ")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "blank" in err
+
+
 def test_without_a_command_the_help_is_shown(run_command):
     code, out, err = run_command("cache")
     assert (code, err) == (2, "")

@@ -147,9 +147,10 @@ def scores_at(name: str) -> Callable[[Path], Figures]:
 def last_look(folder: Path) -> Figures:
     """The figures of the last look at the cache's test part; None where there was none."""
     ledger = folder / "cache.looks.jsonl"
-    if not ledger.exists():
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    if not lines:  # or the ledger was made, and no look is in it yet
         return None
-    look = json.loads(ledger.read_text().splitlines()[-1])
+    look = json.loads(lines[-1])
     return {key: look[key] for key in ("command", "first", "last", "days", "rank_ic")}
 
 
