@@ -78,7 +78,7 @@ def main() -> int:
     """The command; 1 where anything was wrong."""
     options = _options()
     options.out = options.out.absolute()
-    names = options.only or list(LAYERS)
+    names = [options.replay.partition("-")[0]] if options.replay else options.only or list(LAYERS)
     if any(LAYERS[name].is_below for name in names) and not shim.is_loaded():
         shim.restart()
     console = Console(highlight=False)
@@ -206,6 +206,8 @@ def attempt(fault: str, made: Path, work: Path, expected: Callable[[str], Any]) 
 
 
 def _replay(options: argparse.Namespace, made: Path, root: Path) -> list[tuple[str, Tried]]:
+    if LAYERS[options.replay.partition("-")[0]].is_below:
+        interrupted.prepare(made, root / "unbroken")
     shelter(root, options.out)
     out = options.out / options.replay
     shutil.rmtree(out, ignore_errors=True)
