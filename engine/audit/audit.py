@@ -18,9 +18,10 @@ from engine.audit.selection.selection import audit_looks, audit_study
 from engine.audit.truncation.compare import REBUILT
 from engine.audit.truncation.vintage import compare_vintages
 from engine.dates import Asked
-from engine.evaluation.evaluate import look_at
+from engine.evaluation.evaluate import look_of_sources
 from engine.evaluation.opened import Opened
 from engine.evaluation.sources import Scored, Source, read_source
+from engine.reporting.looks import record
 from engine.reporting.sections.study import holds_study
 from loaders.errors import InputError
 from loaders.panel import Panel, open_panel
@@ -86,9 +87,11 @@ def _all(
         opened = Opened(panel, [source], None)
         figures = opened.figures()
         verification.wait()  # no look is written down of rows that are damaged
-        look_at(opened, "audit", figures)  # its findings tell of the test's figures
+        look = look_of_sources(opened, "audit", figures)  # its findings tell of the test's figures
+        count = None if look is None else record(panel.folder, look)
         yield from audit_source(panel, source)
-        yield from audit_looks(panel, source)
+        lost = None if look is None or count is None or count.unwritten is None else (look, count.unwritten)
+        yield from audit_looks(panel, source, lost)
 
 
 def _compared(panel: Panel, vintage: Panel) -> Finding:

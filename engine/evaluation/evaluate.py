@@ -15,7 +15,7 @@ from typing import Any
 from engine.config_file import config_hash, load_config
 from engine.evaluation.opened import Opened, open_sources
 from engine.evaluation.sources import Scored
-from engine.reporting.looks import Count, look_of, record
+from engine.reporting.looks import Count, Look, look_of, record
 from engine.score.files import write_scores
 from engine.score.rows import to_file
 from loaders.disk.content import is_there
@@ -78,10 +78,15 @@ def look_at(opened: Opened, command: str, result: dict[str, Any]) -> Count | Non
     Args:
         result: of `Opened.figures`.
     """
+    look = look_of_sources(opened, command, result)
+    return None if look is None else record(opened.panel.folder, look)
+
+
+def look_of_sources(opened: Opened, command: str, result: dict[str, Any]) -> Look | None:
+    """The look that figures of some sources are; None where they are none."""
     split, names = opened.split, [source.name for source in opened.ours]
     ids = " ".join(source.run_id for source in opened.ours if source.run_id) or None
     config = Path(names[0]) / "config.toml"
     known = config_hash(load_config(config, [])) if len(names) == 1 and is_there(config) else None
     days, metrics = result["days"][split], result["splits"][split]
-    look = look_of(command, names, split, days, metrics, opened.panel.manifest.cache_id, ids, known)
-    return None if look is None else record(opened.panel.folder, look)
+    return look_of(command, names, split, days, metrics, opened.panel.manifest.cache_id, ids, known)

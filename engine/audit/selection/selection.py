@@ -14,7 +14,7 @@ from engine.audit.selection.statistics.largest_t import best_test
 from engine.audit.selection.trials import MOST_SCORED, trial_runs, trial_sources, tried_of
 from engine.audit.selection.variants import Variants, variants_of
 from engine.evaluation.sources import Source
-from engine.reporting.looks import read_looks
+from engine.reporting.looks import Look, read_looks
 from engine.reporting.sections.study import read_study
 from loaders.panel import Panel
 from loaders.progress import Progress, quiet
@@ -32,13 +32,16 @@ OF_SEVERAL: list[tuple[Check, Advice]] = [
 ]
 
 
-def audit_looks(panel: Panel, source: Source | None = None) -> Iterator[Finding]:
+def audit_looks(panel: Panel, source: Source | None = None, lost: tuple[Look, str] | None = None) -> Iterator[Finding]:
     """What the ledger beside a cache says, and what that makes of the figures of a run or score file.
 
     Args:
         source: the run or score file, on the days that are audited; None: none is, and only the ledger is read.
+        lost: this look and why the ledger does not have it; it counts all the same.
     """
     ledger, unread = read_looks(panel.folder)
+    if lost is not None:
+        ledger, unread = [*ledger, lost[0]], "; ".join(filter(None, [lost[1], unread]))
     if source is None:
         yield looks(most_looked(ledger), unread=unread)
         return

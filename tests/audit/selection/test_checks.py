@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engine.audit.audit import audit
 from engine.audit.selection.best_of_study import best_of_study
 from engine.audit.selection.deflated_rank_ic import deflated_rank_ic
 from engine.audit.selection.deflated_sharpe import deflated_sharpe_ratio
@@ -200,6 +201,23 @@ def test_trials_are_scored_again(small_run, small_cache, tmp_path):
         assert each.rank_ic.mean(0) == pytest.approx([expected[str(each.horizon)]["rank_ic"]] * 2, abs=1e-6)
         assert each.tried == 7
     assert len(list(audit_study(panel, study))) == 1 + len(OF_SEVERAL)
+
+
+def test_a_look_that_cannot_be_kept_counts_all_the_same(small_run, small_cache, tmp_path):
+    """Of two audits of one run, one beside a ledger that cannot be written: what it makes of the count is the same."""
+    found = []
+    for name in ("writable", "not"):
+        cache = shutil.copytree(small_cache, tmp_path / name)
+        if name == "not":
+            ledger_of(cache).mkdir()
+        found.append(audit(cache, small_run))
+    kept, lost = ({each.advice.check: each for each in findings} for findings in found)
+    told = kept.pop("looks at a test"), lost.pop("looks at a test")
+    assert kept == lost
+    assert "1 look at one model" in told[0].figure
+    assert "1 look at one model" in told[1].figure
+    assert "cannot be written" in told[1].figure
+    assert told[1].verdict in ("warned", "failed")
 
 
 def test_a_damaged_run_of_a_trial_is_refused(small_run, small_cache, tmp_path):
