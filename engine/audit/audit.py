@@ -96,13 +96,13 @@ def _all(
 
 def _compared(panel: Panel, vintage: Panel) -> Finding:
     with verified(vintage):
-        return compare_vintages(panel, vintage)
+        return finding_of(lambda other: compare_vintages(panel, other), vintage)
 
 
 def _rebuilt(panel: Panel, command: str | None) -> Finding:
     from engine.audit.truncation.rebuild import rebuilt
 
-    return rebuilt(panel, command)
+    return finding_of(lambda asked: rebuilt(panel, asked), command)
 
 
 def audit_run(panel: Panel, run: Path) -> Iterator[Finding]:

@@ -253,7 +253,14 @@ def verify(folder: Path, progress: Progress = quiet) -> Manifest:
     expected = [(batch.features, batch.targets, batch.presence) for batch in manifest.batches]
     try:
         found = arrow_offsets(mapped.mapping)
-    except (pa.ArrowException, ValueError, AttributeError) as error:  # in spite of its checksums
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:  # in spite of its checksums
         raise InputError(str(folder / PANEL), f"is no panel ({error})", "Rebuild the cache") from error
     if found != expected:
         what = "its record batches are not where the manifest says"

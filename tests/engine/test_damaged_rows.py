@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -35,7 +36,13 @@ def presence(panel, manifest):
     panel[start : start + manifest.rows] ^= 3
 
 
-DAMAGES = [xor, not_numbers, presence]
+def signalling(panel, manifest):
+    """NaNs of whose conversion NumPy warns."""
+    start = manifest.batches[0].features
+    panel[start : start + 4 * manifest.rows * len(manifest.features)].view(np.uint32)[::7] = 0x7FA00000
+
+
+DAMAGES = [xor, not_numbers, signalling, presence]
 
 
 def damaged(cache, folder, damage):
@@ -83,7 +90,10 @@ def test_no_command_tells_a_figure(command, cache, small_run, small_cache, tmp_p
     out.write_text("of before")
     before = files(tmp_path)
     paths = {"RUN": run, "CACHE": cache, "OUT": out, "SCORES": scores, "SOUND": small_cache}
-    code, shown, error = run_command(*[paths.get(word, word) for word in command])
+    with warnings.catch_warnings(record=True) as told:  # not errors, which would give way to the checksum's
+        warnings.simplefilter("always", RuntimeWarning)
+        code, shown, error = run_command(*[paths.get(word, word) for word in command])
+    assert not [each for each in told if each.category is RuntimeWarning]
     assert (code, error.count("\n")) == (2, 1), error
     assert "checksum differs in chunk 0" in error
     assert not shown.strip()

@@ -14,11 +14,13 @@ from loaders.cache.columns import PANEL, create_columns
 from loaders.cache.format import (
     ABSENT,
     MANIFEST,
+    chunk_checksums,
     open_columns,
     read_manifest,
     verify,
     write_manifest,
 )
+from loaders.cache.manifest.model import manifest_id
 from loaders.errors import InputError
 from tests.panels import write_panel
 
@@ -154,6 +156,24 @@ def test_verify_compares_the_batches_with_those_that_arrow_finds(cache):
     write_manifest(cache, manifest)
     with pytest.raises(InputError, match="batches are not where the manifest says"):
         verify(cache)
+
+
+def test_metadata_of_arrow_that_is_damaged_in_spite_of_its_checksums_is_refused(cache):
+    """Every bit of the file's head and end that Arrow parses, one at a time."""
+    manifest, path = read_manifest(cache), cache / PANEL
+    sound, refused = path.read_bytes(), 0
+    for place in (*range(640), *range(len(sound) - 640, len(sound))):
+        content = bytearray(sound)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        manifest.checksums = chunk_checksums(path, manifest.chunk_bytes)
+        manifest.cache_id = manifest_id(manifest)
+        (cache / "manifest.json").write_text(manifest.model_dump_json())
+        try:
+            verify(cache)
+        except InputError:
+            refused += 1
+    assert refused > 200
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000, 2**31 - 1])
