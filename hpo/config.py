@@ -47,7 +47,7 @@ class Simplex(Section):
 
 
 def _kind(given: Any) -> str:
-    keys = given if isinstance(given, dict) else type(given).model_fields
+    keys = given if isinstance(given, dict) else getattr(type(given), "model_fields", ())
     return next((kind for kind in ("choices", "simplex") if kind in keys), "range")
 
 

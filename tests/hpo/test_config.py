@@ -85,6 +85,9 @@ print(load(StudyConfig, Path(sys.argv[1]), []).hpo.pruner)
         (["--config", "empty.toml"], "empty"),
         (["--storage", "postgresql://nobody@127.0.0.1:1/none"], "--storage"),
         (["--storage", "nonsense"], "--storage"),
+        (["--set", "hpo.space={'train.learning_rate' = 'text'}"], "hpo.space.train.learning_rate"),
+        (["--set", "hpo.space={'train.learning_rate' = 1e26}"], "hpo.space.train.learning_rate"),
+        (["--set", "hpo.space={'train.learning_rate' = [[[]]]}"], "hpo.space.train.learning_rate"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(cache, tmp_path, monkeypatch, capsys, arguments, words):
