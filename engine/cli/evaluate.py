@@ -25,6 +25,7 @@ def evaluate_command(
         str | None,
         typer.Option(help="Weigh the sources by their scores up to this day, YYYY-MM-DD, and evaluate the days after."),
     ] = None,
+    by_year: Annotated[bool, typer.Option("--by-year", help="Also RankIC, or the comparison, year by year.")] = False,
     out: Annotated[
         Path | None, typer.Option(callback=new_file, help="Also write the scores, averaged or stacked, as Parquet.")
     ] = None,
@@ -36,12 +37,12 @@ def evaluate_command(
     from engine.dates import span_text
     from engine.evaluation.evaluate import evaluate
     from engine.reporting.looks import Count
-    from engine.score.tables import comparison_table, metrics_table, to_json
+    from engine.score.tables import comparison_table, metrics_table, to_json, years_table
 
     with showing(console) as progress:
         result = evaluate(
             paths, split, against, arrow, cost_bps, periods_per_year, start=start, end=end, in_sample=in_sample,
-            stack_until=stack_until, out=out, progress=progress,
+            stack_until=stack_until, years=by_year, out=out, progress=progress,
         )  # fmt: skip
     if as_json:
         print(to_json(result))
@@ -52,6 +53,8 @@ def evaluate_command(
         console.print(metrics_table(title, metrics, result["periods_per_year"], cost_bps, result["notes"]))
     if against is not None:
         console.print(comparison_table(f"minus {against} · {days['against']}", result["against"], result["notes"]))
+    for horizon, years in result.get("years", {}).items():
+        console.print(years_table(f"h={horizon} by year", years))
     if (look := result["look"]) is not None:
         console.print(str(Count(**look)))
         for note in Count(**look).notes:

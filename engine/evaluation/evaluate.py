@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config_file import config_hash, load_config
+from engine.evaluation.by_year import by_year
 from engine.evaluation.opened import Opened, open_sources
 from engine.evaluation.sources import Scored
 from engine.reporting.looks import Count, Look, look_of, record
@@ -34,6 +35,7 @@ def evaluate(
     end: str | None = None,
     in_sample: bool = False,
     stack_until: str | None = None,
+    years: bool = False,
     out: Path | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def evaluate(
         start, end, in_sample: choose other days than a part's, see `Asked`.
         stack_until: last day that decides how the sources are weighed, see `open_sources`; with "stack", the weights by
             horizon and source, in what is returned.
+        years: also year by year, under "years" of what is returned; see `by_year`.
         out: a score file to write: what was evaluated, averaged or stacked.
         progress: of scoring all sources.
 
@@ -66,6 +69,8 @@ def evaluate(
         stack_until=stack_until, progress=progress,
     )  # fmt: skip
     result = opened.figures()
+    if years:
+        result["years"] = by_year(opened)
     if out is not None:
         write_scores(out, to_file(opened.panel, opened.joined()))
     count = look_at(opened, "evaluate", result)

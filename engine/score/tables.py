@@ -76,6 +76,19 @@ def comparison_table(title: str, results: dict[str, Metrics], notes: Sequence[st
     return Group(title, *_tables([_by_horizon(results)], COMPARISON), *notes)
 
 
+def years_table(title: str, years: dict[str, Metrics]) -> Group:
+    """One line per year of what `by_year` returns for a horizon."""
+    every = _METRICS | COMPARISON
+    rows = {name: every[name] for metrics in years.values() for name in metrics}
+    table = plain_table()
+    table.add_column("year", no_wrap=True)
+    for label, _ in rows.values():
+        table.add_column(label.strip(), justify="right", no_wrap=True)
+    for year, metrics in years.items():
+        table.add_row(year, *_column(metrics, rows))
+    return Group(title, table)
+
+
 def plain_table() -> Table:
     """An empty table in the look of all: a line below the headings and no other."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

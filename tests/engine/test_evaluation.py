@@ -12,6 +12,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.score.files import read_scores, write_scores
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.rows import present_rows, row_scores, to_file
+from engine.score.standard_error import mean_test
 from loaders.errors import InputError
 from loaders.split import Days
 from tests.panels import write_panel
@@ -144,6 +145,44 @@ def test_against_pairs_the_days(panel, tmp_path):
     same = evaluate([a], "test", a, panel.folder)["against"]["1"]
     assert same["difference"] == 0
     assert math.isnan(same["difference_t"])
+
+
+def test_years_are_those_of_the_days(tmp_path):
+    """With and without a comparison: each year against a loop over its days, and all of them against the whole."""
+    panel = write_panel(tmp_path / "cache", n_codes=60, n_days=120, start="2009-10-01")
+    a, b = (written(panel, tmp_path / f"{seed}.parquet", seed) for seed in (0, 1))
+    alone, paired = (evaluate([a], "test", other, panel.folder, years=True) for other in (None, b))
+    for i, h in enumerate((1, 5)):
+        pairs = daily(panel, [random_scores(panel, seed)[:, i] for seed in (0, 1)], i)
+        years = panel.calendar[list(pairs)].astype("datetime64[Y]").astype(str)
+        assert set(alone["years"][str(h)]) == set(paired["years"][str(h)]) == set(years) == {"2009", "2010"}
+        for year in ("2009", "2010"):
+            ours, theirs = np.array([pair for pair, of in zip(pairs.values(), years, strict=True) if of == year]).T
+            by_itself, against = alone["years"][str(h)][year], paired["years"][str(h)][year]
+            assert by_itself["days"] == against["days"] == len(ours)
+            assert by_itself["rank_ic"] == against["rank_ic"] == pytest.approx(ours.mean(), abs=1e-9)
+            assert by_itself["rank_ic_t"] == pytest.approx(mean_test(ours, h).t, rel=1e-6)
+            assert against["difference"] == pytest.approx((ours - theirs).mean(), abs=1e-9)
+            assert against["difference_t"] == pytest.approx(mean_test(ours - theirs, h).t, rel=1e-6)
+        for result, every in ((alone, alone["splits"]["test"]), (paired, paired["against"])):
+            of_years = result["years"][str(h)].values()
+            mean = np.average([of["rank_ic"] for of in of_years], weights=[of["days"] for of in of_years])
+            assert every[str(h)]["rank_ic"] == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_command_shows_years(panel, tmp_path, run_command):
+    a, b = (written(panel, tmp_path / f"{seed}.parquet", seed) for seed in (0, 1))
+    code, out, err = run_command("evaluate", a, "--against", b, "--arrow", panel.folder, "--by-year")
+    assert (code, err) == (0, "")
+    (line,) = {row.strip() for row in out.split("h=1 by year")[1].split("h=5")[0].splitlines() if "2010" in row}
+    found = evaluate([a], "test", b, panel.folder, years=True)["years"]["1"]["2010"]
+    assert line.split() == [
+        "2010", *(f"{found[name]:.4f}" for name in ("rank_ic", "rank_ic_against")), f"{found['difference']:+.4f}",
+        f"{found['difference_t']:+.1f}", str(found["days"]),
+    ]  # fmt: skip
+    code, out, _ = run_command("evaluate", a, "--arrow", panel.folder, "--by-year")
+    assert code == 0
+    assert out.split("h=1 by year")[1].splitlines()[1].split() == ["year", "RankIC", "t", "days"]
 
 
 def test_bad_score_files_are_named(panel, tmp_path):

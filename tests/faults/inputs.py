@@ -217,12 +217,14 @@ def _with(base: tuple[str, ...], name: str, command: Any, parameter: Any, value:
 
 
 def _settings() -> Iterator[Bad]:
-    """Every setting by `--set` and by a file, of a training and of a study."""
+    """Every setting by `--set` and by a file, of a training, of rivals and of a study."""
+    from engine.config import Config
     from hpo.config import StudyConfig
 
     for key, annotation in _keys(StudyConfig, ""):
-        of_study = key.startswith("hpo.")
-        base, kind = (BASE["hpo"], "hpo: settings") if of_study else (BASE["train"], "train: settings")
+        of = key.partition(".")[0]
+        command = "train" if of in Config.model_fields else "hpo" if of == "hpo" else "baseline"
+        base, kind = BASE[command], f"{command}: settings"
         for i, value in enumerate(VALUES):
             valid = _fits(annotation, value)
             yield Bad(kind, (*base, "--set", f"{key}={value}"), valid)
