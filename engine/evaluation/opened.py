@@ -93,7 +93,8 @@ class Opened:
         until = [source.trained_until for source in self.ours]
         known = max((day for day in until if day is not None), default=None) if None not in until else None
         ids = " ".join(source.run_id for source in self.ours if source.run_id)
-        return RowScores(rows, values, self.split, ids, known)
+        tuned = [source.tuned_until for source in self.ours] + [None if self.stack is None else self.stack.days["last"]]
+        return RowScores(rows, values, self.split, ids, known, max(filter(None, tuned), default=None))
 
     def figures(self) -> dict[str, Any]:
         """What `evaluate` returns, without the look."""

@@ -36,6 +36,7 @@ class Source:
     run_id: str  # "" where it is not known
     split: str
     trained_until: str | None
+    tuned_until: str | None
     dates: Dates  # its distinct days
     notes: list[str]
     rows: Int  # [N] ascending
@@ -68,7 +69,8 @@ def source_of(name: str, scores: RowScores, notes: list[str], panel: Panel) -> S
     order = np.argsort(scores.rows)
     rows, values = scores.rows[order], {h: v[order] for h, v in scores.values.items()}
     dates = dates_of_rows(panel, rows)
-    return Source(name, scores.run_id, scores.split, scores.trained_until, dates, notes, rows, values)
+    until = scores.trained_until, scores.tuned_until
+    return Source(name, scores.run_id, scores.split, *until, dates, notes, rows, values)
 
 
 def _scores(

@@ -1,6 +1,7 @@
 """Stacking: weights against SciPy's non-negative least squares, and nothing that comes after them decides them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.stats import rankdata, zscore
 
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.stacking import stack_weights
-from engine.score.files import read_scores
+from engine.score.files import read_scores, write_scores
 from engine.score.rows import present_rows
 from loaders.errors import InputError
 from loaders.panel import open_panel
@@ -101,6 +102,22 @@ def test_the_command(panel, tmp_path, run_command):
     assert "stack: weights of" in out
     code, out, _ = run_command("evaluate", *paths, "--arrow", panel.folder, "--stack-until", until, "--json")
     assert set(json.loads(out)["stack"]["1"]) == set(map(str, paths))
+
+
+def test_what_was_written_knows_what_chose_it(panel, tmp_path):
+    """The last day that decided a source's settings, or the weights."""
+    paths, out = files(panel, tmp_path), tmp_path / "out.parquet"
+    scores = read_scores(paths[0])
+    days = {name: str(panel.calendar[day]) for name, day in (("early", 40), ("tuned", 60), ("until", UNTIL))}
+    for path, tuned in ((paths[0], days["early"]), (paths[1], days["tuned"])):
+        write_scores(path, replace(scores, metadata=scores.metadata | {"tuned_until": tuned}))
+    evaluate(paths, "test", None, panel.folder, out=out)
+    assert read_scores(out).metadata["tuned_until"] == days["tuned"]
+    found = evaluate([out], "test", None, panel.folder)["notes"]
+    assert [days["tuned"] in note for note in found] == [True]
+    evaluate(paths, "test", None, panel.folder, out=out, stack_until=days["until"])
+    assert days["tuned"] < read_scores(out).metadata["tuned_until"] <= days["until"]
+    assert evaluate([out], "test", None, panel.folder)["notes"] == []
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def scored(panel: Panel, name: str, values: Array) -> Source:
     rows, day, code = present_rows(panel, Days(TEST.start, TEST.start + len(values)))
     order = np.argsort(rows)
     rows, of_row = rows[order], values[day - TEST.start, code][order].astype(np.float32)
-    return Source(name, name, "test", None, dates_of_rows(panel, rows), [], rows, dict.fromkeys((1, 5), of_row))
+    return Source(name, name, "test", None, None, dates_of_rows(panel, rows), [], rows, dict.fromkeys((1, 5), of_row))
 
 
 def _market(folder: Path, seed: int, style: Style = STYLE, test: Days = TEST) -> tuple[Panel, Array]:
