@@ -161,10 +161,12 @@ class ModelConfig(Section):
     dropout: Share = 0.2
     """Share of channels that training drops."""
     online_weight: Weight = 0.3
-    """Weight of the online regression that is added to the network's scores, see engine/score/online.py. 0: none."""
+    """Weight of the online regression that is added to the network's scores, see engine/score/online/. 0: none."""
     online_features: Positive = 256
     """Most features that the online regression uses: its cost per day grows with their square and cube. Of more it
     takes those with the largest mean daily IC, either sign, on the days before validation."""
+    last_layer_weight: Weight = 0.0
+    """Weight of the refitted last layer that is added too, see engine/score/online/last_layer.py. 0: none."""
     neutralize: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the scores' exposure to risk factors that is removed. 0: none."""
     risk_factors: Annotated[int, Field(ge=1, le=512)] = 5
@@ -179,6 +181,8 @@ class ModelConfig(Section):
     def _consistent(self) -> "ModelConfig":
         if self.options and self.name == "atft":
             raise ValueError("model.options are for a network of your own, whose factory model.name imports")
+        if self.last_layer_weight and not self.online_weight:
+            raise ValueError("model.last_layer_weight needs model.online_weight, with which it is kept")
         changed = [name for name in OF_ATFT if getattr(self, name) != ModelConfig.model_fields[name].default]
         if self.is_own and changed:
             raise ValueError(f"model.{changed[0]} is a setting of ATFT; those of {self.name} are in [model.options]")
@@ -201,6 +205,7 @@ OF_ATFT = (
     "feature_noise",
     "spans",
     "dropout",
+    "last_layer_weight",
 )  # settings of [model] that mean nothing to a network of the user's own
 
 

@@ -28,6 +28,8 @@ LARGEST_FILE = 16 << 20  # bytes
 SIGNED = "# Written by atft-engine. sha256 of what follows: "
 SIGNATURE = 16  # digits
 OTHER_SECTIONS = ("hpo", "ridge", "lightgbm", "xgboost", "catboost")  # of a file that other commands read
+# Settings of later releases: left out of a run's identity where they are off, so that older runs keep theirs.
+LATER = {"model": ("options", "last_layer_weight"), "objective": ("own",), "split": ("by_year",)}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -194,7 +196,12 @@ def config_hash(config: Config, also: Sequence[str] = ()) -> str:
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
     if config.trees.kind == "off":
         del content["trees"]
-    for section, name in (("model", "options"), ("objective", "own"), ("split", "by_year")):
+    for section, name in (
+        ("model", "options"),
+        ("objective", "own"),
+        ("split", "by_year"),
+        ("model", "last_layer_weight"),
+    ):
         if not content[section][name]:
             del content[section][name]  # so that runs of releases that had no such setting keep their identity
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -28,6 +28,16 @@ def rewritten(panel: Panel, folder: Path, manifest: dict[str, Any] | None = None
     return open_panel(folder)
 
 
+def untargeted(panel: Panel, folder: Path) -> Panel:
+    """The same cache in another folder without its targets."""
+    folder.mkdir(parents=True)
+    manifest = panel.manifest
+    copy = create_columns(folder, manifest.days, len(manifest.features), 0, manifest.dtype)
+    copy.features[:], copy.presence[:] = panel.features, panel.presence
+    write_manifest(folder, manifest.model_copy(update={"horizons": [], "targets": [], "batches": copy.batches}))
+    return open_panel(folder)
+
+
 def cut(panel: Panel, folder: Path, start: int, stop: int) -> Panel:
     """The days start..stop-1 of a panel as a cache of their own, built when no later day, nor return, was known."""
     low, high = np.maximum(panel.first, start), np.minimum(panel.first + panel.days, stop)

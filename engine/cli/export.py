@@ -32,7 +32,8 @@ def export_command(
     console.print(
         f"{out}: run {said['run_id']}, {said['members']} models; x [codes, {width}, {len(said['features'])}], present "
         f"and scored [codes, {width}] -> scores [codes, {days}, {len(said['horizons'])}]\n"
-        f"not in the file: the online regression ({said['online_regression']}), trees ({said['trees']})",
+        f"not in the file: the online regression ({said['online_regression']}), a refitted last layer "
+        f"({said['last_layer']}), trees ({said['trees']})",
         markup=False,
     )
     if not check:

@@ -6,8 +6,8 @@
  -> scores   [S, days, H]        float32, the network's part of what `predict` gives
 
 The file holds all members, their averaging within the day and the neutralisation; x must hold all of a day's scored
-codes. The online regression changes from day to day and stays outside, and trees beside the network do: see `about`,
-which the file holds as JSON.
+codes. The online regression and a refitted last layer change from day to day and stay outside, and trees beside the
+network do: see `about`, which the file holds as JSON.
 
 S codes, T days read, F features, L context, H horizons
 """
@@ -41,7 +41,7 @@ def about(run: TrainedRun, days: int) -> dict[str, Any]:
     config, state = run.config, run.state
     weight = config.model.online_weight
     outside = f"add {weight:g} x the neutralised scores of the online regression" if weight else "none"
-    share = config.trees.weight
+    share, refit = config.trees.weight, config.model.last_layer_weight
     beside = (
         "none" if run.trees is None else f"{1 - share:g} x these scores + {share:g} x those of {TREES}, neutralised"
     )
@@ -55,6 +55,7 @@ def about(run: TrainedRun, days: int) -> dict[str, Any]:
         "online_regression": outside,
         "online_weight": weight,
         "trees": beside,
+        "last_layer": f"add {refit:g} x the neutralised scores of the refitted last layer" if refit else "none",
         "cache": state.made,
         "trained_until": state.split["train"][1],
         "chosen_until": state.split["valid"][1],

@@ -1,6 +1,7 @@
 """Scores of a run on days of any cache that fits it, however little of the past it holds."""
 
 from engine.inputs import check_agreement, check_made_alike
+from engine.live.last_layer import live_last_layer
 from engine.live.slopes import has_history, live_slopes
 from engine.score.predict import TrainedRun, predict_days
 from engine.score.rows import RowScores
@@ -38,7 +39,10 @@ def score_days(
     _check_context(run, panel, days)
     with verified(panel):
         found = live_slopes(run, panel, days, newest=newest)
-        scores = predict_days(run, panel, days, name, member, found.slopes, progress)
+        refitted, found = live_last_layer(run, panel, days, found)
+        scores = predict_days(
+            run, panel, days, name, member, found.slopes, None if member is not None else refitted, progress
+        )
     return scores, found.notes + found.keep(run)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from engine.inputs import resolve_device
 from engine.live.state import OnlineState, keep_state, kept_states, state_of
 from engine.model.features import categorical_features
-from engine.score.online import Float32, fit_online, label_days, slopes_of
+from engine.score.online.features import fit_online, slopes_of
+from engine.score.online.sums import label_days
 from engine.score.predict import TrainedRun, features_used
-from engine.score.rows import present_rows
+from engine.score.rows import Float32, present_rows
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Int, Panel
@@ -30,6 +31,8 @@ class LiveSlopes:
     reached: OnlineState | None = None  # to be kept; None: what is kept is as new
     until: str | None = None  # day of the state that the last slopes are of
     notes: list[str] = field(default_factory=list)
+    after: OnlineState | None = None  # kept before, from which the days were reached; None: from the history
+    day: int | None = None  # calendar index of the state that was reached; None: there is none
 
     def keep(self, run: TrainedRun) -> list[str]:
         """Keep the state that was reached, if any, with the run; gives what is to be told."""
@@ -80,7 +83,8 @@ def live_slopes(run: TrainedRun, panel: Panel, days: Days, *, newest: bool) -> L
     reached = None
     if keep > counted and (not kept or panel.manifest.calendar[keep] > kept[0].date):
         reached = state_of(run.state, panel, keep, used, fit.sums)
-    return LiveSlopes(fit.slopes, reached, str(panel.calendar[days.stop - 1]), notes)
+    day = None if reached is None else keep
+    return LiveSlopes(fit.slopes, reached, str(panel.calendar[days.stop - 1]), notes, serving, day)
 
 
 def _serving(kept: list[OnlineState], panel: Panel, days: Days) -> tuple[OnlineState | None, str]:
@@ -143,4 +147,4 @@ def _still(state: OnlineState, panel: Panel, days: Days, used: Int) -> LiveSlope
     slopes = slopes_of(state.sums, used, len(panel.manifest.features))
     note = f"online regression: as of {state.date}, since {panel.folder} has no returns"
     notes = [note] if panel.manifest.calendar[days.stop - 1] > state.date else []
-    return LiveSlopes(np.repeat(slopes, len(days), 0), None, state.date, notes)
+    return LiveSlopes(np.repeat(slopes, len(days), 0), None, state.date, notes, state)

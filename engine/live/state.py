@@ -1,13 +1,13 @@
-"""What a run keeps of the online regression, so that a new day's scores need a few weeks of the cache and no history.
+"""What a run keeps of its regressions, so that a new day's scores need a few weeks of the cache and no history.
 
     runs/ID/online.safetensors        written when training ends: the state of the last day but one of its cache
     runs/ID/live/online.safetensors   the newest state that `predict` has reached; written whole or not at all
 
-The state of a day holds the sums over all samples whose return was known on that day (engine/score/online.py). Later
-days add theirs from whatever cache has them. The state of a day decides the scores of that day, so scoring it again
-moves nothing.
+The state of a day holds the sums over all samples whose return was known on that day (engine/score/online/sums.py).
+Later days add theirs from whatever cache has them. The state of a day decides the scores of that day, so scoring it
+again moves nothing.
 
-H horizons, C = 2 x the features used
+H horizons, C = 2 x the features used, or the outputs of the last layers
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,8 @@ import torch
 from pydantic import Field
 
 from engine.checkpoint import Count, Day, Horizons, Names, State, validated
-from engine.score.online import HALF_LIFE, Sums, label_days
+from engine.score.online.features import HALF_LIFE
+from engine.score.online.sums import Sums, label_days
 from loaders.cache.atomic import write_atomically
 from loaders.disk.durable import make_folder
 from loaders.disk.lock import LOCK, release, take
@@ -28,6 +29,7 @@ from loaders.panel import Int, Panel
 
 ONLINE = "online.safetensors"
 LIVE = "live"  # folder in a run's
+OF_LAST_LAYER = "last_layer."  # before the names of its tensors
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class About:
 
 @dataclass(frozen=True)
 class OnlineState:
-    """The online regression on a day."""
+    """The online regression on a day, and the refitted last layer where the run has one."""
 
     about: About
     sums: Sums
+    last_layer: Sums | None = None
 
     @property
     def date(self) -> str:
@@ -56,13 +59,13 @@ class OnlineState:
         return self.about.recent[-1]
 
 
-def state_of(run: State, panel: Panel, day: int, used: Int, sums: Sums) -> OnlineState:
+def state_of(run: State, panel: Panel, day: int, used: Int, sums: Sums, last_layer: Sums | None = None) -> OnlineState:
     """The state of a day of a panel.
 
     Args:
         day: calendar index.
         used: places of the features that the regression uses.
-        sums: of the day, on any device.
+        sums, last_layer: of the day, on any device.
     """
     manifest, longest = panel.manifest, max(label_days(panel))
     about = About(
@@ -73,12 +76,15 @@ def state_of(run: State, panel: Panel, day: int, used: Int, sums: Sums) -> Onlin
         known_after=manifest.known_after,
         half_life=HALF_LIFE,
     )
-    return OnlineState(about, sums)
+    return OnlineState(about, sums, last_layer)
 
 
 def write_state(path: Path, state: OnlineState) -> None:
     """Write a state; readers see the old one or the new. Raises InputError where it cannot be written."""
-    write_atomically(path, tensors_content(path.stem, asdict(state.about), vars(state.sums)))
+    tensors = vars(state.sums)
+    if state.last_layer is not None:
+        tensors = tensors | {f"{OF_LAST_LAYER}{name}": value for name, value in vars(state.last_layer).items()}
+    write_atomically(path, tensors_content(path.stem, asdict(state.about), tensors))
 
 
 def read_state(path: Path, run: State) -> OnlineState | None:
@@ -91,9 +97,12 @@ def read_state(path: Path, run: State) -> OnlineState | None:
     if found is None:
         return None
     about, tensors = validated(About, found[0], path, cure), found[1]
-    inputs = 2 * len(about.features)
     count = len(about.horizons)
-    shapes = {"squares": (count, inputs, inputs), "products": (count, inputs)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    outputs = tensors[f"{OF_LAST_LAYER}products"].numel() // count if f"{OF_LAST_LAYER}products" in tensors else None
+    for of, inputs in (("", 2 * len(about.features)), (OF_LAST_LAYER, outputs)):
+        if inputs is not None:
+            shapes |= {f"{of}squares": (count, inputs, inputs), f"{of}products": (count, inputs)}
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
         raise InputError(str(path), "holds other sums than those of its features and horizons", cure)
     if any(tensor.dtype != torch.float64 or not tensor.isfinite().all() for tensor in tensors.values()):
@@ -101,7 +110,8 @@ def read_state(path: Path, run: State) -> OnlineState | None:
     if (about.run_id, about.horizons, about.half_life) != (run.run_id, run.horizons, HALF_LIFE):
         what = f"belongs to run {about.run_id}, horizons {about.horizons}, half-life {about.half_life:g}"
         raise InputError(str(path), f"{what}; this is {run.run_id}, {run.horizons}, {HALF_LIFE:g}", cure)
-    return OnlineState(about, Sums(tensors["squares"], tensors["products"]))
+    read = [Sums(tensors[f"{of}squares"], tensors[f"{of}products"]) for of in ("", OF_LAST_LAYER)[: len(tensors) // 2]]
+    return OnlineState(about, *read)
 
 
 def kept_states(folder: Path, run: State) -> list[OnlineState]:

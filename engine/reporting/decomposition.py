@@ -1,5 +1,5 @@
-"""The parts of a run's score apart: the network, what neutralisation does to it, trees beside it, and the online
-regression.
+"""The parts of a run's score apart: the network, what neutralisation does to it, trees beside it, the refitted last
+layer, and the online regression.
 
 The network is scored twice, with and without neutralisation. The online regression, which takes a pass over the whole
 history of the panel, is what the scores have beyond the network.
@@ -13,7 +13,8 @@ from engine.evaluation.sources import Source
 from engine.inputs import open_loader, resolve_device
 from engine.model.ensemble import Ensemble
 from engine.model.neutral import Neutral
-from engine.score.predict import TrainedRun, score_part
+from engine.score.online.last_layer import refit_last_layer
+from engine.score.predict import TrainedRun, first_validated, score_part
 from engine.score.rows import Float32, present_rows
 from loaders.panel import Int, Panel
 from loaders.split import Days
@@ -45,10 +46,23 @@ def scores_apart(run: TrainedRun, panel: Panel, part: Days, source: Source, rows
         found[f"trees{neutralised}"] = trees
         network = (1 - weight) * network + weight * trees
     if settings.online_weight:
-        found[f"online regression{neutralised}"] = (every - network) / np.float32(settings.online_weight)
-        found["both: the score" if run.trees is None else "all: the score"] = every
+        added = every - network
+        if settings.last_layer_weight:
+            refitted = found[f"last layer refitted{neutralised}"] = _refitted(run, panel, part)[place]
+            added = added - np.float32(settings.last_layer_weight) * refitted
+        found[f"online regression{neutralised}"] = added / np.float32(settings.online_weight)
+        beside = run.trees is not None or settings.last_layer_weight
+        found["all: the score" if beside else "both: the score"] = every
     elif run.trees is not None:
         found["both: the score"] = every
     elif settings.neutralize:
         found["network, neutralised: the score"] = every
     return found
+
+
+def _refitted(run: TrainedRun, panel: Panel, part: Days) -> Float32:
+    device = resolve_device(run.config.train.device)
+    with open_loader(run.config, panel, device) as loaded:
+        return refit_last_layer(
+            run.model.to(device), loaded, part, run.config, first_validated(run.state, panel)
+        ).scores

@@ -1,7 +1,7 @@
 """Rivals that a network has to beat, on the same cache, split and metrics, with the same help.
 
 reversal   minus one feature, nothing fitted
-online     the online regression alone (engine/score/online.py)
+online     the online regression alone (engine/score/online/features.py)
 ridge      linear in the day's features; the penalty is chosen on validation RankIC
 lightgbm   boosted trees; so are xgboost and catboost
 

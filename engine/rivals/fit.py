@@ -18,7 +18,7 @@ from engine.rivals.samples import Fitted, Float32, Int, Problem
 from engine.rivals.trees.catboost import catboost
 from engine.rivals.trees.lightgbm import lightgbm
 from engine.rivals.trees.xgboost import xgboost
-from engine.score.online import choose_features, fit_online, online_scores
+from engine.score.online.features import choose_features, fit_online, online_scores
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.progress import Progress, part_of, quiet

@@ -12,7 +12,7 @@ import torch
 from engine.model.neutral import Neutral
 from engine.rivals.options import Options
 from engine.rivals.samples import Fitted, Float32, Int, predicted
-from engine.score.online import online_scores
+from engine.score.online.features import online_scores
 from engine.score.risk import moments_of, risk_directions
 from engine.score.rows import PartRows, present_rows
 from loaders.by_day import features_by_day

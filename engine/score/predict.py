@@ -1,6 +1,7 @@
 """Scores of a trained model, for every present row of a part of a panel.
 
     score = neutralised network scores  +  model.online_weight x neutralised scores of the online regression
+                                        +  model.last_layer_weight x those of the refitted last layer
 
 With trees beside the network (`trees.kind`), their neutralised scores have a share `trees.weight` of the first term.
 
@@ -9,15 +10,12 @@ With trees beside the network (`trees.kind`), their neutralised scores have a sh
 N rows, S codes, D days, H horizons
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.checkpoint import BEST, LAST, State, check_best, load_checkpoint, restore_model
 from engine.config import Config
@@ -30,9 +28,10 @@ from engine.model.features import categorical_features, check_features
 from engine.model.neutral import Neutral
 from engine.rivals.beside import load_trees
 from engine.rivals.fit import Rival
-from engine.score.online import device_of, fit_online, online_scores, online_slopes
+from engine.score.online.features import device_of, fit_online, online_scores, online_slopes
+from engine.score.online.last_layer import refit_last_layer
+from engine.score.pieces import block_days, in_pieces
 from engine.score.rows import Float32, PartRows, RowScores, row_scores, scatter, universe_blocks
-from engine.threads import one_thread_each
 from loaders.batch import Request
 from loaders.cache.format import SCORED
 from loaders.disk.content import is_there
@@ -43,9 +42,6 @@ from loaders.progress import Progress, counted, part_of, quiet
 from loaders.split import Days
 from loaders.tiers.choose import Source
 
-PIECE = 1 << 12  # codes x scored days that a CPU's core computes at a time
-VALUES = 1 << 25  # codes x days read x features that a GPU computes at a time: 128 MB, and ten times that in the layers
-
 
 def score_part(
     model: Ensemble,
@@ -55,6 +51,7 @@ def score_part(
     *,
     online: Float32 | None = None,
     trees: Float32 | None = None,
+    refitted: Float32 | None = None,
     metrics_only: PartRows | None = None,
     world: World = SINGLE,
     progress: Progress = quiet,
@@ -66,6 +63,7 @@ def score_part(
     Args:
         online: what `weighted_online_scores` gave for the part; None: it is computed here.
         trees: scores of those beside the network; None: it is alone.
+        refitted: scores of the refitted last layer; None: it adds nothing.
         metrics_only: the part's present rows, where the scores go to metrics alone, which need rows of the universe. A
             code that has none in a block's days is then left out and its rows are NaN, unless codes see one another.
         progress: of both, each of which is taken for half of the work.
@@ -80,7 +78,9 @@ def score_part(
     if online is None:
         own = part_of(progress, 0.5, 1)
         online = weighted_online_scores(config, source.panel, part, model.neutral, progress=own)
-    return network if online is None else network + torch.from_numpy(online).to(network.device)
+    for added in (online, None if refitted is None else config.model.last_layer_weight * refitted):
+        network = network if added is None else network + torch.from_numpy(added).to(network.device)
+    return network
 
 
 def weighted_online_scores(
@@ -117,13 +117,13 @@ def _network_scores(
     was_training = model.training
     model.eval()
     panel, context, device = source.panel, config.data.context, next(model.parameters()).device
-    days = _block_days(model, panel, part, config, device)
+    days = block_days(model, panel, part, config, device)
     some = metrics_only if model.codes_are_independent else None
     blocks = scoring_blocks(panel, part, days) if some is None else universe_blocks(panel, part, some, days)
     values, here = [], []
     mine = world.shard(blocks)
     loading = source.load(Request(part, mine, days, context))
-    with _in_pieces(model, days, context, len(panel.manifest.features), device) as pieces, loading as loader:
+    with in_pieces(model, days, context, len(panel.manifest.features), device) as pieces, loading as loader:
         for batch in counted(loader, len(mine), progress, "scoring"):
             present = batch.presence > 0
             with torch.inference_mode():  # not around the loader, whose memory training uses again
@@ -136,59 +136,6 @@ def _network_scores(
     none = torch.empty(0, model.horizons, device=device)
     found = world.all_gather_cat(torch.cat(values)[torch.cat(here)] if values else none)
     return found if some is None else scatter(found, blocks, days, some)
-
-
-def _block_days(model: Ensemble, panel: Panel, part: Days, config: Config, device: torch.device) -> int:
-    """Scored days of a block: fewer on a GPU where all codes of a day have to be there at once and are many."""
-    most = config.data.scoring_days
-    if device.type == "cuda" and not model.codes_are_independent:
-        rows = VALUES // (len(panel.offset) * len(panel.manifest.features))
-        most = min(most, max(rows - config.data.context + 1, 1))
-    # Blocks of equal length: a last one of few days would be computed to its full length all the same.
-    return -(-len(part) // -(-len(part) // most))
-
-
-class _InPieces(nn.Module):
-    """A model whose codes do not see one another, on some of them at a time.
-
-    All codes of a block at once make large arrays between the layers. Beside a GPU they are bounded by this. On a CPU
-    they would be far beyond any cache, and of memory that the system hands out anew each time; there each piece has one
-    thread. Threads that share the operators of a small piece would wait for one another at each, and many times as
-    long as they compute where another process takes a core.
-
-    Args:
-        codes: of a piece.
-        threads: one for each piece; None: one piece after another.
-    """
-
-    def __init__(self, member: nn.Module, codes: int, threads: ThreadPoolExecutor | None) -> None:
-        super().__init__()
-        self.member, self.codes, self.threads = member, codes, threads
-
-    def forward(self, x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-        @torch.inference_mode()
-        def piece(x: Tensor, present: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-            scores, quantiles = self.member(x, present, scored)
-            return scores, quantiles
-
-        over = map if self.threads is None else self.threads.map
-        pieces = over(piece, *(array.split(self.codes) for array in (x, present, scored)))
-        scores, quantiles = zip(*pieces, strict=True)
-        return torch.cat(scores), torch.cat(quantiles)
-
-
-@contextmanager
-def _in_pieces(model: Ensemble, days: int, context: int, features: int, device: torch.device) -> Iterator[Ensemble]:
-    """The same model, whose members take codes in pieces, where they may; for blocks of so many days and features."""
-    if not model.codes_are_independent:
-        yield model
-    elif device.type == "cuda":
-        codes = max(VALUES // ((days + context - 1) * features), 1)
-        yield model.with_members([_InPieces(member, codes, None) for member in model.members])
-    else:
-        codes = max(PIECE // days, 1)
-        with one_thread_each(torch.get_num_threads(), "score") as threads:
-            yield model.with_members([_InPieces(member, codes, threads) for member in model.members])
 
 
 @dataclass(frozen=True)
@@ -235,6 +182,11 @@ def features_used(run: TrainedRun) -> Int:
     return np.array([run.state.features.index(name) for name in run.state.online])
 
 
+def first_validated(state: State, panel: Panel) -> int:
+    """Calendar index of a run's first validation day, or of the next that a panel has."""
+    return int(np.searchsorted(panel.calendar, np.datetime64(state.split["valid"][0])))
+
+
 def predict_days(
     run: TrainedRun,
     panel: Panel,
@@ -242,14 +194,17 @@ def predict_days(
     name: str,
     member: int | None = None,
     slopes: Float32 | None = None,
+    refitted: Float32 | None = None,
     progress: Progress = quiet,
 ) -> RowScores:
     """Scores of a run's best model on any days of a panel.
 
     Args:
         name: of the days, `Asked.name`.
-        member: of a run of several models, this one alone, without trees beside it; the first is 0.
+        member: of a run of several models, this one alone, without trees beside it and with the heads that it was
+            trained with; the first is 0.
         slopes: of the online regression on these days; None: fitted here, to all days of the panel before them.
+        refitted: scores of the refitted last layer on these days; None: fitted here too.
 
     Raises InputError where the cache does not fit the run, and for a member that the run does not have.
     """
@@ -271,7 +226,13 @@ def predict_days(
     online = weighted_online_scores(config, panel, days, model.neutral, slopes)
     trees = None if run.trees is None or member is not None else run.trees.scores(panel, days)
     with open_loader(config, panel, device) as source:
-        scored = score_part(model, source, days, config, online=online, trees=trees, progress=progress)
+        if refitted is None and config.model.last_layer_weight and member is None:
+            begin, part = first_validated(run.state, panel), part_of(progress, 0, 0.5)
+            refitted = refit_last_layer(model, source, days, config, begin, progress=part).scores
+            progress = part_of(progress, 0.5, 1)
+        scored = score_part(
+            model, source, days, config, online=online, trees=trees, refitted=refitted, progress=progress
+        )
     values = scored.cpu().numpy()
     scores = row_scores(panel, days, values, name, run.state.run_id, run.state.horizons)
     return replace(scores, trained_until=run.state.split["valid"][1], tuned_until=config.split.tuned_until)

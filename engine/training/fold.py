@@ -10,7 +10,7 @@ import torch
 from engine.config import Config
 from engine.inputs import make_split
 from engine.model.features import categorical_features
-from engine.score.online import choose_features, fit_online
+from engine.score.online.features import choose_features, fit_online
 from engine.score.part_metrics import PartSamples, part_samples
 from engine.score.risk import Moments, moments_of
 from engine.score.rows import CPU, Float32

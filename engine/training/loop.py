@@ -26,10 +26,11 @@ from engine.reporting.report import report_training
 from engine.rivals.beside import TREES, check_trees, fit_trees, load_trees
 from engine.rivals.fit import Rival
 from engine.rivals.saved import save_rival
-from engine.score.online import fit_online
+from engine.score.online.features import fit_online
+from engine.score.online.last_layer import refit_last_layer
 from engine.score.part_metrics import PartSamples, part_metrics, part_samples
 from engine.score.predict import score_part, weighted_online_scores
-from engine.score.rows import Float32, row_scores
+from engine.score.rows import Float32, present_rows, row_scores
 from engine.score.tables import finite, write_summary
 from engine.screen.console import QUIET
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
@@ -195,12 +196,13 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
 
 def _part_scores(
     run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None,
-    trees: Rival | None = None,
+    trees: Rival | None = None, refitted: Float32 | None = None,
 ) -> Tensor:  # fmt: skip
     """Scores of a part that the ranks score together, NaN for rows that no metric needs."""
     return score_part(
         model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
-        trees=None if trees is None else trees.scores(run.fold.panel, part), world=run.learner.world,
+        trees=None if trees is None else trees.scores(run.fold.panel, part), refitted=refitted,
+        world=run.learner.world,
     )  # fmt: skip
 
 
@@ -217,19 +219,35 @@ def _fit_trees(run: Run) -> Rival | None:
     return trees
 
 
-def _test_online(run: Run) -> Float32 | None:
-    """What is added to the network's scores of the test part. The regression's state is kept for days to come."""
+@dataclass(frozen=True)
+class _Added:
+    """What is added to the network's scores of the test part."""
+
+    online: Float32 | None = None
+    last_layer: Float32 | None = None  # scores of the refitted one
+    last_layer_valid: Float32 | None = None  # of the validation part
+
+
+def _added(run: Run, model: Ensemble) -> _Added:
+    """The state of the regressions is kept for days to come."""
     config, fold = run.config, run.fold
     if not config.model.online_weight:
-        return None
+        return _Added()
     used, _ = fold.online(config.model.online_features)
     # That of the last day but one: the newest day is compared with the day before.
     keep = len(fold.panel.calendar) - 2
     fit = fit_online(fold.panel, fold.split.test, used, fold.categorical, fold.device, keep=keep)
+    online = weighted_online_scores(config, fold.panel, fold.split.test, model.neutral, fit.slopes)
+    found, sums = _Added(online), None
+    if config.model.last_layer_weight:
+        valid, test = fold.split.valid, fold.split.test
+        days = Days(valid.start, test.stop)
+        refitted = refit_last_layer(model, run.inputs.source, days, config, valid.start, keep=keep)
+        day, sums = present_rows(fold.panel, days).day, refitted.sums
+        found = _Added(online, refitted.scores[day >= test.start], refitted.scores[day < valid.stop])
     if run.learner.world.first:
-        write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums))
-    neutral = run.learner.weights.model.neutral
-    return weighted_online_scores(config, fold.panel, fold.split.test, neutral, fit.slopes)
+        write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums, sums))
+    return found
 
 
 def _write_summary(run: Run) -> dict[str, Any]:
@@ -243,11 +261,10 @@ def _write_summary(run: Run) -> dict[str, Any]:
     model.bypass(best.off)
     trees = _fit_trees(run)
     valid, test = part_samples(fold.panel, fold.split.valid), part_samples(fold.panel, fold.split.test)
-    scores = _part_scores(run, model, fold.split.test, test, _test_online(run), trees)
-    splits = {
-        "valid": part_metrics(valid, _part_scores(run, model, fold.split.valid, valid, run.valid_online, trees)),
-        "test": part_metrics(test, scores),
-    }
+    added = _added(run, model)
+    of_valid = _part_scores(run, model, fold.split.valid, valid, run.valid_online, trees, added.last_layer_valid)
+    scores = _part_scores(run, model, fold.split.test, test, added.online, trees, added.last_layer)
+    splits = {"valid": part_metrics(valid, of_valid), "test": part_metrics(test, scores)}
     summary: dict[str, Any] = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,

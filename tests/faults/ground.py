@@ -5,7 +5,7 @@ more.parquet                  the same and 5 more days, to append
 bars.parquet                  daily bars, for the other recipe
 cache/                        built from panel.parquet, with its source
 other/                        a cache of the same shape and other values
-run/  twin/                   two trainings of 2 epochs, one of them with trees beside the network
+run/  twin/                   two trainings of 2 epochs, one of them with trees and a refitted last layer
 stopped/                      a training that SIGTERM ended after its first epoch
 folds/                        a walk of 2 folds
 study/  sql/                  a study of 3 trials in a journal, and one in study.db
@@ -55,7 +55,10 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("cache", "build", "panel.parquet", "--features", "f*", "--targets", "fwd_1,fwd_5", "--out", "cache"),
     ("cache", "build", "other.parquet", "--features", "f*", "--targets", "fwd_1,fwd_5", "--out", "other"),
     (*TRAIN, "--out", "run"),
-    (*TRAIN, "--out", "twin", "--set", "train.seed=1", "--with-trees", "--set", "trees.trees=5"),
+    (
+        *TRAIN, "--out", "twin", "--set", "train.seed=1", "--with-trees", "--set", "trees.trees=5", "--set",
+        "model.last_layer_weight=0.3",
+    ),
     (*TRAIN, "--out", "folds", "--folds", "2"),
     (*HPO, "--out", "study", "--trials", "3"),
     (*HPO, "--out", "sql", "--trials", "3", "--storage", "sqlite:///study.db"),

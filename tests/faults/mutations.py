@@ -63,7 +63,8 @@ KINDS: dict[str, Kind] = {
         ("bytes", "swapped", "tensors", "tensors", "header"), 14,
     ),
     "run, online.safetensors": Kind(
-        ("run/online.safetensors", "folds/*/online.safetensors"), ("bytes", "swapped", "tensors", "header"), 5
+        ("run/online.safetensors", "folds/*/online.safetensors", "twin/online.safetensors"),
+        ("bytes", "swapped", "tensors", "header"), 5,
     ),
     "run, trees.safetensors": Kind(("twin/trees.safetensors",), ("bytes", "swapped", "tensors", "header"), 4),
     "run, config.toml": Kind(("run/config.toml", "stopped/config.toml", "folds/fold-0/config.toml"),

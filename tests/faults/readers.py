@@ -149,6 +149,7 @@ READERS: dict[str, Reader] = {
         _file("new.parquet"),
     ),
     "predict latest": Reader(("predict", "run", *ON, "--date", "latest", "--json"), ("cache", "run"), _printed),
+    "predict latest twin": Reader(("predict", "twin", *ON, "--date", "latest", "--json"), ("cache", "twin"), _printed),
     "ridge": Reader((*BASELINE, "--json"), ("cache", "config.toml"), _printed, 0.15),
     REVERSAL: Reader(
         (*BASELINE, "--kind", "reversal", "--feature", "f0", "--out", "new.parquet", "--json"),

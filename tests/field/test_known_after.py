@@ -5,7 +5,7 @@ import pytest
 
 from engine.config_file import load_config
 from engine.inputs import make_split
-from engine.score.online import online_slopes
+from engine.score.online.features import online_slopes
 from loaders.split import Days, gap_days
 from tests.panels import rewritten, write_panel
 

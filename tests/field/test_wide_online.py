@@ -9,7 +9,7 @@ from scipy import stats
 
 from engine.config_file import load_config
 from engine.inputs import open_inputs
-from engine.score.online import online_scores, online_slopes
+from engine.score.online.features import online_scores, online_slopes
 from engine.score.predict import load_run, predict_days, weighted_online_scores
 from engine.score.rows import present_rows
 from engine.training.fold import make_fold

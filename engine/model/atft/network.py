@@ -120,6 +120,11 @@ class ATFT(nn.Module):
 
         Rows of the universe, `scored`, are treated like any other.
         """
+        out = self.heads(self.last_layer(x, present)).unflatten(-1, (self.horizons, 1 + self.levels))
+        return out[..., 0], out[..., 1:]
+
+    def last_layer(self, x: Tensor, present: Tensor) -> Tensor:
+        """What the heads, which are linear, are given: [S, D, W]."""
         days = x.shape[1] - (self.context - 1)
         of_days = x[:, -days:]
         x = self.disturb(x if self.categories is None else self.categories.others(x))
@@ -139,8 +144,7 @@ class ATFT(nn.Module):
             hidden = hidden + self.categories(of_days)
         if self.market is not None and "market" not in self.off:
             hidden = self.market(hidden, seen)
-        out = self.heads(self.finish(hidden)).unflatten(-1, (self.horizons, 1 + self.levels))
-        return out[..., 0], out[..., 1:]
+        return self.finish(hidden)
 
 
 def _residual(config: ModelConfig, width: int) -> nn.Module:

@@ -14,7 +14,7 @@ from engine.live import latest as module
 from engine.live import state as states
 from engine.live.comparison import compare
 from engine.live.latest import predict_latest
-from engine.score.online import fit_online
+from engine.score.online.features import fit_online
 from engine.score.predict import features_used, load_run, predict_days
 from engine.training.folds import train_folds
 from engine.training.loop import train

@@ -11,7 +11,7 @@ from engine.rivals.baseline import Asked, baseline
 from engine.rivals.fit import fit_rival, run_baseline
 from engine.rivals.options import Help, Options, Ridge, RivalConfig
 from engine.rivals.saved import load_rival, save_rival
-from engine.score.online import online_scores, online_slopes
+from engine.score.online.features import online_scores, online_slopes
 from engine.score.risk import moments_of, risk_directions
 from engine.score.rows import present_rows
 from loaders.errors import InputError

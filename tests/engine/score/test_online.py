@@ -8,9 +8,9 @@ from scipy import stats
 from engine.config_file import load_config
 from engine.model.ensemble import Ensemble, build_ensemble
 from engine.rivals.fit import run_baseline
-from engine.score import online
 from engine.score.metrics import daily_rank_ic
-from engine.score.online import online_scores, online_slopes
+from engine.score.online import features as online
+from engine.score.online.features import online_scores, online_slopes
 from engine.score.predict import score_part, weighted_online_scores
 from engine.score.rows import present_rows
 from loaders.cache.format import SCORED

@@ -6,7 +6,7 @@ import torch
 
 from engine.config_file import load_config
 from engine.model.ensemble import build_ensemble
-from engine.score import predict
+from engine.score import pieces
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import score_part
 from engine.score.rows import present_rows
@@ -25,7 +25,7 @@ def panel(tmp_path_factory):
 
 def scored(panel, monkeypatch, piece, settings, bypassed=()):
     """Scores, and the most codes that a member saw at a time."""
-    monkeypatch.setattr(predict, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     config = load_config(None, ["data.scoring_days=32", *settings])
     model = build_ensemble(config, len(panel.manifest.features), 2).train()
     model.bypass(bypassed)
@@ -92,9 +92,9 @@ def test_a_gpu_takes_codes_in_pieces_of_bounded_memory(panel, monkeypatch, seeds
     seen = []
     for member in model.members:
         member.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr(predict, "VALUES", 1_000)
-    with predict._in_pieces(model, 8, 20, 6, torch.device("cuda")) as pieces, torch.inference_mode():
-        found, _ = pieces(x, present, present)
+    monkeypatch.setattr(pieces, "VALUES", 1_000)
+    with pieces.in_pieces(model, 8, 20, 6, torch.device("cuda")) as in_pieces, torch.inference_mode():
+        found, _ = in_pieces(x, present, present)
     assert seen == [6, 6, 5] * seeds
     with torch.inference_mode():
         torch.testing.assert_close(found, model(x, present, present)[0], rtol=0, atol=1e-5)
@@ -112,6 +112,6 @@ def test_a_gpu_takes_codes_in_pieces_of_bounded_memory(panel, monkeypatch, seeds
 )
 def test_a_gpu_takes_fewer_days_where_codes_see_one_another(panel, monkeypatch, settings, device, values, days):
     config = load_config(None, ["data.context=20", "data.scoring_days=32", *settings])
-    monkeypatch.setattr(predict, "VALUES", values)
+    monkeypatch.setattr(pieces, "VALUES", values)
     model = build_ensemble(config, len(panel.manifest.features), 2)
-    assert predict._block_days(model, panel, PART, config, torch.device(device)) == days
+    assert pieces.block_days(model, panel, PART, config, torch.device(device)) == days

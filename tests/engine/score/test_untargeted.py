@@ -6,22 +6,16 @@ import numpy as np
 import pytest
 
 from engine.score.predict import load_run, predict_days
-from loaders.cache.columns import create_columns
-from loaders.cache.format import write_manifest
 from loaders.errors import InputError
 from loaders.panel import open_panel
 from loaders.split import Days
+from tests.panels import untargeted as without_targets
 
 
 @pytest.fixture
 def untargeted(small_cache, tmp_path):
     """The small cache without its targets."""
-    panel = open_panel(small_cache)
-    manifest = panel.manifest
-    columns = create_columns(tmp_path, manifest.days, len(manifest.features), 0, manifest.dtype)
-    columns.features[:], columns.presence[:] = panel.features, panel.presence
-    write_manifest(tmp_path, manifest.model_copy(update={"horizons": [], "targets": [], "batches": columns.batches}))
-    return tmp_path
+    return without_targets(open_panel(small_cache), tmp_path / "cache").folder
 
 
 def test_scores_are_those_of_a_panel_with_targets(small_cache, small_run, untargeted):

@@ -1,16 +1,7 @@
-"""The online regression: a ridge regression that is refitted every day to the returns known by then.
+"""The online regression: a ridge regression on the features that is refitted every day to the returns known by then.
 
-The network is frozen at the split. The regression adds what the last year's returns say; its slopes on day t are
-
-    argmin_w  sum of 0.5^((t - k - u) / HALF_LIFE) (r - x'w)^2 over samples of days u <= t - k  +  C / EXPECTED^2 w'w,
-
-r the rank of a return over h days within its day, of deviation 1, and x the C = 2F features and their squares,
-standardised within the day. This is recursive least squares with exponential forgetting (Haykin 2002, "Adaptive Filter
-Theory", chapter 9) and a normal prior on the slopes, which keeps them small where samples are few.
-
-Timing: a return over h days from day u is known at the close of day u + k, where k is h plus the manifest's
-`known_after`, 0 where it begins at the close of day u. So the slopes of day t use samples of days up to t - k and
-nothing later, on days of validation and test as on any other.
+The network is frozen at the split. The regression adds what the last year's returns say. Its C = 2F regressors are the
+features and their squares, standardised within the day; how it is fitted is in `sums.py`.
 
 Width: a day costs O(N F^2) for its samples and O(F^3) for its slopes, per horizon: seconds with 2,000 features. So the
 regression can be held to the features whose daily ICs have the largest mean, either sign, over the returns that are
@@ -24,7 +15,6 @@ rows and all else is computed there, products in float64. Slopes of many days ar
 N rows, F features, H horizons
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,7 +24,7 @@ import torch
 from torch import Tensor
 
 from engine.model.neutral import Neutral, centred_and_scale
-from engine.score.cross_section import ranks_within_day
+from engine.score.online.sums import Recursion, Sums, label_days, no_sums, prior, rank_targets
 from engine.score.rows import CPU, present_rows
 from engine.threads import one_thread_each
 from loaders.by_day import features_by_day
@@ -50,20 +40,6 @@ SOLVED_BYTES = 64 << 20  # of matrices that are solved at a time
 EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: what is expected of a RankIC
 
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sums:
-    """All that the regression knows on a day: sums over the samples counted by then, C = 2 x the features used."""
-
-    squares: Tensor  # [H, C, C] float64, x'x
-    products: Tensor  # [H, C] float64, x'r
-
-    def clone(self) -> "Sums":
-        return Sums(self.squares.clone(), self.products.clone())
-
-    def to(self, device: torch.device) -> "Sums":
-        return Sums(self.squares.to(device), self.products.to(device))
 
 
 @dataclass(frozen=True)
@@ -116,11 +92,6 @@ def choose_features(
     return np.sort(np.argsort(-size, stable=True)[:most])
 
 
-def label_days(panel: Panel) -> list[int]:
-    """Of each horizon, the days after which a return is known."""
-    return [h + panel.manifest.known_after for h in panel.manifest.horizons]
-
-
 def fit_online(
     panel: Panel,
     part: Days,
@@ -163,8 +134,8 @@ def _fit(
     keep: int,
     progress: Progress,
 ) -> Fit:
-    features, prior = len(panel.manifest.features), _prior(2 * len(used), device)
-    at_once = max(SOLVED_BYTES // (len(panel.manifest.horizons) * prior.numel() * prior.itemsize), 1)
+    features, added = len(panel.manifest.features), prior(2 * len(used), EXPECTED, device)
+    at_once = max(SOLVED_BYTES // (len(panel.manifest.horizons) * added.numel() * added.itemsize), 1)
     unsolved: list[tuple[Tensor, Tensor]] = []
     solved: list[Tensor] = []  # [days, H, C]
     kept = None
@@ -175,7 +146,7 @@ def _fit(
         if t == keep:
             kept = sums.clone()
         if part.start <= t < part.stop:
-            unsolved.append((sums.squares + prior, sums.products.clone()))
+            unsolved.append((sums.squares + added, sums.products.clone()))
         if len(unsolved) == at_once or (unsolved and t == part.stop - 1):
             left, right = (torch.stack(each) for each in zip(*unsolved, strict=True))
             solved.append((torch.linalg.solve(left, right) / EXPECTED).float().cpu())
@@ -187,8 +158,8 @@ def _fit(
 
 def slopes_of(sums: Sums, used: Int, features: int) -> Float32:
     """Slopes [1, 2F, H] of a day by its sums."""
-    prior = _prior(sums.squares.shape[-1], sums.squares.device)
-    solved = (torch.linalg.solve(sums.squares + prior, sums.products) / EXPECTED).float().cpu()
+    added = prior(sums.squares.shape[-1], EXPECTED, sums.squares.device)
+    solved = (torch.linalg.solve(sums.squares + added, sums.products) / EXPECTED).float().cpu()
     return _spread(solved[None], used, features)
 
 
@@ -199,40 +170,25 @@ def _spread(solved: Tensor, used: Int, features: int) -> Float32:
     return slopes.numpy()
 
 
-def _prior(columns: int, device: torch.device) -> Tensor:
-    return columns / EXPECTED**2 * torch.eye(columns, dtype=torch.float64, device=device)
-
-
 def _sums_by_day(
     panel: Panel, last: int, used: Int, without: list[int], device: torch.device, after: tuple[int, Sums] | None
 ) -> Iterator[tuple[int, Sums]]:
     """Each day up to the `last`, from that of `after` or from the first on, and its sums: the next day changes them."""
-    horizons, columns, waits = len(panel.manifest.horizons), 2 * len(used), label_days(panel)
+    columns, waits = 2 * len(used), label_days(panel)
     if after is None:
-        shape = (horizons, columns, columns)
-        counted, sums = -1, Sums(*(torch.zeros(s, dtype=torch.float64, device=device) for s in (shape, shape[:2])))
+        counted, sums = -1, no_sums(len(waits), columns, device)
     else:
         counted, sums = after[0], after[1].to(device).clone()
         yield counted, sums
     if counted >= last:
         return
     places, unused = (torch.from_numpy(index).to(device) for index in (used, np.flatnonzero(np.isin(used, without))))
-    fade, precision = 0.5 ** (1 / HALF_LIFE), torch.float32 if device.type == "cpu" else torch.float64
-    # Of each horizon's last days whose returns are not known yet, the oldest first.
-    none = tuple(torch.zeros_like(each[0], dtype=precision) for each in (sums.squares, sums.products))
-    waiting = [deque([none] * days, days) for days in waits]
+    recursion = Recursion(sums, waits, HALF_LIFE)
     first = max(counted + 1 - max(waits), 0)
     for t, (x, ranks) in enumerate(_universe_by_day(panel, first, last + 1, device), first):
         x = x[:, places] if len(used) < len(panel.manifest.features) else x
         x[:, unused] = 0
-        x = _columns(x, torch.ones(len(x), device=device)).to(precision)
-        for i, days in enumerate(waiting):
-            if t > counted:
-                square, product = days[0]
-                sums.squares[i].mul_(fade).add_(square)
-                sums.products[i].mul_(fade).add_(product)
-            of_known = torch.where(torch.isfinite(ranks[:, i, None]), x, 0.0)
-            days.append((of_known.T @ x, of_known.T @ ranks[:, i].nan_to_num().to(precision)))
+        recursion.add_day(_columns(x, torch.ones(len(x), device=device)), ranks, t <= counted)
         if t > counted:
             yield t, sums
 
@@ -290,7 +246,7 @@ def _universe_by_day(panel: Panel, first: int, stop: int, device: torch.device) 
         rows, day, _ = present_rows(panel, Days(start, int(days[-1])))
         universe = panel.presence[rows] == SCORED
         rows, day = rows[universe], day[universe]
-        ranks, borders = _ranks(panel.targets[rows], day).to(device), np.searchsorted(day, days)
+        ranks, borders = rank_targets(panel.targets[rows], day).to(device), np.searchsorted(day, days)
         for i, (x, _) in enumerate(_by_day(panel, rows, borders, device)):
             yield x, ranks[borders[i] : borders[i + 1]]
 
@@ -309,12 +265,3 @@ def _columns(x: Tensor, scored: Tensor) -> Tensor:
     z = centred * scale
     centred, scale = centred_and_scale(z.square(), share_of)
     return torch.cat([z, centred * scale], -1)[0]
-
-
-def _ranks(targets: Float32, day: Int) -> Tensor:
-    """Ranks within the day of each horizon's targets [N, H], of deviation 1, NaN where there is none."""
-    ranks = np.full(targets.shape, np.nan, np.float32)
-    for i, column in enumerate(targets.T):
-        known = np.isfinite(column)
-        ranks[known, i] = ranks_within_day(column[known], day[known]) * np.sqrt(12)
-    return torch.from_numpy(ranks)
