@@ -19,7 +19,7 @@ TABLES = ("model.options", "objective.own")  # whose entries are settings too
 OF_BLOCKS = ("context", "block_days", "block_codes", "scoring_days")  # of [data], which trials may differ in
 HELP = (
     "train.seeds", "train.half_life", "model.online_weight", "model.online_features", "model.neutralize",
-    "model.risk_factors",
+    "model.risk_factors", "model.last_layer_weight",
 )  # fmt: skip
 DRAWN = 32  # settings that are tried before the first trial
 SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken

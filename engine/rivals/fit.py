@@ -5,6 +5,7 @@ N rows, H horizons
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,10 @@ import numpy.typing as npt
 from engine.model.neutral import Neutral
 from engine.rivals.helped import helped_scores, neutral_of
 from engine.rivals.options import Help, Options
+from engine.rivals.refitted import refitted_scores
 from engine.rivals.reversal import reversal
 from engine.rivals.ridge import ridge
-from engine.rivals.samples import Fitted, Float32, Int, Problem
+from engine.rivals.samples import Fitted, Float32, InPieces, Int, Problem
 from engine.rivals.trees.catboost import catboost
 from engine.rivals.trees.lightgbm import lightgbm
 from engine.rivals.trees.xgboost import xgboost
@@ -43,11 +45,17 @@ class Rival:
     neutral: Neutral | None  # None where nothing is fitted
     used: Int | None  # places of the features that the online regression uses; None: it is not asked
     options: Options
+    since: str | None = (
+        None  # first validation day, ISO, from which pieces of trees are weighed anew; None: they are not
+    )
 
     @property
     def help(self) -> Help | None:
         """What it got; None for a rival that takes none."""
-        return replace(self.options.help, seeds=max(map(len, self.models))) if self.kind in FITTED else None
+        if self.kind not in FITTED:
+            return None
+        given = replace(self.options.help, seeds=max(map(len, self.models)))
+        return given if self.since is not None else replace(given, last_layer_weight=0.0)
 
     def slopes(self, panel: Panel, part: Days, progress: Progress = quiet) -> Float32 | None:
         """Of the online regression on the days of a part; None where it is not asked."""
@@ -67,7 +75,13 @@ class Rival:
         if self.neutral is None:
             assert slopes is not None
             return online_scores(panel, part, slopes, None)
-        return helped_scores(panel, part, self.models, self.neutral, slopes, self.options)
+        scores = helped_scores(panel, part, self.models, self.neutral, slopes, self.options)
+        if self.since is not None:
+            begin = int(np.searchsorted(panel.calendar, np.datetime64(self.since)))
+            models = cast(Sequence[Sequence[InPieces]], self.models)
+            weight = np.float32(self.options.help.last_layer_weight)
+            scores = scores + weight * refitted_scores(panel, part, models, self.neutral, begin)
+        return scores
 
 
 def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = None) -> Rival:
@@ -88,7 +102,8 @@ def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = N
     seeds = range(options.seed, options.seed + options.help.seeds)
     parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]
     models = [FITTED[kind](Problem(panel, split, i, part), seeds) for i, part in enumerate(parts)]
-    return Rival(kind, models, neutral, used, options)
+    refits = options.help.last_layer_weight and hasattr(models[0][0], "pieces")
+    return Rival(kind, models, neutral, used, options, str(panel.calendar[split.valid.start]) if refits else None)
 
 
 def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None = None) -> PartScores:

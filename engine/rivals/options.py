@@ -32,12 +32,14 @@ class Help:
         half_life: in days; a sample that is as many days before the end of training weighs half. 0: all weigh alike.
         online_weight: of the online regression's scores, which are added. 0: none.
         neutralize: share of the scores' exposure to risk factors that is removed. 0: none.
+        last_layer_weight: of scores of pieces of the trees that are weighed anew each day, which are added. 0: none.
     """
 
     seeds: int = 1
     half_life: float = 0.0
     online_weight: float = 0.0
     neutralize: float = 0.0
+    last_layer_weight: float = 0.0
 
     def __str__(self) -> str:
         parts = [
@@ -46,6 +48,8 @@ class Help:
             f"online regression {self.online_weight:g}" if self.online_weight else "no online regression",
             f"neutralised {self.neutralize:g}" if self.neutralize else "not neutralised",
         ]
+        if self.last_layer_weight:
+            parts.append(f"pieces of trees refitted {self.last_layer_weight:g}")
         return ", ".join(parts)
 
 
@@ -70,7 +74,8 @@ def options_of(config: RivalConfig, feature: str, without: tuple[int, ...], prog
     model, train = config.model, config.train
     return Options(
         feature=feature, seed=train.seed,
-        help=Help(train.seeds, train.half_life, model.online_weight, model.neutralize), ridge=config.ridge,
+        help=Help(train.seeds, train.half_life, model.online_weight, model.neutralize, model.last_layer_weight),
+        ridge=config.ridge,
         trees={name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")},
         online_features=model.online_features, risk_factors=model.risk_factors, without=without, progress=progress,
     )  # fmt: skip

@@ -37,6 +37,13 @@ class Fitted(Protocol):
         """What `saved.py` keeps of it."""
 
 
+class InPieces(Fitted, Protocol):
+    """A model whose scores are a sum, such as of trees."""
+
+    def pieces(self, x: Float32, most: int) -> npt.NDArray[np.floating]:
+        """Summands [N, C] of features [N, F], at most so many, each of trees that follow one another."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One horizon of a split: what a rival is fitted to, and stopped on."""

@@ -6,12 +6,13 @@ See loaders/disk/tensors.py for the file. No model is a pickle.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
+from engine.config import iso_date
 from engine.inputs import check_agreement
 from engine.model.neutral import Neutral
 from engine.rivals.fit import FITTED, Rival
@@ -48,6 +49,8 @@ class _About(BaseModel, extra="forbid", strict=True):
     trained_until: str
     models: list[int]  # of each horizon
     deviations: bool = False
+    last_layer_weight: float = 0.0
+    since: Annotated[str, AfterValidator(iso_date)] | None = None  # from which on pieces of trees are weighed anew
     run: str = ""  # whose scores these are averaged with
 
 
@@ -67,7 +70,8 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str, run: 
         online_weight=given.online_weight, neutralize=given.neutralize, half_life=given.half_life,
         online=None if rival.used is None else rival.used.tolist(), without=list(options.without),
         trained_until=trained_until,
-        models=[len(of_seeds) for of_seeds in rival.models], deviations=options.deviations, run=run,
+        models=[len(of_seeds) for of_seeds in rival.models], deviations=options.deviations,
+        last_layer_weight=given.last_layer_weight, since=rival.since, run=run,
     )  # fmt: skip
     tensors = {DIRECTIONS: rival.neutral.directions}
     for i, of_seeds in enumerate(rival.models):
@@ -117,7 +121,7 @@ def _read(path: Path, options: Options) -> tuple[Rival, _About]:
     directions = tensors[DIRECTIONS]
     neutral = Neutral(len(about.features), directions.shape[1], about.neutralize)
     neutral.directions.copy_(directions)
-    given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize)
+    given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize, about.last_layer_weight)
     known = replace(
         options, help=given, deviations=about.deviations, without=tuple(about.without), risk_factors=directions.shape[1]
     )
@@ -126,7 +130,7 @@ def _read(path: Path, options: Options) -> tuple[Rival, _About]:
         for i, n in enumerate(about.models)
     ]
     used = None if about.online is None else np.array(about.online, np.int64)
-    return Rival(about.kind, models, neutral, used, known), about
+    return Rival(about.kind, models, neutral, used, known, about.since), about
 
 
 def check_name(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees.data import Data, data_of, least_of_leaf, settings_of
+from engine.rivals.trees.data import Data, cuts, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "RMSE", "huber": "Huber:delta=1", "lambdarank": "YetiRank"}
@@ -24,6 +24,10 @@ class Booster:
 
     def predict(self, x: Float32, day: Int) -> Float:
         return self.booster.predict(x)
+
+    def pieces(self, x: Float32, most: int) -> Float:
+        trees = self.booster.tree_count_
+        return np.stack([self.booster.predict(x, ntree_start=a, ntree_end=b) for a, b in cuts(trees, most)], 1)
 
     def content(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:

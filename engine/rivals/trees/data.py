@@ -4,6 +4,7 @@ N samples, F features
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,3 +56,9 @@ def settings_of(problem: Problem, rival: str) -> Trees:
 def least_of_leaf(settings: Trees, samples: int) -> int:
     """Small panels still split: a leaf asks for a twentieth of the samples at most."""
     return min(settings.min_data_in_leaf, samples // 20)
+
+
+def cuts(trees: int, most: int) -> list[tuple[int, int]]:
+    """The first tree of each of at most so many pieces that follow one another, and the one after its last."""
+    borders = np.linspace(0, trees, min(trees, most) + 1).astype(int).tolist()
+    return list(pairwise(borders))

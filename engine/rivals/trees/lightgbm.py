@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees.data import GRADES, data_of, least_of_leaf, settings_of
+from engine.rivals.trees.data import GRADES, cuts, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "regression", "huber": "huber", "lambdarank": "lambdarank"}
@@ -22,6 +22,12 @@ class Booster:
 
     def predict(self, x: Float32, day: Int) -> Float:
         return self.booster.predict(x)
+
+    def pieces(self, x: Float32, most: int) -> Float:
+        trees = self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees()
+        return np.stack(
+            [self.booster.predict(x, start_iteration=a, num_iteration=b - a) for a, b in cuts(trees, most)], 1
+        )
 
     def content(self) -> bytes:
         return self.booster.model_to_string().encode()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees.data import Data, data_of, settings_of
+from engine.rivals.trees.data import Data, cuts, data_of, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "reg:squarederror", "huber": "reg:pseudohubererror", "lambdarank": "rank:ndcg"}
@@ -20,6 +20,10 @@ class Booster:
 
     def predict(self, x: Float32, day: Int) -> Float32:
         return self.booster.inplace_predict(x)
+
+    def pieces(self, x: Float32, most: int) -> Float32:
+        trees = self.booster.num_boosted_rounds()
+        return np.stack([self.booster.inplace_predict(x, iteration_range=of) for of in cuts(trees, most)], 1)
 
     def content(self) -> bytes:
         return bytes(self.booster.save_raw("json"))

@@ -2,5 +2,5 @@
 
 sums.py        what such a regression knows on a day, and how a day is added
 features.py    the online regression: on the features of the cache
-last_layer.py  on the outputs of the network's last layer
+refit.py       on what a model's last step is given; last_layer.py: that of a network
 """
