@@ -25,7 +25,7 @@ test: install
 	$(BIN)/pytest tests --numprocesses 2 --dist worksteal
 
 faults: install
-	$(BIN)/pytest tests/faults -m campaign
+	$(BIN)/python -m tests.faults --hours 1
 
 bench: install
 	$(BIN)/pytest bench --benchmark-only
