@@ -266,13 +266,16 @@ def _header_bytes(schema: pa.Schema, padding: int) -> tuple[int, int]:
 
 
 def arrow_offsets(mapping: mmap.mmap) -> list[tuple[int, int, int]]:
-    """Where Arrow finds the buffers of each batch: features, targets (0: none), presence. Reads Arrow's metadata."""
+    """Where Arrow finds the buffers of each batch: features, targets (0: none), presence. Reads Arrow's metadata.
+
+    The values of lists are taken as they lie: `flatten` computes on what damaged metadata say, and ends the process.
+    """
     start = np.frombuffer(mapping, np.uint8).ctypes.data
     reader = pa.ipc.open_file(pa.py_buffer(mapping))
     found = []
     for i in range(reader.num_record_batches):
         features, *targets, presence = reader.get_batch(i).columns
-        flat = (features.flatten(), *(column.flatten() for column in targets), presence)
+        flat = (features.values, *(column.values for column in targets), presence)
         first, *middle, last = (int(array.buffers()[1].address - start) for array in flat)
         found.append((first, middle[0] if middle else 0, last))
     return found

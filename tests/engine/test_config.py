@@ -4,7 +4,7 @@ import os
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -119,6 +119,7 @@ def test_hash_covers_figures_and_not_places():
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, unique=True))
+@example(["c\x7f", "\x00\x1f", "\\u007F"])
 def test_any_name_is_read_back_as_it_was_written(names):
     """Into the file, by its bytes, and back."""
     given = {"data": {"features": names, "arrow": names[0]}, "model": {"name": "a:b", "options": {names[0]: 1}}}

@@ -100,6 +100,29 @@ def test_no_command_tells_a_figure(command, cache, small_run, small_cache, tmp_p
     assert files(tmp_path) == before
 
 
+def header(panel, manifest):
+    """Bytes of Arrow's metadata by which it ended the process, or other figures came out."""
+    panel[[520, 568, 601, 647, 679]] ^= 0x80
+
+
+def of_another_cache(panel, manifest):
+    """As many bytes of the same form."""
+    start = manifest.batches[0].features
+    values = panel[start : start + 4 * manifest.rows * len(manifest.features)].view(np.float32)
+    values[:] = -values
+
+
+@pytest.mark.parametrize("damage", [header, of_another_cache])
+def test_what_looks_sound_is_not_told_either(damage, small_cache, small_run, tmp_path, run_command):
+    cache = damaged(small_cache, tmp_path / "cache", damage)
+    run, out = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "out"
+    for command in (["evaluate", run], ["predict", run, "--out", out], ["baseline", "--out", out]):
+        code, shown, error = run_command(*command, "--arrow", cache)
+        assert (code, error.count("\n"), shown.strip()) == (2, 1, "")
+        assert "checksum differs in chunk 0" in error
+    assert not out.exists()
+
+
 def test_an_export_is_not_checked_on_damaged_rows(small_run, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "load_exported", lambda path, to: lambda x, *_: torch.zeros(len(x), 1, 2))
     monkeypatch.setattr(check, "SIZES", ())

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 import engine.checkpoint
+import hpo.cli  # the command, for `run_command`
 import hpo.dispatch
 import hpo.drive
 import hpo.study
@@ -304,6 +305,32 @@ def test_a_folder_that_cannot_be_made_is_one_line(cache, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(WriteError, match="cannot be made"):
         run_study(work(cache, tmp_path / "file" / "out", 1), 1, QUIET)
+
+
+@pytest.mark.parametrize("where", ["file", "/proc/study"])
+def test_an_out_that_is_no_folder_is_one_line(cache, tmp_path, run_command, where):
+    out = tmp_path / where  # that of an absolute path is the path
+    if where == "file":
+        out.write_text("x")
+    code, _, error = run_command("hpo", "--arrow", cache, "--trials", "1", "--out", out)
+    assert (code, error.count("\n")) == (2, 1)
+    assert str(out) in error
+
+
+def test_a_storage_that_keeps_nothing_is_one_line(cache, tmp_path, run_command):
+    given = ["--arrow", cache, "--trials", "1", "--out", tmp_path / "out", "--storage", "sqlite:///"]
+    code, _, error = run_command("hpo", *given)
+    assert (code, error.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("space", ['{"data.arrow"={choices=["a", "b"]}}', '{"model.dropout"={low=0.0, high=1.0}}'])
+def test_a_space_that_can_never_work_begins_no_trial(cache, tmp_path, run_command, space):
+    out = tmp_path / "out"
+    given = ["--arrow", cache, "--trials", "1", "--out", out, "--set", f"hpo.space={space}"]
+    code, _, error = run_command("hpo", *given)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "hpo.space" in error
+    assert not list(out.glob("*"))
 
 
 def test_a_full_disk_ends_the_study_and_costs_no_trial(cache, finished, tmp_path, monkeypatch):

@@ -151,11 +151,14 @@ def test_days_are_appended_to_a_manifest_of_any_content_or_it_is_refused(key, bu
 
 SWAPS = {
     "dtype": lambda m: m.update(dtype="float32"),
+    "dtype of one byte": lambda m: m.update(dtype="int8"),
+    "dtype that NumPy lacks": lambda m: m.update(dtype="bfloat16"),
     "calendar that is unsorted": lambda m: m["calendar"].reverse(),
     "day twice": lambda m: m["calendar"].__setitem__(1, m["calendar"][0]),
     "code twice": lambda m: m["codes"].__setitem__(1, m["codes"][0]),
     "feature twice": lambda m: m["features"].__setitem__(1, m["features"][0]),
     "horizons that descend": lambda m: m["horizons"].reverse(),
+    "horizons as fractions": lambda m: m.update(horizons=[1.5, 5]),
     "horizons as text": lambda m: m.update(horizons=["1", "5"]),
     "buffers that overlap": lambda m: m["batches"][0].update(targets=m["batches"][0]["features"]),
     "a buffer that ends after the file": lambda m: m["batches"][0].update(presence=m["panel_bytes"] - 64),

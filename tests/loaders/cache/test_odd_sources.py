@@ -36,6 +36,17 @@ def test_infinite_bars_are_counted_and_told(tmp_path):
     assert np.nanmax(np.abs(targets)) < 1
 
 
+def test_an_infinite_volume_is_none(tmp_path):
+    one = pl.int_range(pl.len()) == 50
+    bars(volume=pl.when(one).then(math.inf).otherwise(pl.col("volume"))).write_parquet(tmp_path / "bars.parquet")
+    said = []
+    build("ohlcv", [tmp_path / "bars.parquet"], tmp_path / "c", {}, said.append)
+    counts = read_manifest(tmp_path / "c").counts
+    assert (counts["bars_without_close"], counts["bars_without_volume"]) == (0, 1)
+    assert any("bars without volume 1" in line for line in said)
+    assert np.isfinite(open_panel(tmp_path / "c").features[:]).all()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("last", [False, True])
 def test_a_row_cut_short_is_named(tmp_path, packed, last):
