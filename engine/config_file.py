@@ -196,14 +196,10 @@ def config_hash(config: Config, also: Sequence[str] = ()) -> str:
     del content["train"]["checkpoint_seconds"], content["split"]["tuned_until"]
     if config.trees.kind == "off":
         del content["trees"]
-    for section, name in (
-        ("model", "options"),
-        ("objective", "own"),
-        ("split", "by_year"),
-        ("model", "last_layer_weight"),
-    ):
-        if not content[section][name]:
-            del content[section][name]  # so that runs of releases that had no such setting keep their identity
+    for section, names in LATER.items():
+        for name in names:
+            if not content[section][name]:
+                del content[section][name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

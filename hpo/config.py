@@ -86,7 +86,8 @@ SPACES: dict[str, Space] = {
         "ridge.gaussian": Choices(choices=(False, True)),
         "train.half_life": Range(low=126.0, high=6048.0, log=True),
     },
-    **{kind: _trees(kind) for kind in ("lightgbm", "xgboost", "catboost")},
+    **{kind: _trees(kind) for kind in ("lightgbm", "xgboost")},
+    "catboost": {name: of for name, of in _trees("catboost").items() if "min_data_in_leaf" not in name},
 }
 """The default space of each kind."""
 SPACE = SPACES[NETWORK]

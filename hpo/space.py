@@ -17,9 +17,10 @@ from loaders.errors import InputError
 Settings = dict[str, Any]  # "section.key" -> value
 TABLES = ("model.options", "objective.own")  # whose entries are settings too
 OF_BLOCKS = ("context", "block_days", "block_codes", "scoring_days")  # of [data], which trials may differ in
+LAST_LAYER = "model.last_layer_weight"
 HELP = (
     "train.seeds", "train.half_life", "model.online_weight", "model.online_features", "model.neutralize",
-    "model.risk_factors", "model.last_layer_weight",
+    "model.risk_factors", LAST_LAYER,
 )  # fmt: skip
 DRAWN = 32  # settings that are tried before the first trial
 SMALLEST = 1e-6  # lower end of the parameters of a simplex, whose logarithm is taken
@@ -53,10 +54,13 @@ def check_space(config: StudyConfig) -> None:
 def _is_of(kind: str, key: str) -> bool:
     """Whether what is tuned has that setting: a network those of a run, a rival its own and those of its help.
 
-    Trees beside a network are fitted when a training ends, and a trial is judged before.
+    Trees beside a network are fitted when a training ends, and its last layer is refitted then; a trial is judged
+    before. A ridge regression has one seed and no last step.
     """
     section = key.partition(".")[0]
-    return section in Config.model_fields and section != "trees" if kind == NETWORK else section == kind or key in HELP
+    if kind == NETWORK:
+        return section in Config.model_fields and section != "trees" and key != LAST_LAYER
+    return section == kind or (key in HELP and not (kind == "ridge" and key in ("train.seeds", LAST_LAYER)))
 
 
 def check_values(config: StudyConfig) -> None:

@@ -27,6 +27,7 @@ from engine.dates import dates_of
 from engine.errors import RunFailed, Stopped
 from engine.inputs import open_inputs, resolve, resolve_device
 from engine.reporting.report import report_study
+from engine.rivals.beside import check_library
 from engine.training.schedule import phases_of
 from hpo.algorithms import PRUNERS
 from hpo.config import NETWORK, StudyConfig, Work
@@ -65,6 +66,7 @@ def run_study(work: Work, workers: int, console: Console) -> optuna.Study:
     """
     _quiet()
     check_space(work.config)
+    check_library(work.config.hpo.kind, f"--kind {work.config.hpo.kind}")
     make_folder(work.folder)
     check_values(work.config)
     try:

@@ -44,11 +44,13 @@ def train_command(
 
     settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     settings += [] if model is None else [f"model.name={model}"]
-    settings += ["trees.kind=lightgbm"] if with_trees else []
     if resume and config is None:
         resolved = resumed_config(out, settings, arrow)
     else:
         resolved = load_config(config, settings, arrow)
+    if with_trees and resolved.trees.kind == "off":  # a kind that is named stays
+        trees = resolved.trees.model_copy(update={"kind": "lightgbm"})
+        resolved = resolved.model_copy(update={"trees": trees})
     if short:
         with showing(console, is_first()) as progress:
             items = dry_run(resolved, console, progress)

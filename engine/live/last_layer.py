@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.inputs import open_loader, resolve_device
 from engine.live.slopes import LiveSlopes, has_history
-from engine.score.online.last_layer import refit_last_layer
+from engine.score.online.last_layer import columns_of, refit_last_layer
 from engine.score.online.sums import label_days
 from engine.score.predict import TrainedRun, first_validated
 from engine.score.rows import Float32
@@ -32,8 +32,12 @@ def live_last_layer(
             what = f"its kept state of {found.after.date} is of a run whose last layer is not refitted"
             raise InputError(str(run.folder), what, "Remove the file; the state is then made anew from a longer cache")
         counted = int(np.searchsorted(panel.calendar, np.datetime64(found.after.date), "right")) - 1
-        _check_context(run, panel, counted)
+        if days.stop - 1 > counted:
+            _check_context(run, panel, counted)
         after = counted, found.after.last_layer
+        if after[1].products.shape[1] != columns_of(run.model):
+            what = f"its kept state of {found.after.date} is of a network of other layers"
+            raise InputError(str(run.folder), what, "Remove the file; the state is then made anew from a longer cache")
     with open_loader(run.config, panel, device) as source:
         refitted = refit_last_layer(
             run.model.to(device), source, days, run.config, first_validated(run.state, panel), after=after,

@@ -15,7 +15,7 @@ from engine.rivals.fit import Rival, fit_rival, part_scores
 from engine.rivals.folds import fit_folds
 from engine.rivals.options import Options, RivalConfig, options_of
 from engine.rivals.samples import Float32
-from engine.rivals.saved import check_name, load_rival, save_rival
+from engine.rivals.saved import Origin, check_name, load_rival, save_rival
 from engine.score.files import write_scores
 from engine.score.metrics import Metrics
 from engine.score.part_metrics import part_metrics, part_samples
@@ -95,30 +95,36 @@ def baseline(
     ids = tuple(categorical_features(config, panel))
     options = options_of(config, asked.feature, ids, progress)
     notes: list[str] = []
+    also = [asked.kind] if asked.kind in RivalConfig.model_fields else []
+    settings = config_hash(config, also) + (f"-{asked.feature}" if asked.kind == "reversal" else "")
     # Values of damaged rows may be anything, of which the comparison tells; numpy does not beside it.
     with verified(panel), np.errstate(invalid="ignore", over="ignore"):
         if asked.load is not None:
-            rival, scored, trained_until = _loaded(panel, asked.load, options)
+            rival, scored, origin = _loaded(panel, asked.load, options)
         elif asked.walks:
-            rival, scored, trained_until = _folds(config, panel, asked.kind, options, notes)
+            rival, scored, origin = *_folds(config, panel, asked.kind, options, notes), None
         else:
-            rival, scored, trained_until = _fitted(make_split(config, panel), panel, asked.kind, options)
+            split = make_split(config, panel)
+            rival, scored = _fitted(split, panel, asked.kind, options)
+            origin = Origin(spans_of(split, panel.calendar)["valid"]["last"], config.split.tuned_until, settings)
     periods = panel.manifest.periods_per_year if periods_per_year is None else periods_per_year
     splits = {
         name: part_metrics(part_samples(panel, part), values, cost_bps, periods)
         for name, (part, values) in scored.items()
     }
+    tuned_until, settings = (
+        (config.split.tuned_until, settings) if origin is None else (origin.tuned_until, origin.settings)
+    )
     first, last = scored["test"][0].start, scored["test"][0].stop
-    tuned = tuned_note(f"baseline {rival.kind}", "test", panel.calendar[first:last], config.split.tuned_until)
+    tuned = tuned_note(f"baseline {rival.kind}", "test", panel.calendar[first:last], tuned_until)
     notes += [] if tuned is None else [tuned]
     days = {name: span_of(panel.calendar[part.start : part.stop]) for name, (part, _) in scored.items()}
-    if asked.save is not None and trained_until is not None:
-        save_rival(asked.save, rival, panel, trained_until)
-    settings = config_hash(config, [rival.kind] if rival.kind in RivalConfig.model_fields else [])
+    if asked.save is not None and origin is not None:
+        save_rival(asked.save, rival, panel, origin)
     name = f"baseline-{rival.kind}-{settings}"  # other settings are another model, of which the ledger counts the looks
     if asked.out is not None:
         test = row_scores(panel, scored["test"][0], scored["test"][1], "test", name)
-        known = replace(test, trained_until=trained_until, tuned_until=config.split.tuned_until)
+        known = replace(test, trained_until=None if origin is None else origin.trained_until, tuned_until=tuned_until)
         write_scores(asked.out, to_file(panel, known))
     look = look_of(
         "baseline", [f"baseline {rival.kind}"], "test", days["test"], splits["test"], panel.manifest.cache_id, name,
@@ -129,27 +135,25 @@ def baseline(
     return Evaluated(rival.kind, given, splits, days, periods, notes, count)
 
 
-def _fitted(split: Split, panel: Panel, kind: str, options: Options) -> tuple[Rival, Scored, str | None]:
+def _fitted(split: Split, panel: Panel, kind: str, options: Options) -> tuple[Rival, Scored]:
     rival = fit_rival(panel, split, kind, options)
-    scored = {name: (split.part(name), values) for name, values in part_scores(rival, panel, split).items()}
-    return rival, scored, spans_of(split, panel.calendar)["valid"]["last"]
+    return rival, {name: (split.part(name), values) for name, values in part_scores(rival, panel, split).items()}
 
 
-def _folds(
-    config: RivalConfig, panel: Panel, kind: str, options: Options, notes: list[str]
-) -> tuple[Rival, Scored, str | None]:
+def _folds(config: RivalConfig, panel: Panel, kind: str, options: Options, notes: list[str]) -> tuple[Rival, Scored]:
     count = config.split.folds
     folds = [config.model_copy(update={"split": config.split.model_copy(update={"fold": i})}) for i in range(count)]
     parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]
     joined = fit_folds(panel, [make_split(fold, panel) for fold in folds], kind, parts.__getitem__, notes.append)
-    return joined.rivals[0], {"test": (joined.part, joined.scores)}, None
+    return joined.rivals[0], {"test": (joined.part, joined.scores)}
 
 
-def _loaded(panel: Panel, path: Path, options: Options) -> tuple[Rival, Scored, str | None]:
-    rival, trained_until = load_rival(path, panel, options)
-    start = int(np.searchsorted(panel.calendar, np.datetime64(trained_until), "right"))
+def _loaded(panel: Panel, path: Path, options: Options) -> tuple[Rival, Scored, Origin]:
+    rival, origin = load_rival(path, panel, options)
+    until = origin.trained_until
+    start = int(np.searchsorted(panel.calendar, np.datetime64(until), "right"))
     if start == len(panel.calendar):
-        what = f"was fitted up to {trained_until}, and {panel.folder} ends on {panel.calendar[-1]}"
+        what = f"was fitted up to {until}, and {panel.folder} ends on {panel.calendar[-1]}"
         raise InputError(str(path), what, "Name a cache with later days as --arrow")
     part = Days(start, len(panel.calendar))
-    return rival, {"test": (part, rival.scores(panel, part))}, trained_until
+    return rival, {"test": (part, rival.scores(panel, part))}, origin

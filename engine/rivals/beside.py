@@ -5,11 +5,15 @@ N rows, H horizons
 
 from pathlib import Path
 
+import numpy as np
+
 from engine.config import Config
 from engine.rivals.fit import Rival, fit_rival
 from engine.rivals.options import Help, Options
 from engine.rivals.saved import load_rival_of
 from engine.rivals.trees import catboost, lightgbm, xgboost
+from engine.score.rows import present_rows
+from loaders.cache.format import SCORED
 from loaders.errors import InputError
 from loaders.panel import Panel
 from loaders.progress import Progress, quiet
@@ -19,14 +23,29 @@ TREES = "trees.safetensors"  # in the run's folder
 LIBRARIES = {"lightgbm": lightgbm.library, "xgboost": xgboost.library, "catboost": catboost.library}
 
 
-def check_trees(config: Config) -> None:
-    """Raise InputError where the package of the trees that are asked for is not installed."""
-    kind = config.trees.kind
+def check_library(kind: str, where: str) -> None:
+    """Raise InputError where the package of a kind of trees is not installed.
+
+    Args:
+        kind: what is no library needs none.
+        where: what asked for it, for the message.
+    """
     try:
-        if kind != "off":
+        if kind in LIBRARIES:
             LIBRARIES[kind]()
     except InputError as error:
-        raise InputError(f"trees.kind={kind}", error.what, error.cure) from error
+        raise InputError(where, error.what, error.cure) from error
+
+
+def check_trees(config: Config, panel: Panel, split: Split) -> None:
+    """Raise InputError for trees that cannot be fitted when the training has ended."""
+    trees = config.trees
+    check_library(trees.kind, f"trees.kind={trees.kind}")
+    if trees.kind == "lightgbm" and trees.objective == "lambdarank":
+        for part in (split.train, split.valid):
+            present = present_rows(panel, part)
+            scored = present.day[panel.presence[present.rows] == SCORED]
+            lightgbm.check_days(np.bincount(scored - part.start, minlength=1), "trees.objective")
 
 
 def fit_trees(

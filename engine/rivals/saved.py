@@ -4,7 +4,7 @@ See loaders/disk/tensors.py for the file. No model is a pickle.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from engine.rivals.ridge import Linear
 from engine.rivals.samples import Fitted
 from engine.rivals.trees import catboost, lightgbm, xgboost
 from loaders.cache.atomic import write_atomically
+from loaders.disk.content import is_there
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 from loaders.panel import Panel
@@ -36,6 +37,16 @@ READ = {
 }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a fitted rival comes from."""
+
+    trained_until: str  # last day that its fit has seen, ISO
+    tuned_until: str | None = None  # last day that the choice of its settings has seen
+    settings: str = ""  # hash of them
+    run: str = ""  # id of the run whose scores these are averaged with
+
+
 class _About(BaseModel, extra="forbid", strict=True):
     kind: str
     features: list[str]
@@ -47,20 +58,17 @@ class _About(BaseModel, extra="forbid", strict=True):
     online: list[int] | None  # places of the features that the online regression uses
     without: list[int]
     trained_until: str
+    tuned_until: str | None
+    settings: str
     models: list[int]  # of each horizon
     deviations: bool = False
     last_layer_weight: float = 0.0
     since: Annotated[str, AfterValidator(iso_date)] | None = None  # from which on pieces of trees are weighed anew
-    run: str = ""  # whose scores these are averaged with
+    run: str
 
 
-def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str, run: str = "") -> None:
-    """Write a fitted rival. Raises InputError for one that is not fitted, and where the file cannot be written.
-
-    Args:
-        trained_until: the last day that its fit has seen, ISO.
-        run: id of the run that it is a part of.
-    """
+def save_rival(path: Path, rival: Rival, panel: Panel, origin: Origin) -> None:
+    """Write a fitted rival. Raises InputError for one that is not fitted, and where the file cannot be written."""
     check_name(path)
     if rival.neutral is None:
         raise InputError("--save", f"{rival.kind} has nothing to save", "Leave it out")
@@ -69,9 +77,9 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str, run: 
         kind=rival.kind, features=panel.manifest.features, horizons=panel.manifest.horizons, seeds=given.seeds,
         online_weight=given.online_weight, neutralize=given.neutralize, half_life=given.half_life,
         online=None if rival.used is None else rival.used.tolist(), without=list(options.without),
-        trained_until=trained_until,
+        **asdict(origin),
         models=[len(of_seeds) for of_seeds in rival.models], deviations=options.deviations,
-        last_layer_weight=given.last_layer_weight, since=rival.since, run=run,
+        last_layer_weight=given.last_layer_weight, since=rival.since,
     )  # fmt: skip
     tensors = {DIRECTIONS: rival.neutral.directions}
     for i, of_seeds in enumerate(rival.models):
@@ -80,8 +88,8 @@ def save_rival(path: Path, rival: Rival, panel: Panel, trained_until: str, run: 
     write_atomically(path, tensors_content(path.stem, about.model_dump(), tensors))
 
 
-def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
-    """Read a fitted rival, and the last day that its fit has seen.
+def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, Origin]:
+    """Read a fitted rival, and where it comes from.
 
     Args:
         options: whose progress it reports to; settings are those of the file.
@@ -92,7 +100,7 @@ def load_rival(path: Path, panel: Panel, options: Options) -> tuple[Rival, str]:
     check_name(path)
     rival, about = _read(path, options)
     check_agreement(about.features, about.horizons, panel, str(path))
-    return rival, about.trained_until
+    return rival, Origin(about.trained_until, about.tuned_until, about.settings, about.run)
 
 
 def load_rival_of(path: Path, run: str, features: list[str], horizons: list[int], options: Options) -> Rival:
@@ -100,6 +108,8 @@ def load_rival_of(path: Path, run: str, features: list[str], horizons: list[int]
 
     Raises InputError as `load_rival` does, and where it is that of another run.
     """
+    if not is_there(path):
+        raise InputError(str(path), "is missing: its training has not ended", "Resume it: trees are fitted at the end")
     rival, about = _read(path, options)
     if (about.run, about.features, about.horizons) != (run, features, horizons):
         raise InputError(str(path), "is of another run", "Restore it, or train the run again")
@@ -114,6 +124,8 @@ def _read(path: Path, options: Options) -> tuple[Rival, _About]:
     try:
         about = _About.model_validate(state)
         names = {f"model.{i}.{k}" for i, n in enumerate(about.models) for k in range(n)}
+        if about.since is not None and about.kind == "ridge":
+            raise ValueError("a ridge regression has no pieces")
         if about.kind not in FITTED or set(tensors) != {DIRECTIONS, *names}:
             raise ValueError("models are missing")
     except (ValidationError, ValueError) as error:

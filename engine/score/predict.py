@@ -72,12 +72,23 @@ def score_part(
     """
     alone = online is not None or not config.model.online_weight
     own = progress if alone else part_of(progress, 0, 0.5)
-    network = _network_scores(model, source, part, config, metrics_only, world, own)
-    if trees is not None:
-        network = torch.lerp(network, torch.from_numpy(trees).to(network.device), config.trees.weight)
+    network = network_scores(model, source, part, config, metrics_only, world, own)
     if online is None:
         own = part_of(progress, 0.5, 1)
         online = weighted_online_scores(config, source.panel, part, model.neutral, progress=own)
+    return combined_scores(config, network, online, trees, refitted)
+
+
+def combined_scores(
+    config: Config, network: Tensor, online: Float32 | None, trees: Float32 | None, refitted: Float32 | None
+) -> Tensor:
+    """The score [N, H] of its parts; arguments as of `score_part`, None for a part that there is not.
+
+    Args:
+        network: what `network_scores` gave.
+    """
+    if trees is not None:
+        network = torch.lerp(network, torch.from_numpy(trees).to(network.device), config.trees.weight)
     for added in (online, None if refitted is None else config.model.last_layer_weight * refitted):
         network = network if added is None else network + torch.from_numpy(added).to(network.device)
     return network
@@ -105,15 +116,16 @@ def weighted_online_scores(
 
 
 @torch.no_grad()
-def _network_scores(
+def network_scores(
     model: Ensemble,
     source: Source,
     part: Days,
     config: Config,
-    metrics_only: PartRows | None,
-    world: World,
-    progress: Progress,
+    metrics_only: PartRows | None = None,
+    world: World = SINGLE,
+    progress: Progress = quiet,
 ) -> Tensor:
+    """The neutralised scores of the network alone, [N, H]; arguments as of `score_part`. Raises RankLost."""
     was_training = model.training
     model.eval()
     panel, context, device = source.panel, config.data.context, next(model.parameters()).device

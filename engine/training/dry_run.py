@@ -19,6 +19,7 @@ from engine.dates import span_text, spans_of
 from engine.distributed import open_world
 from engine.inputs import open_inputs
 from engine.model.optimizer import layout_of
+from engine.rivals.beside import check_trees
 from engine.score.tables import plain_table
 from engine.screen.console import QUIET
 from engine.training.fold import make_fold
@@ -62,6 +63,7 @@ def dry_run(config: Config, console: Console, progress: Progress = quiet) -> lis
     ):
         console = console if world.first else QUIET
         fold = make_fold(config, inputs.panel, inputs.device)
+        check_trees(config, inputs.panel, fold.split)
         with open_run(
             _short(config), inputs, fold, Path(folder) / "run", False, console, world, progress=progress
         ) as run:

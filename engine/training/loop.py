@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
 from engine.audit.quick import quick_findings
 from engine.callbacks.protocol import Callback, EpochTraining
@@ -25,11 +24,11 @@ from engine.reporting.looks import look_of, record
 from engine.reporting.report import report_training
 from engine.rivals.beside import TREES, check_trees, fit_trees, load_trees
 from engine.rivals.fit import Rival
-from engine.rivals.saved import save_rival
+from engine.rivals.saved import Origin, save_rival
 from engine.score.online.features import fit_online
 from engine.score.online.last_layer import refit_last_layer
-from engine.score.part_metrics import PartSamples, part_metrics, part_samples
-from engine.score.predict import score_part, weighted_online_scores
+from engine.score.part_metrics import part_metrics, part_samples
+from engine.score.predict import combined_scores, network_scores, score_part, weighted_online_scores
 from engine.score.rows import Float32, present_rows, row_scores
 from engine.score.tables import finite, write_summary
 from engine.screen.console import QUIET
@@ -65,7 +64,6 @@ def train(
     be trained; RunFailed for a loss or validation metric that is not finite, and a callback that raises; Stopped after
     a signal, when a checkpoint has been saved.
     """
-    check_trees(config)  # which are fitted at the end
     with (
         open_world(config.train.device) as (world, device),
         lost_ranks_explained(folder),
@@ -73,6 +71,7 @@ def train(
     ):
         console = console if world.first else QUIET
         fold = make_fold(config, inputs.panel, inputs.device)
+        check_trees(config, inputs.panel, fold.split)  # which are fitted at the end
         with open_run(
             config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=progress
         ) as run:
@@ -150,7 +149,10 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     weights.copy_buffers()
     begun = time.perf_counter()
     run.tell("validation")
-    scores = _part_scores(run, weights.scoring, run.fold.split.valid, run.fold.valid, run.valid_online)
+    scores = score_part(
+        weights.scoring, run.inputs.source, run.fold.split.valid, run.config, online=run.valid_online,
+        metrics_only=run.fold.valid.present, world=run.learner.world,
+    )  # fmt: skip
     valid = part_metrics(run.fold.valid, scores)
     horizons = trained_horizons(state.horizons, phase)
     figure = sum(valid[str(h)]["rank_ic"] for h in horizons) / len(horizons)
@@ -194,18 +196,6 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     return state.history[-1]
 
 
-def _part_scores(
-    run: Run, model: Ensemble, part: Days, samples: PartSamples, online: Float32 | None = None,
-    trees: Rival | None = None, refitted: Float32 | None = None,
-) -> Tensor:  # fmt: skip
-    """Scores of a part that the ranks score together, NaN for rows that no metric needs."""
-    return score_part(
-        model, run.inputs.source, part, run.config, online=online, metrics_only=samples.present,
-        trees=None if trees is None else trees.scores(run.fold.panel, part), refitted=refitted,
-        world=run.learner.world,
-    )  # fmt: skip
-
-
 def _fit_trees(run: Run) -> Rival | None:
     """The trees beside the network, kept in the run's folder; None where there are none."""
     config, fold, state = run.config, run.fold, run.state
@@ -215,39 +205,40 @@ def _fit_trees(run: Run) -> Rival | None:
         return load_trees(config, run.folder, state.run_id, state.features, state.horizons)
     trees = fit_trees(config, fold.panel, fold.split, fold.categorical, run.log.progress)
     if trees is not None:
-        save_rival(run.folder / TREES, trees, fold.panel, state.split["valid"][1], state.run_id)
+        origin = Origin(state.split["valid"][1], config.split.tuned_until, state.config_hash, state.run_id)
+        save_rival(run.folder / TREES, trees, fold.panel, origin)
     return trees
 
 
 @dataclass(frozen=True)
 class _Added:
-    """What is added to the network's scores of the test part."""
+    """What is added to the network's scores of a part; None: nothing is."""
 
     online: Float32 | None = None
     last_layer: Float32 | None = None  # scores of the refitted one
-    last_layer_valid: Float32 | None = None  # of the validation part
 
 
-def _added(run: Run, model: Ensemble) -> _Added:
-    """The state of the regressions is kept for days to come."""
+def _added(run: Run, model: Ensemble) -> dict[str, _Added]:
+    """What is added to the scores of "valid" and "test". The state of the regressions is kept for days to come."""
     config, fold = run.config, run.fold
+    valid, test = fold.split.valid, fold.split.test
     if not config.model.online_weight:
-        return _Added()
+        return dict.fromkeys(("valid", "test"), _Added())
     used, _ = fold.online(config.model.online_features)
     # That of the last day but one: the newest day is compared with the day before.
     keep = len(fold.panel.calendar) - 2
-    fit = fit_online(fold.panel, fold.split.test, used, fold.categorical, fold.device, keep=keep)
-    online = weighted_online_scores(config, fold.panel, fold.split.test, model.neutral, fit.slopes)
-    found, sums = _Added(online), None
+    fit = fit_online(fold.panel, test, used, fold.categorical, fold.device, keep=keep)
+    online = weighted_online_scores(config, fold.panel, test, model.neutral, fit.slopes)
+    refitted: dict[str, Float32 | None] = {"valid": None, "test": None}
+    sums = None
     if config.model.last_layer_weight:
-        valid, test = fold.split.valid, fold.split.test
         days = Days(valid.start, test.stop)
-        refitted = refit_last_layer(model, run.inputs.source, days, config, valid.start, keep=keep)
-        day, sums = present_rows(fold.panel, days).day, refitted.sums
-        found = _Added(online, refitted.scores[day >= test.start], refitted.scores[day < valid.stop])
+        found = refit_last_layer(model, run.inputs.source, days, config, valid.start, keep=keep)
+        day, sums = present_rows(fold.panel, days).day, found.sums
+        refitted = {"valid": found.scores[day < valid.stop], "test": found.scores[day >= test.start]}
     if run.learner.world.first:
         write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums, sums))
-    return found
+    return {"valid": _Added(run.valid_online, refitted["valid"]), "test": _Added(online, refitted["test"])}
 
 
 def _write_summary(run: Run) -> dict[str, Any]:
@@ -259,12 +250,22 @@ def _write_summary(run: Run) -> dict[str, Any]:
     check_best(best, state, path)
     restore_model(model, tensors, path)
     model.bypass(best.off)
-    trees = _fit_trees(run)
-    valid, test = part_samples(fold.panel, fold.split.valid), part_samples(fold.panel, fold.split.test)
+    parts = {"valid": fold.split.valid, "test": fold.split.test}
+    samples = {name: part_samples(fold.panel, part) for name, part in parts.items()}
+    source, world = run.inputs.source, run.learner.world
+    network = {
+        name: network_scores(model, source, part, config, samples[name].present, world) for name, part in parts.items()
+    }
     added = _added(run, model)
-    of_valid = _part_scores(run, model, fold.split.valid, valid, run.valid_online, trees, added.last_layer_valid)
-    scores = _part_scores(run, model, fold.split.test, test, added.online, trees, added.last_layer)
-    splits = {"valid": part_metrics(valid, of_valid), "test": part_metrics(test, scores)}
+    trees = _fit_trees(run)  # now that no other rank waits for this one
+    scores = {
+        name: combined_scores(
+            config, network[name], added[name].online, None if trees is None else trees.scores(fold.panel, part),
+            added[name].last_layer,
+        )
+        for name, part in parts.items()
+    }  # fmt: skip
+    splits = {name: part_metrics(samples[name], of_part) for name, of_part in scores.items()}
     summary: dict[str, Any] = {
         "run_id": state.run_id,
         "cache_id": state.cache_id,
@@ -290,6 +291,6 @@ def _write_summary(run: Run) -> dict[str, Any]:
         state.config_hash,
     )  # fmt: skip
     count = None if look is None else record(fold.panel.folder, look)
-    of_test = row_scores(fold.panel, fold.split.test, scores.cpu().numpy(), "test", state.run_id)
+    of_test = row_scores(fold.panel, fold.split.test, scores["test"].cpu().numpy(), "test", state.run_id)
     report_training(run.folder, fold.panel, of_test, run.notes, count, run.log.console)
     return summary

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from engine.config import SplitConfig
+from engine.config import SplitConfig, TreesBeside
 from engine.dates import dates_of, span_of
 from engine.training.fold import Fold, make_fold
 from hpo.config import StudyConfig
@@ -17,8 +17,11 @@ CPU = torch.device("cpu")
 def study_folds(config: StudyConfig, panel: Panel, device: torch.device = CPU) -> list[tuple[StudyConfig, Fold]]:
     """The configuration and split of every fold; one where the split is as it is.
 
+    Trees beside a network are left out: they are fitted when a training ends, and a trial is judged before.
+
     Raises InputError where a fold has no day to train on.
     """
+    config = config.model_copy(update={"trees": TreesBeside()})
     base = make_fold(config, panel, device)
     if not config.hpo.folds:
         return [(config, base)]

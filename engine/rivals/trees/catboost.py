@@ -1,6 +1,5 @@
 """CatBoost: boosted trees grown by loss, one fit per horizon and seed, stopped early on the validation part."""
 
-import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.rivals.samples import Float, Float32, Int, Problem
 from engine.rivals.trees.data import Data, cuts, data_of, least_of_leaf, settings_of
@@ -72,7 +72,7 @@ def catboost(problem: Problem, seeds: range) -> list[Booster]:
         "od_wait": settings.patience,
         "use_best_model": True,
         "allow_writing_files": False,
-        "thread_count": os.cpu_count(),
+        "thread_count": torch.get_num_threads(),
         "verbose": False,
     }
     if settings.stop == "rank_ic":

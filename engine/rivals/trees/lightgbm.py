@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.rivals.samples import Float, Float32, Int, Problem
 from engine.rivals.trees.data import GRADES, cuts, data_of, least_of_leaf, settings_of
@@ -47,13 +48,24 @@ def library() -> Any:
     return lightgbm
 
 
+def check_days(samples: Int, where: str) -> None:
+    """Raise InputError where a day has more samples than LambdaMART takes.
+
+    Args:
+        samples: of each day.
+        where: the setting, for the message.
+    """
+    if (most := int(samples.max())) > MOST_OF_DAY:
+        what = f"lambdarank takes {MOST_OF_DAY:,} samples a day, and a day here has {most:,}"
+        raise InputError(where, what, "Use rank")
+
+
 def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
     """A fit for each seed. Raises InputError without the package, and for a part without samples."""
     package, settings = library(), settings_of(problem, "lightgbm")
     train, valid = (data_of(problem, name, settings) for name in ("train", "valid"))
-    if settings.objective == "lambdarank" and (most := int(train.groups.max())) > MOST_OF_DAY:
-        what = f"lambdarank takes {MOST_OF_DAY:,} samples a day, and a day here has {most:,}"
-        raise InputError("lightgbm.objective", what, "Use rank")
+    if settings.objective == "lambdarank":
+        check_days(train.groups, "lightgbm.objective")
     parameters: dict[str, Any] = {
         "objective": OBJECTIVES[settings.objective],
         "learning_rate": settings.learning_rate,
@@ -67,6 +79,7 @@ def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
         # Of few samples a leaf will hold fewer than those by which the library leaves features out beforehand.
         "feature_pre_filter": len(train.x) >= LEAST_FILTERED,
         "deterministic": True,
+        "num_threads": torch.get_num_threads(),
         "force_col_wise": True,
         "verbosity": -1,
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.rivals.samples import Float, Float32, Int, Problem
 from engine.rivals.trees.data import Data, cuts, data_of, settings_of
@@ -55,6 +56,7 @@ def xgboost(problem: Problem, seeds: range) -> list[Booster]:
     parameters = {
         "objective": OBJECTIVES[settings.objective],
         "eta": settings.learning_rate,
+        "nthread": torch.get_num_threads(),
         "tree_method": "hist",
         "grow_policy": "lossguide",
         "max_depth": 0,
@@ -77,6 +79,7 @@ def xgboost(problem: Problem, seeds: range) -> list[Booster]:
     for seed in seeds:
         booster = package.train(
             parameters | {"seed": seed}, of_train, num_boost_round=settings.trees, evals=[(of_valid, "valid")],
+            verbose_eval=False,
             custom_metric=rank_ic if settings.stop == "rank_ic" else None,
             callbacks=[
                 package.callback.EarlyStopping(

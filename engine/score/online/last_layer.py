@@ -49,14 +49,15 @@ def refit_last_layer(
     span = Span(part, begin, begin - 1 if after is None else after[0], part.stop - 1 if keep is None else keep)
     days = _by_day(model, source, span.days(source.panel), config, progress)
     sums = None if after is None else after[1]
-    return refit(days, source.panel, span, _columns(model), model.horizons, model.neutral, sums)
+    return refit(days, source.panel, span, columns_of(model), model.horizons, model.neutral, sums)
 
 
 def _by_day(model: Ensemble, source: Source, part: Days, config: Config, progress: Progress) -> Iterator[Day]:
     """Every day of a part, also one without rows."""
     panel, context, device = source.panel, config.data.context, next(model.parameters()).device
     below = model.with_members([_BelowHeads(member) for member in model.members]).eval()
-    days = block_days(below, panel, part, config, device)
+    # As much memory as scores take, which are of one member at a time.
+    days = max(block_days(below, panel, part, config, device) // len(model.members), 1)
     blocks, following = scoring_blocks(panel, part, days), part.start
     with (
         in_pieces(below, days, context, len(panel.manifest.features), device) as pieces,
@@ -85,7 +86,7 @@ def _by_day(model: Ensemble, source: Source, part: Days, config: Config, progres
 
 def _empty(model: Ensemble, panel: Panel, number: int, device: torch.device) -> Day:
     """A day on which no code is there."""
-    outputs, features = (torch.zeros(0, c, device=device) for c in (_columns(model), len(panel.manifest.features)))
+    outputs, features = (torch.zeros(0, c, device=device) for c in (columns_of(model), len(panel.manifest.features)))
     return Day(number, outputs, features, torch.zeros(0, device=device), panel.targets[:0])
 
 
@@ -105,6 +106,6 @@ class _BelowHeads(nn.Module):
         return outputs, outputs[..., :0]
 
 
-def _columns(model: Ensemble) -> int:
+def columns_of(model: Ensemble) -> int:
     """Outputs of the last layers of all members."""
     return sum(int(member.heads.in_features) for member in model.members)  # type: ignore[misc,arg-type,union-attr]

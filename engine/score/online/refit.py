@@ -67,7 +67,8 @@ class Span:
     def days(self, panel: Panel) -> Days:
         """The days that have to be seen: those whose returns the sums do not hold yet wait again."""
         waits = max(label_days(panel), default=0)
-        start = max(self.begin, self.done + 1 - waits) if waits else self.part.start
+        learns = waits and max(self.part.stop - 1, self.keep) > self.done
+        start = max(self.begin, self.done + 1 - waits) if learns else self.part.start
         return Days(min(self.part.start, start), max(self.part.stop, self.keep + 1))
 
 

@@ -10,7 +10,7 @@ from engine.config import Trees
 from engine.rivals.baseline import Asked, baseline
 from engine.rivals.fit import fit_rival, run_baseline
 from engine.rivals.options import Help, Options, Ridge, RivalConfig
-from engine.rivals.saved import load_rival, save_rival
+from engine.rivals.saved import Origin, load_rival, save_rival
 from engine.score.online.features import online_scores, online_slopes
 from engine.score.risk import moments_of, risk_directions
 from engine.score.rows import present_rows
@@ -116,9 +116,9 @@ def test_a_saved_rival_scores_later_days_as_it_would_have(tmp_path, kind):
     options = Options(help=HELP, trees={kind: FEW}, risk_factors=2)
     rival = fit_rival(panel, SPLIT, kind, options)
     path = tmp_path / "rival.safetensors"
-    save_rival(path, rival, panel, "2010-06-01")
-    read, until = load_rival(path, whole, Options())
-    assert until == "2010-06-01"
+    save_rival(path, rival, panel, Origin("2010-06-01"))
+    read, origin = load_rival(path, whole, Options())
+    assert origin == Origin("2010-06-01")
     np.testing.assert_array_equal(read.scores(whole, SPLIT.test), rival.scores(whole, SPLIT.test))
     path.write_bytes(path.read_bytes()[:-3] + b"xyz")
     with pytest.raises(InputError, match="damaged"):
@@ -127,7 +127,7 @@ def test_a_saved_rival_scores_later_days_as_it_would_have(tmp_path, kind):
 
 def test_a_rival_of_other_features_is_refused(tmp_path):
     panel, other = panel_in(tmp_path / "a"), panel_in(tmp_path / "b", horizons=(1, 2))
-    save_rival(tmp_path / "r.safetensors", fit_rival(panel, SPLIT, "ridge"), panel, "2010-06-01")
+    save_rival(tmp_path / "r.safetensors", fit_rival(panel, SPLIT, "ridge"), panel, Origin("2010-06-01"))
     with pytest.raises(InputError, match="horizons"):
         load_rival(tmp_path / "r.safetensors", other, Options())
 

@@ -12,7 +12,7 @@ from engine.rivals.fit import FITTED, fit_rival
 from engine.rivals.options import Help, Options, RivalConfig
 from engine.rivals.refitted import PIECES, refitted_scores
 from engine.rivals.samples import Problem
-from engine.rivals.saved import load_rival, save_rival
+from engine.rivals.saved import Origin, load_rival, save_rival
 from engine.score.rows import present_rows
 from loaders.split import Days
 from tests.engine.rivals.test_fit import SPLIT, needs, panel_in
@@ -85,7 +85,7 @@ def test_a_saved_rival_is_refitted_too(tmp_path):
     panel = panel_in(tmp_path / "cache", signal=0.5)
     rival = fit_rival(panel, SPLIT, "lightgbm", replace(options("lightgbm", trees=15, patience=15), help=REFITTED))
     assert rival.since == str(panel.calendar[SPLIT.valid.start])
-    save_rival(tmp_path / "r.safetensors", rival, panel, "2010-03-01")
+    save_rival(tmp_path / "r.safetensors", rival, panel, Origin("2010-03-01"))
     loaded, _ = load_rival(tmp_path / "r.safetensors", panel, Options())
     np.testing.assert_allclose(loaded.scores(panel, SPLIT.test), rival.scores(panel, SPLIT.test), atol=1e-5)
     assert str(loaded.help) == str(rival.help)

@@ -40,11 +40,12 @@ def test_targets_are_ranks_z_scores_or_grades_of_their_day(tmp_path):
 
 @pytest.mark.parametrize("objective", ["rank", "huber", "lambdarank"])
 @pytest.mark.parametrize("kind", LIBRARIES)
-def test_every_objective_finds_a_signal(tmp_path, kind, objective):
+def test_every_objective_finds_a_signal_in_silence(tmp_path, kind, objective, capfd):
     needs(kind)
     panel = panel_in(tmp_path, signal=1.0)
     scores = run_baseline(panel, SPLIT, kind, options(kind, objective=objective))["test"]
     assert mean_rank_ic(panel, SPLIT.test, scores[:, 0]) > 0.35
+    assert capfd.readouterr() == ("", "")
 
 
 def mean_rank_ic(panel, part, scores):
