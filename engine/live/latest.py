@@ -81,7 +81,8 @@ def predict_latest(
     """Score one day of a cache with a run's best checkpoint, and the day before for comparison.
 
     The cache needs the days of the context and, where the run has an online regression, those since the state that is
-    kept with the run (engine/live/state.py); the state moves along.
+    kept with the run (engine/live/state.py); the state moves along. A refitted last layer also needs the context of the
+    days whose returns that state waits for.
 
     Args:
         run: a run folder, or a folder of folds, of which the newest is used.

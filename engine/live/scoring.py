@@ -22,7 +22,7 @@ def score_days(
     newest: bool = False,
     progress: Progress = quiet,
 ) -> tuple[RowScores, list[str]]:
-    """Scores of some days, and what has to be said with them. The state of the online regression moves along.
+    """Scores of some days, and what has to be said with them. The state of the regressions moves along.
 
     Args:
         name: of the days, `Asked.name`.

@@ -145,6 +145,7 @@ def _known(panel: Panel, counted: int, last: int) -> tuple[int, list[str]]:
 def _still(state: OnlineState, panel: Panel, days: Days, used: Int) -> LiveSlopes:
     """The slopes of a state for all days of a panel without returns."""
     slopes = slopes_of(state.sums, used, len(panel.manifest.features))
-    note = f"online regression: as of {state.date}, since {panel.folder} has no returns"
+    what = "online regression" if state.last_layer is None else "online regression and last layer"
+    note = f"{what}: as of {state.date}, since {panel.folder} has no returns"
     notes = [note] if panel.manifest.calendar[days.stop - 1] > state.date else []
     return LiveSlopes(np.repeat(slopes, len(days), 0), None, state.date, notes, state)

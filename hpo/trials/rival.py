@@ -33,7 +33,7 @@ def run_rival(
         folds: what `study_folds` gives, with the trial's settings in the configurations.
         folder: of the study, for messages.
         report: called after every fold, returns whether to prune the trial.
-        stop: receives the number of a signal, which ends the fit.
+        stop: receives the number of a signal, which ends the fit; that of CatBoost once its present seed is done.
 
     Raises TrialPruned, TrialFailed for a metric that is missing, Stopped after a signal, and what `fit_rival` raises.
     """

@@ -126,6 +126,12 @@ def test_the_folds_of_a_study_are_those_days_by_date(small_cache, split):
         assert config.split.test_end == str(WEEKDAYS[fold.split.test.stop - 1])
 
 
+@pytest.mark.parametrize("folds", [0, 2])
+def test_trials_train_networks_alone(small_cache, folds):
+    config = study_config(small_cache, f"hpo.folds={folds}", "trees.kind=lightgbm")
+    assert {each.trees.kind for each, _ in study_folds(config, open_panel(small_cache))} == {"off"}
+
+
 def test_the_last_day_of_validation(small_cache):
     dates = [str(WEEKDAYS[day]) for day in (100, 130)]
     assert split_by_date(WEEKDAYS, *dates, None, 7, valid_end=str(WEEKDAYS[110])).valid.stop == 111

@@ -73,8 +73,9 @@ def test_a_stop_in_a_fit_costs_no_trial(cache, tmp_path, monkeypatch):
 
 def test_a_package_that_is_missing_ends_in_a_line(cache, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "catboost", None)
-    with pytest.raises(Exception, match="not available"):
+    with pytest.raises(InputError, match="--kind catboost: not available"):
         run_study(work(cache, tmp_path / "out", "catboost", 1), 1, QUIET)
+    assert not (tmp_path / "out").exists()  # no trial has failed
 
 
 def test_rivals_are_fitted_one_at_a_time(cache, tmp_path):

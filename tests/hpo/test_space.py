@@ -121,6 +121,10 @@ def test_each_kind_has_a_default_space_that_holds_its_own_settings(kind):
         ("lightgbm", "xgboost.num_leaves"),
         ("lightgbm", "model.dropout"),
         ("ridge", "train.learning_rate"),
+        ("ridge", "train.seeds"),
+        ("ridge", "model.last_layer_weight"),
+        ("network", "model.last_layer_weight"),  # by which a trial is not judged
+        ("network", "trees.weight"),
     ],
 )
 def test_settings_that_do_nothing_to_what_is_tuned_are_refused(kind, key):

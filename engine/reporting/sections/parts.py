@@ -1,4 +1,4 @@
-"""The network, the online regression and neutralisation apart: what each ranks alone, and what all do together."""
+"""The network, what is added to it, and neutralisation apart: what each ranks alone, and what all do together."""
 
 import numpy as np
 
@@ -12,14 +12,17 @@ from engine.score.standard_error import half_width
 from loaders.cache.format import SCORED
 
 TITLE = "Parts of the score"
-INTRO = "The score adds an online regression to the network, and removes a share of the exposure to risk factors."
+INTRO = (
+    "The score adds an online regression to the network, trees and a refitted last layer where there are any, and "
+    "removes a share of the exposure to risk factors."
+)
 
 
 def section(subject: Subject) -> Section:
     if subject.run is None:
         return Section(TITLE, INTRO, [Missing("Parts apart", subject.no_run)])
     if subject.brief:
-        why = f"it takes two more passes of the network; `atft-engine report {subject.folder}` makes them"
+        why = f"it takes more passes of the network; `atft-engine report {subject.folder}` makes them"
         return Section(TITLE, INTRO, [Missing("Parts apart", why)])
     panel, rows = subject.panel, subject.opened.rows
     code = panel.code_of(rows)

@@ -7,10 +7,12 @@ import pytest
 from scipy.stats import norm, rankdata
 
 from engine.config import Trees
+from engine.config_file import load
 from engine.rivals.baseline import Asked, baseline
 from engine.rivals.fit import fit_rival, run_baseline
 from engine.rivals.options import Help, Options, Ridge, RivalConfig
 from engine.rivals.saved import Origin, load_rival, save_rival
+from engine.score.files import read_scores
 from engine.score.online.features import online_scores, online_slopes
 from engine.score.risk import moments_of, risk_directions
 from engine.score.rows import present_rows
@@ -123,6 +125,26 @@ def test_a_saved_rival_scores_later_days_as_it_would_have(tmp_path, kind):
     path.write_bytes(path.read_bytes()[:-3] + b"xyz")
     with pytest.raises(InputError, match="damaged"):
         load_rival(path, whole, Options())
+
+
+def test_a_saved_rival_says_where_it_comes_from(tmp_path):
+    """Other settings are another model in the ledger, and a day that tuning has seen is told, when it is read too."""
+    whole = panel_in(tmp_path / "whole")
+    panel, path = cut(whole, tmp_path / "early", 0, 150), tmp_path / "rival.safetensors"
+    found = {}
+    for tuned in (None, str(whole.calendar[160])):
+        for weight in ("0.1", "0.2"):
+            given = ["data.context=4", f"model.online_weight={weight}"] + (
+                [f"split.tuned_until={tuned}"] if tuned else []
+            )
+            baseline(load(RivalConfig, None, given, str(panel.folder)), Asked("ridge", save=path))
+            later = load(RivalConfig, None, [], str(whole.folder))
+            read = baseline(later, Asked("ridge", load=path, out=tmp_path / "scores.parquet"))
+            assert [tuned in note for note in read.notes] == ([True] if tuned else [])
+            metadata = read_scores(tmp_path / "scores.parquet").metadata
+            assert metadata.get("tuned_until") == tuned
+            found[tuned, weight] = metadata["run_id"]
+    assert found[None, "0.1"] != found[None, "0.2"]
 
 
 def test_a_rival_of_other_features_is_refused(tmp_path):

@@ -163,3 +163,19 @@ def test_a_package_that_is_missing_is_said_before_the_training(small_cache, tmp_
     with pytest.raises(InputError, match=r"trees[.]kind=catboost: not available"):
         train(config, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_option_leaves_a_kind_that_is_named(small_cache, tmp_path, run_command):
+    pytest.importorskip("xgboost")
+    given = [word for setting in [*SETTINGS, "trees.kind=xgboost"] for word in ("--set", setting)]
+    code, _, err = run_command("train", "--arrow", small_cache, "--out", tmp_path / "run", "--with-trees", *given)
+    assert code == 0, err
+    assert load_config(tmp_path / "run" / "config.toml", []).trees.kind == "xgboost"
+
+
+def test_days_that_trees_do_not_take_are_refused_before_the_training(small_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.rivals.trees.lightgbm.MOST_OF_DAY", 20)
+    settings = [*SETTINGS, "trees.kind=lightgbm", "trees.objective=lambdarank"]
+    with pytest.raises(InputError, match=r"trees\.objective: lambdarank takes 20 samples a day"):
+        train(load_config(None, settings, str(small_cache)), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
