@@ -27,12 +27,12 @@ MOST_VALUES = 1 << 23  # of the features of a window
 def future(trained: Trained) -> Finding:
     """Fails where a score of a date, or of four days before it, moves by a bit when all later rows are changed.
 
-    Statistic: the number of scores that differ. For each of ten dates of the test, evenly spaced, the days around it
-    are copied into memory, and the run's own code (`predict_days`: context, network, trees, regressions,
-    neutralisation) scores the days from four before the date to five after it. Then features, presence and universe of
-    later days change, and every label that ends later; the same code scores the same days again. A network of the user's own also
-    has to pass `check_own` again. Null: none; scores up to the date are the same to the bit, since all arrays have the
-    same shapes. No false alarms. A dependence on a day beyond the five is not seen.
+    Statistic: the number of scores that differ. For each of ten dates of the test, evenly spaced, the days around
+    it are copied into memory, and the run's own code (`predict_days`: context, network, trees, regressions,
+    neutralisation) scores the days from four before the date to five after it. Then features, presence and universe
+    of later days change, and every label that ends later; the same code scores the same days again. A network of
+    the user's own also has to pass `check_own` again. Null: none; scores up to the date are the same to the bit,
+    since all arrays have the same shapes. No false alarms. A dependence on a day beyond the five is not seen.
     """
     places, tried = [], 0
     for run in trained.runs:
