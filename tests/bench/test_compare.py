@@ -161,7 +161,15 @@ def test_kept_runs_hold_the_figures_of_the_contract_and_nothing_of_their_owner(p
 
 def test_benchmarks_are_named_by_tier_peer_and_size_and_full_adds_sizes():
     def collected(*options):
-        command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--collect-only", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "bench/bench_loader.py",
+            "--benchmark-only",
+            "--collect-only",
+            *options,
+        ]
         # A worker of pytest-xdist may run this test; the command is not one.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         done = subprocess.run(

@@ -17,7 +17,7 @@ from tests.faults.mutations import forge
 ROOT = Path(__file__).resolve().parents[2]
 
 
-COUNTS = {"mutations": 120, "inputs": 100, "limits": 20}
+COUNTS = {"mutations": 90, "inputs": 70, "limits": 12}
 
 
 def test_every_command_is_right_or_refuses(tmp_path):

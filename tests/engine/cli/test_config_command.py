@@ -37,6 +37,7 @@ def test_settings_of_a_run(run_command, small_run):
     assert code == 0
     read = tomllib.loads(shown)
     written = tomllib.loads((small_run / "config.toml").read_text())
+    assert written.pop("trees") == {"kind": read.pop("trees")["kind"]} == {"kind": "off"}  # what is off is not written
     assert {name: section for name, section in read.items() if section} == {n: s for n, s in written.items() if s}
     assert read["train"]["blocks"] == int(next(s for s in SMALL if "train.blocks" in s).partition("=")[2])
 

@@ -95,7 +95,7 @@ def test_a_training_before_and_after_it_has_something_to_save(stopped, small_cac
     code, error = stopped(engine.training.run, "save_last", signal.SIGTERM, *command)
     assert (code, error) == (1, "stopped by SIGTERM\n")
     assert not list(tmp_path.iterdir())
-    code, error = stopped(engine.training.loop, "_part_scores", signal.SIGINT, *command, "--set", "train.epochs=1")
+    code, error = stopped(engine.training.loop, "score_part", signal.SIGINT, *command, "--set", "train.epochs=1")
     assert (code, error.splitlines()) == (1, [error.strip()])
     assert "stopped by SIGINT after the last epoch. Resume" in error  # it was in the only validation
     state, _ = load_checkpoint(run / "checkpoints" / LAST)

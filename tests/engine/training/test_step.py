@@ -175,21 +175,12 @@ def test_padding_to_the_static_shape_changes_nothing():
     assert not torch.allclose(results[0, 0], results[2, 0], rtol=1e-3)
 
 
-def test_a_compiled_step_is_the_eager_one(tmp_path):
-    settings = ["model.dropout=0"]
-    (expected,), expected_results, _ = trained(configured(*settings), [block(0), block(1, codes=30)])
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiled = configured(*settings, "train.compile=on")
-    (found,), results, _ = trained(compiled, [block(0), block(1, codes=30)])
-    # Blocks of other sizes are padded to the same static shape: one graph serves all.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    torch.testing.assert_close(results, expected_results, equal_nan=True, rtol=1e-4, atol=1e-5)
-    same(found, expected, rtol=1e-3, atol=1e-6)
+def test_trainings_of_other_settings_share_a_compiled_step_that_is_the_eager_one():
+    """What a study searches by default: each trial is a model of its own, and only the first one compiles.
 
-
-def test_trainings_of_other_settings_share_a_compiled_step():
-    """What a study searches by default: each trial is a model of its own, and only the first one compiles."""
+    Blocks of other sizes are padded to the same static shape: one graph serves all.
+    """
+    blocks = [block(0), block(1, codes=30)]
     terms = [f"objective.{term}=0.1" for term in ("rank_ic", "ic", "sharpe", "spearman", "huber")]
     trials = [
         ["model.dropout=0.3"],
@@ -199,9 +190,9 @@ def test_trainings_of_other_settings_share_a_compiled_step():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for number, settings in enumerate(trials):
-        found, results, _ = trained(configured(*settings, "train.compile=on"), [block(0)], lr=1e-4 / (1 + number))
+        found, results, _ = trained(configured(*settings, "train.compile=on"), blocks, lr=1e-4 / (1 + number))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    expected, expected_results, _ = trained(configured(*settings), [block(0)], lr=1e-4 / (1 + number))
+    expected, expected_results, _ = trained(configured(*settings), blocks, lr=1e-4 / (1 + number))
     torch.testing.assert_close(results, expected_results, equal_nan=True, rtol=1e-4, atol=1e-5)
     same(found[0], expected[0], rtol=1e-3, atol=1e-6)
 
