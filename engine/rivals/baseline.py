@@ -155,5 +155,8 @@ def _loaded(panel: Panel, path: Path, options: Options) -> tuple[Rival, Scored, 
     if start == len(panel.calendar):
         what = f"was fitted up to {until}, and {panel.folder} ends on {panel.calendar[-1]}"
         raise InputError(str(path), what, "Name a cache with later days as --arrow")
+    if rival.since is not None and str(panel.calendar[0]) > rival.since:
+        what = f"its trees are weighed by returns from {rival.since} on; {panel.folder} begins with {panel.calendar[0]}"
+        raise InputError(str(path), what, "Name a cache with those days as --arrow")
     part = Days(start, len(panel.calendar))
     return rival, {"test": (part, rival.scores(panel, part))}, origin

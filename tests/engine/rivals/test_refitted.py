@@ -1,5 +1,6 @@
 """Trees that are weighed anew each day: their pieces, the weights against least squares, and what is saved of them."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,11 @@ from engine.rivals.refitted import PIECES, refitted_scores
 from engine.rivals.samples import Problem
 from engine.rivals.saved import Origin, load_rival, save_rival
 from engine.score.rows import present_rows
+from loaders.errors import InputError
 from loaders.split import Days
 from tests.engine.rivals.test_fit import SPLIT, needs, panel_in
 from tests.engine.rivals.test_trees import LIBRARIES, options
+from tests.panels import cut
 
 EXPECTED = 0.12
 REFITTED = Help(online_weight=0.2, last_layer_weight=0.5, seeds=2)
@@ -89,6 +92,18 @@ def test_a_saved_rival_is_refitted_too(tmp_path):
     loaded, _ = load_rival(tmp_path / "r.safetensors", panel, Options())
     np.testing.assert_allclose(loaded.scores(panel, SPLIT.test), rival.scores(panel, SPLIT.test), atol=1e-5)
     assert str(loaded.help) == str(rival.help)
+
+
+def test_a_cache_without_the_days_that_weigh_them_is_refused(tmp_path):
+    needs("lightgbm")
+    panel = panel_in(tmp_path / "cache", signal=0.5)
+    rival = fit_rival(panel, SPLIT, "lightgbm", replace(options("lightgbm", trees=5, patience=5), help=REFITTED))
+    path = tmp_path / "r.safetensors"
+    save_rival(path, rival, panel, Origin(str(panel.calendar[SPLIT.valid.stop - 1])))
+    for start, refused in ((SPLIT.valid.start, False), (SPLIT.valid.start + 1, True)):
+        config = load(RivalConfig, None, [], str(cut(panel, tmp_path / str(start), start, 180).folder))
+        with pytest.raises(InputError, match=f"from {rival.since} on") if refused else nullcontext():
+            baseline(config, Asked("lightgbm", load=path))
 
 
 def test_a_rival_that_is_no_sum_says_that_it_is_not_refitted(tmp_path):
