@@ -1,5 +1,6 @@
 """Which file, row and value a table fails at. Read again file by file, and only once something is known to be wrong."""
 
+from datetime import date
 from typing import NoReturn
 
 import polars as pl
@@ -10,24 +11,36 @@ from loaders.cache.sources.reader import reading
 from loaders.cache.sources.table import MISSING, Table
 from loaders.errors import InputError
 
+_PER_DAY = {None: 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # by unit of time; none: days
+
+
+def _in_words(days: int) -> str:
+    """A day by its number of days from 1970-01-01 on, though no calendar may have it."""
+    ordinal = date(1970, 1, 1).toordinal() + days
+    if 1 <= ordinal <= date.max.toordinal():
+        return date.fromordinal(ordinal).isoformat()
+    return f"{abs(days):,} days {'after' if days > 0 else 'before'} 1970-01-01"
+
 
 def refuse_date(table: Table) -> NoReturn:
     """Raise InputError for the first file with rows that have no date, or one that cannot be read."""
     period = table.sources.period
     for i, (file, key) in enumerate(zip(table.sources.files, table.sources.keys, strict=True)):
-        value = pl.col(key.date).fill_nan(None) if file.kinds[key.date].is_float() else pl.col(key.date)
-        if file.kinds[key.date].is_temporal():  # Python has no year above 9999
-            value = value.cast(pl.String)
+        kind = file.kinds[key.date]
+        value = pl.col(key.date).fill_nan(None) if kind.is_float() else pl.col(key.date)
+        if kind.is_temporal():  # as a number: Python has no year above 9999, and polars panics at larger ones
+            value = value.to_physical().cast(pl.Int64) // _PER_DAY[getattr(kind, "time_unit", None)]
         bad = table.rows(i, [value.alias("value")]).filter(pl.col("date").is_null())
         where = str(file.path)
         unreadable = pl.col("value").is_not_null()
         with reading(where):
             empty = bad.select((~unreadable).sum()).collect(engine="streaming").item()
             wrong = bad.filter(unreadable).select(pl.len(), pl.all().first()).collect(engine="streaming")
-        count, _, code, value = wrong.row(0)
+        count, _, code, first = wrong.row(0)
         if count:
+            first = _in_words(first) if kind.is_temporal() else first
             more = f" (and {count - 1:,} more rows hold such)" if count > 1 else ""
-            raise InputError(where, dates.fault(key.date, value, code) + more, dates.advice(value, period))
+            raise InputError(where, dates.fault(key.date, first, code) + more, dates.advice(first, period))
         if empty:
             raise InputError(where, f"{empty:,} rows have no date in column {key.date!r}", "Remove or date them")
     raise InputError(table.sources.name, "rows have no readable date", dates.advice(None, period))

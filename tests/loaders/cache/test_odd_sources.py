@@ -71,11 +71,23 @@ def test_a_row_that_is_no_text_is_one_line(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_year_that_python_does_not_have_is_named(tmp_path):
-    days = pl.Series("date", [8_400_000], dtype=pl.Int32).cast(pl.Date)
-    pl.concat([bars(), bars().head(1).with_columns(days)]).write_parquet(tmp_path / "bars.parquet")
-    with pytest.raises(InputError, match=r"'\+24968-\d\d-\d\d' in a row of c0, which is no accepted date"):
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (8_400_000, pl.Date, "8,400,000 days after 1970-01-01"),  # Python has no such year
+        (2**29, pl.Date, "536,870,912 days after 1970-01-01"),  # and Polars no such date
+        (-(2**31), pl.Date, "2,147,483,648 days before 1970-01-01"),
+        (2**62, pl.Datetime("us"), "53,375,995 days after 1970-01-01"),
+        (-62_200, pl.Date, "1799-09-14"),
+    ],
+)
+def test_a_day_that_no_calendar_has_is_named(tmp_path, number, kind, said, capfd):
+    days = pl.Series("date", [number], dtype=pl.Int64 if isinstance(kind, pl.Datetime) else pl.Int32).cast(kind)
+    frame = pl.concat([bars().with_columns(pl.col("date").cast(kind)), bars().head(1).with_columns(days)])
+    frame.write_parquet(tmp_path / "bars.parquet")
+    with pytest.raises(InputError, match=f"'{said}' in a row of c0, which is no accepted date"):
         build("ohlcv", [tmp_path / "bars.parquet"], tmp_path / "c", {})
+    assert capfd.readouterr().err == ""
 
 
 def test_quoted_separators_and_line_ends_are_no_cut(tmp_path):
