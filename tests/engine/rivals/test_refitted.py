@@ -42,14 +42,21 @@ def test_pieces_are_the_summands_of_a_score(tmp_path, kind):
         np.testing.assert_allclose(rest, rest[0], atol=1e-5)
 
 
-def by_lstsq(panel, models, day, i, begin):
+def outputs_of(panel, models, begin):
+    """{day: its rows, and their pieces [N, C]} from a day on."""
+    rows, day, _ = present_rows(panel, Days(begin, len(panel.calendar)))
+    x = panel.features[rows].astype(np.float32)
+    every = np.hstack([model.pieces(x, PIECES) for of_seeds in models for model in of_seeds]).astype(np.float64)
+    return {t: (rows[day == t], every[day == t]) for t in np.unique(day)}
+
+
+def by_lstsq(panel, outputs, day, i, begin):
     """Scores of a day by the weights that least squares give the pieces on all known samples."""
     h, stacked, aims = panel.manifest.horizons[i], [], []
 
     def standardised(t):
-        rows = present_rows(panel, Days(t, t + 1)).rows
-        x, scored = panel.features[rows].astype(np.float32), panel.presence[rows] == 2
-        every = np.hstack([model.pieces(x, PIECES) for of_seeds in models for model in of_seeds]).astype(np.float64)
+        rows, every = outputs[t]
+        scored = panel.presence[rows] == 2
         deviation = every[scored].std(0)
         return (every - every[scored].mean(0)) / np.where(deviation > 1e-5, deviation, np.inf), scored, rows
 
@@ -72,10 +79,10 @@ def test_weights_are_those_of_least_squares(tmp_path, kind):
     rival = fit_rival(panel, SPLIT, kind, replace(options(kind, trees=15, patience=15), help=REFITTED))
     begin = SPLIT.valid.start
     found = refitted_scores(panel, SPLIT.test, rival.models, rival.neutral, begin)
-    of = present_rows(panel, SPLIT.test).day
+    of, outputs = present_rows(panel, SPLIT.test).day, outputs_of(panel, rival.models, begin)
     for day in (SPLIT.test.start, SPLIT.test.stop - 1):
         for i in (0, 1):
-            expected = by_lstsq(panel, rival.models, day, i, begin)
+            expected = by_lstsq(panel, outputs, day, i, begin)
             assert expected.std() > 0.05
             np.testing.assert_allclose(found[of == day, i], expected, atol=5e-3 * expected.std())
     without = replace(rival, since=None).scores(panel, SPLIT.test)
