@@ -12,6 +12,7 @@ from engine.config import Config, Part
 from engine.model.neutral import Neutral
 from engine.model.registry import Network, build_model
 from kernels.ranks import EPSILON, masked_mean
+from loaders.errors import InputError
 
 
 class Ensemble(nn.Module):
@@ -81,5 +82,8 @@ def build_ensemble(config: Config, features: int, horizons: int) -> Ensemble:
     context, names = config.data.context, config.data.features or ()
     ids = {names.index(name): count for name, count in config.model.categories.items()}
     members = [build_model(config.model, features, horizons, context, seed, ids) for seed in seeds_of(config)]
+    if config.model.last_layer_weight and not hasattr(members[0], "last_layer"):
+        what = f"the network {config.model.name!r} has no last_layer to be refitted"
+        raise InputError("model.last_layer_weight", what, "Leave it at 0, or give the network one, as ATFT has")
     added_to = config.model.online_weight > 0 or config.trees.kind != "off"
     return Ensemble(members, Neutral(features, config.model.risk_factors, config.model.neutralize), added_to)

@@ -45,9 +45,8 @@ class Rival:
     neutral: Neutral | None  # None where nothing is fitted
     used: Int | None  # places of the features that the online regression uses; None: it is not asked
     options: Options
-    since: str | None = (
-        None  # first validation day, ISO, from which pieces of trees are weighed anew; None: they are not
-    )
+    # First validation day, ISO, from which on pieces of trees are weighed anew; None: they are not.
+    since: str | None = None
 
     @property
     def help(self) -> Help | None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from engine.model.neutral import Neutral, centred_and_scale
 from engine.score.online.sums import Recursion, Sums, label_days, no_sums, prior, rank_targets
-from engine.score.rows import CPU, present_rows
+from engine.score.rows import CPU, Float32, present_rows
 from engine.threads import one_thread_each
 from loaders.by_day import features_by_day
 from loaders.cache.format import SCORED
@@ -38,8 +38,6 @@ HALF_LIFE = 250.0  # days
 ROWS = 1 << 20  # whose targets are ranked at a time
 SOLVED_BYTES = 64 << 20  # of matrices that are solved at a time
 EXPECTED = 0.06  # deviation of x'w by the prior, where returns deviate by 1: what is expected of a RankIC
-
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ def online_slopes(
         without: features that are left out, such as ids.
         most: features that are used, the slopes of others are 0; see `choose_features`. None: all.
         device: that computes them.
+        progress: in days.
 
     Raises InputError for a panel without targets.
-        progress: in days.
     """
     used = choose_features(panel, part.start, without, most, device)
     return fit_online(panel, part, used, without, device, progress=progress).slopes

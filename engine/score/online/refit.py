@@ -4,8 +4,8 @@ The model is frozen at the split, and so is its last step: the heads of a networ
 it stays worth knowing longer, so the regression weighs it anew each day by the returns known by then.
 
 It learns from the first day of validation on: on the days before, the outputs fit the very returns that trained them.
-From then on nothing is forgotten. Labels over h days overlap, so that a short memory holds few of them: with half-lives
-of 125 to 250 days it lost at five days what it gained at one.
+From then on nothing is forgotten. Labels over h days overlap, so that a short memory holds few of them: refitted with a
+half-life of 250 days it gained less at five days than at one (docs/experiments.md, "Online regression").
 
 N rows, C outputs, F features, H horizons
 """

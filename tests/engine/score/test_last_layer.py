@@ -13,6 +13,7 @@ from engine.config_file import config_hash, load_config
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.sources import source_of
 from engine.model.ensemble import build_ensemble
+from engine.model.registry import MODELS
 from engine.reporting.decomposition import scores_apart
 from engine.score.online.last_layer import refit_last_layer
 from engine.score.predict import load_run, predict_run
@@ -201,6 +202,13 @@ def test_one_member_has_the_heads_that_it_was_trained_with(run):
     expected = predict_run(replace(trained, config=off), panel, "test", member=1)
     for h in (1, 5):
         np.testing.assert_array_equal(alone.values[h], expected.values[h])
+
+
+def test_a_registered_network_without_one_is_refused_before_its_training(monkeypatch):
+    monkeypatch.setitem(MODELS, "plain", lambda *_: torch.nn.Linear(1, 1))
+    config = load_config(None, ["model.name=plain", "model.last_layer_weight=0.2"])
+    with pytest.raises(InputError, match=r"model\.last_layer_weight: the network 'plain' has no last_layer"):
+        build_ensemble(config, 5, 2)
 
 
 def test_settings():
