@@ -36,19 +36,28 @@ def tolerance(values):
     return {"rtol": 0, "atol": 1e-5 * max(float(np.std(values)), 1.0)}
 
 
+def whole_in(folder):
+    """All days, labels known a day after their horizon, of which a run knows the first KNOWN."""
+    panel = write_panel(folder / "plain", CODES, DAYS, 6, signal=0.3)
+    return rewritten(panel, folder / "whole", {"known_after": WAIT - 5})
+
+
+def trained_on(whole, *more):
+    """A run folder as training left it."""
+    cache = cut(whole, whole.folder.with_name("first"), 0, KNOWN)
+    config = load_config(None, [*SETTINGS, *more], str(cache.folder))
+    return train(config, whole.folder.with_name("trained"), False, Console(quiet=True))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All days, labels known a day after their horizon, of which the run knows the first KNOWN."""
-    panel = write_panel(tmp_path_factory.mktemp("live") / "plain", CODES, DAYS, 6, signal=0.3)
-    return rewritten(panel, panel.folder.with_name("whole"), {"known_after": WAIT - 5})
+    return whole_in(tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture(scope="module")
 def trained(whole):
-    """The run folder as training left it; never to be scored."""
-    cache = cut(whole, whole.folder.with_name("first"), 0, KNOWN)
-    config = load_config(None, SETTINGS, str(cache.folder))
-    return train(config, whole.folder.with_name("trained"), False, Console(quiet=True))
+    """Never to be scored."""
+    return trained_on(whole)
 
 
 @pytest.fixture

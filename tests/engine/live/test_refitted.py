@@ -4,31 +4,25 @@ import shutil
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from engine.config_file import load_config
 from engine.live.latest import predict_latest
 from engine.live.state import LIVE, ONLINE, kept_states
 from engine.score.predict import load_run, predict_days
-from engine.training.loop import train
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError
 from loaders.split import Days
-from tests.engine.live.test_latest import CODES, CONTEXT, DAYS, KNOWN, SETTINGS, SPAN, WAIT
-from tests.panels import cut, rewritten, untargeted, write_panel
+from tests.engine.live.test_latest import CONTEXT, DAYS, KNOWN, SPAN, WAIT, trained_on, whole_in
+from tests.panels import cut, untargeted
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    panel = write_panel(tmp_path_factory.mktemp("live") / "plain", CODES, DAYS, 6, signal=0.3)
-    return rewritten(panel, panel.folder.with_name("whole"), {"known_after": WAIT - 5})
+    return whole_in(tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture(scope="module")
 def trained(whole):
-    cache = cut(whole, whole.folder.with_name("first"), 0, KNOWN)
-    config = load_config(None, [*SETTINGS, "model.last_layer_weight=1"], str(cache.folder))
-    return train(config, whole.folder.with_name("trained"), False, Console(quiet=True))
+    return trained_on(whole, "model.last_layer_weight=1")
 
 
 @pytest.fixture

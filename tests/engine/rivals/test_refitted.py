@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from engine.config_file import load
 from engine.rivals.baseline import Asked, baseline
@@ -20,8 +19,8 @@ from loaders.split import Days
 from tests.engine.rivals.test_fit import SPLIT, needs, panel_in
 from tests.engine.rivals.test_trees import LIBRARIES, options
 from tests.panels import cut
+from tests.refits import scores_by_lstsq
 
-EXPECTED = 0.12
 REFITTED = Help(online_weight=0.2, last_layer_weight=0.5, seeds=2)
 
 
@@ -50,28 +49,6 @@ def outputs_of(panel, models, begin):
     return {t: (rows[day == t], every[day == t]) for t in np.unique(day)}
 
 
-def by_lstsq(panel, outputs, day, i, begin):
-    """Scores of a day by the weights that least squares give the pieces on all known samples."""
-    h, stacked, aims = panel.manifest.horizons[i], [], []
-
-    def standardised(t):
-        rows, every = outputs[t]
-        scored = panel.presence[rows] == 2
-        deviation = every[scored].std(0)
-        return (every - every[scored].mean(0)) / np.where(deviation > 1e-5, deviation, np.inf), scored, rows
-
-    for u in range(begin, day - h + 1):
-        z, scored, rows = standardised(u)
-        target = panel.targets[rows, i]
-        known = scored & np.isfinite(target)
-        stacked.append(z[known])
-        aims.append(((stats.rankdata(target[known]) - 0.5) / known.sum() - 0.5) * np.sqrt(12))
-    width = stacked[0].shape[1]
-    stacked.append(np.sqrt(width) / EXPECTED * np.eye(width))
-    slopes = np.linalg.lstsq(np.vstack(stacked), np.concatenate([*aims, np.zeros(width)]), rcond=None)[0]
-    return standardised(day)[0] @ slopes / EXPECTED
-
-
 @pytest.mark.parametrize("kind", LIBRARIES)
 def test_weights_are_those_of_least_squares(tmp_path, kind):
     needs(kind)
@@ -82,7 +59,7 @@ def test_weights_are_those_of_least_squares(tmp_path, kind):
     of, outputs = present_rows(panel, SPLIT.test).day, outputs_of(panel, rival.models, begin)
     for day in (SPLIT.test.start, SPLIT.test.stop - 1):
         for i in (0, 1):
-            expected = by_lstsq(panel, outputs, day, i, begin)
+            expected = scores_by_lstsq(panel, outputs, day, i, begin)
             assert expected.std() > 0.05
             np.testing.assert_allclose(found[of == day, i], expected, atol=5e-3 * expected.std())
     without = replace(rival, since=None).scores(panel, SPLIT.test)

@@ -26,8 +26,9 @@ from loaders.split import Days
 from loaders.tiers.choose import open_source
 from tests.conftest import SMALL
 from tests.panels import rewritten, write_panel
+from tests.refits import scores_by_lstsq
 
-BEGIN, PART, CONTEXT, EXPECTED = 40, Days(50, 80), 8, 0.12
+BEGIN, PART, CONTEXT = 40, Days(50, 80), 8
 SETTINGS = [f"data.context={CONTEXT}", "data.scoring_days=16", "train.seeds=2"]
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def refitted(panel, part=PART, begin=BEGIN, settings=(), **more):
 
 
 def outputs_of(panel, model):
-    """{day: [N, C] of its present rows}, from one pass over the whole calendar, day by day and code by code."""
+    """{day: its present rows, and [N, C] of them}, from one pass over the whole calendar."""
     codes, days = len(panel.offset), len(panel.calendar)
     x = np.zeros((codes, days + CONTEXT - 1, len(panel.manifest.features)), np.float32)
     here = np.zeros(x.shape[:2], np.float32)
@@ -65,29 +66,8 @@ def outputs_of(panel, model):
     with torch.inference_mode():
         every = [member.last_layer(torch.from_numpy(x), torch.from_numpy(here)) for member in model.members]
     outputs = torch.cat(every, -1).double().numpy()
-    return {t: outputs[present_rows(panel, Days(t, t + 1)).code, t] for t in range(days)}
-
-
-def expected_scores(panel, outputs, day, i, begin=BEGIN):
-    """By lstsq on all known samples, stacked with the prior."""
-    h = panel.manifest.horizons[i]
-
-    def standardised(t):
-        rows = present_rows(panel, Days(t, t + 1)).rows
-        scored = panel.presence[rows] == SCORED
-        deviation = outputs[t][scored].std(0)
-        return (outputs[t] - outputs[t][scored].mean(0)) / np.where(deviation > 0, deviation, np.inf), scored, rows
-
-    width = outputs[day].shape[1]
-    stacked, aims = [np.sqrt(width) / EXPECTED * np.eye(width)], [np.zeros(width)]
-    for u in range(begin, day - h + 1):
-        z, scored, rows = standardised(u)
-        target = panel.targets[rows, i]
-        known = scored & np.isfinite(target)
-        stacked.append(z[known])
-        aims.append(((stats.rankdata(target[known]) - 0.5) / known.sum() - 0.5) * np.sqrt(12))
-    slopes = np.linalg.lstsq(np.vstack(stacked), np.concatenate(aims), rcond=None)[0] / EXPECTED
-    return standardised(day)[0] @ slopes
+    by_day = {t: present_rows(panel, Days(t, t + 1)) for t in range(days)}
+    return {t: (rows, outputs[code, t]) for t, (rows, _, code) in by_day.items()}
 
 
 def of_day(panel, values, part, day):
@@ -99,7 +79,7 @@ def test_scores_are_those_of_least_squares_on_what_the_heads_are_given(panel):
     assert found.shape == (len(present_rows(panel, PART).rows), 2)
     for day in (50, 61, 79):
         for i in (0, 1):
-            expected = expected_scores(panel, outputs, day, i)
+            expected = scores_by_lstsq(panel, outputs, day, i, BEGIN)
             assert expected.std() > 0.1
             np.testing.assert_allclose(of_day(panel, found[:, i], PART, day), expected, atol=2e-3 * expected.std())
 
