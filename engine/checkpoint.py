@@ -1,8 +1,9 @@
 """What a checkpoint holds: one safetensors file of weights (`Weights`) with, as JSON in its header, the `State`.
 
-`last` is what a run resumes from, `best` the weights of the best validation, without what training alone needs. Files
-are written under a temporary name, flushed, and renamed: a killed save leaves the previous checkpoint whole. A checksum
-is over all that a file holds (loaders/disk/tensors.py), and a file is read only as what it was written as.
+`last` is what a run resumes from, `best` the weights of the best validation, without what training alone needs, and
+`refit` those after a refit. Files are written under a temporary name, flushed, and renamed: a killed save leaves the
+previous checkpoint whole. A checksum is over all that a file holds (loaders/disk/tensors.py), and a file is read only
+as what it was written as.
 """
 
 import json
@@ -24,7 +25,7 @@ from loaders.disk.content import find_file, in_words, parse_json
 from loaders.disk.tensors import find_tensors, tensors_content
 from loaders.errors import InputError, check_memory
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+BEST, LAST, REFIT = "best.safetensors", "last.safetensors", "refit.safetensors"
 MODEL, AVERAGE = "model.", "average."  # before the names of weights
 OPTIMIZER = "optimizer."  # before the names of its tensors
 LOSS_SUMS = "loss_sums"
@@ -134,6 +135,13 @@ class Weights:
             if name not in of_weights:
                 tensor.copy_(trained[name])
 
+    def begin_anew(self) -> None:
+        """Forget all that training has gathered beside the weights; the average begins at these."""
+        for tensor in (*self.optimizer.tensors().values(), self.optimizer.gradient, self.loss_sums):
+            tensor.zero_()
+        if self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
+
     @property
     def scoring(self) -> Ensemble:
         """The weights that are validated and kept."""
@@ -146,7 +154,7 @@ class Weights:
 
 
 def save_best(path: Path, state: State, weights: Weights) -> None:
-    """Write the weights that score, with the state. Raises WriteError where that cannot be."""
+    """Write the weights that score, as `best` or `refit`, with the state. Raises WriteError where that cannot be."""
     tensors = {MODEL + name: tensor for name, tensor in weights.scoring.state_dict().items()}
     write_atomically(path, tensors_content(path.stem, asdict(state), tensors))
 

@@ -42,6 +42,10 @@ class Split:
         part: Days = getattr(self, name)
         return part
 
+    def refit(self) -> "Split":
+        """The split of a refit: it trains on the validation days too, and on those between the two parts."""
+        return Split(Days(self.train.start, self.valid.stop), self.valid, self.test)
+
 
 def gap_days(context: int, horizons: list[int], known_after: int) -> int:
     """Days between parts so that neither labels nor contexts cross: the larger of L - 1 and the longest label.

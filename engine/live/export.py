@@ -57,7 +57,7 @@ def about(run: TrainedRun, days: int) -> dict[str, Any]:
         "trees": beside,
         "last_layer": f"add {refit:g} x the neutralised scores of the refitted last layer" if refit else "none",
         "cache": state.made,
-        "trained_until": state.split["train"][1],
+        "trained_until": run.trained_until,
         "chosen_until": state.split["valid"][1],
     }
 

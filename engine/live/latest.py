@@ -60,7 +60,7 @@ class Latest:
     horizons: list[int]
     first: str  # days of the cache
     last: str
-    trained_until: str  # last day of the training part
+    trained_until: str  # last day that the model was trained on
     chosen_until: str  # last day of the validation part
     days_since: int  # of the cache, from `chosen_until` to the scored day; those before its first are not counted
     today: DayScores
@@ -115,7 +115,7 @@ def predict_latest(
         horizons=list(state.horizons),
         first=str(calendar[0]),
         last=str(calendar[-1]),
-        trained_until=split["train"][1],
+        trained_until=trained.trained_until,
         chosen_until=split["valid"][1],
         days_since=int((calendar[: day + 1] > np.datetime64(split["valid"][1])).sum()),
         today=today,

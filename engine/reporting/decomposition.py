@@ -30,7 +30,7 @@ def scores_apart(run: TrainedRun, panel: Panel, part: Days, source: Source, rows
     config, device = run.config, resolve_device(run.config.train.device)
     settings = config.model
     alone = config.model_copy(update={"model": settings.model_copy(update={"online_weight": 0.0})})
-    model = run.model.to(device)
+    model = run.model_of(panel, part).to(device)
     plain = Ensemble(model.members, Neutral(panel.features.shape[1], 1, 0.0), model.deviations).to(device)
     present = present_rows(panel, part).rows
     order = np.argsort(present)
@@ -64,5 +64,5 @@ def _refitted(run: TrainedRun, panel: Panel, part: Days) -> Float32:
     device = resolve_device(run.config.train.device)
     with open_loader(run.config, panel, device) as loaded:
         return refit_last_layer(
-            run.model.to(device), loaded, part, run.config, first_validated(run.state, panel)
+            run.model_of(panel, part).to(device), loaded, part, run.config, first_validated(run.state, panel)
         ).scores

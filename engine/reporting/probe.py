@@ -71,7 +71,7 @@ def probe(run: TrainedRun, panel: Panel, part: Days, importance: bool) -> Probe:
     days = min(BLOCK_DAYS, len(part))
     starts = np.unique(np.linspace(part.start, part.stop - days, BLOCKS).astype(np.int64)).tolist()
     blocks = [Block(start, codes) for start in starts if len(codes := _codes(panel, start, days, context))]
-    model = run.model.to(device).eval()
+    model = run.model_of(panel, part).to(device).eval()
     with open_loader(run.config, panel, device) as source, source.load(Request(part, blocks, days, context)) as loader:
         kept = [_Block(batch.x.float().clone(), batch.presence.clone(), batch.y.clone()) for batch in loader]
     # A thread for each pass: threads that share one wait for one another where another process takes a core.

@@ -5,7 +5,7 @@ N rows, H horizons
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,10 @@ from loaders.panel import Panel
 from loaders.progress import Progress, part_of, quiet
 from loaders.split import Days, Split
 
+Models = Sequence[Sequence[Fitted]]  # of each horizon, of each seed
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
-Fit = Callable[[Problem, range], Sequence[Fitted]]  # seeds
+# Seeds; and models of these whose size or penalty is taken over, None: it is chosen on the validation part.
+Fit = Callable[[Problem, range, Any], Sequence[Fitted]]
 Score = Callable[[Panel, Days, Options], Float32]
 
 
@@ -41,19 +43,21 @@ class Rival:
     """A fitted rival, with its help."""
 
     kind: str
-    models: Sequence[Sequence[Fitted]]  # of each horizon, of each seed; none where nothing is fitted
+    models: Models  # score the days after validation; none where nothing is fitted
     neutral: Neutral | None  # None where nothing is fitted
     used: Int | None  # places of the features that the online regression uses; None: it is not asked
     options: Options
     # First validation day, ISO, from which on pieces of trees are weighed anew; None: they are not.
     since: str | None = None
+    chosen: Models | None = None  # score the days until `until`; None: `models` were not refitted and score those too
+    until: str = ""  # last validation day, ISO
 
     @property
     def help(self) -> Help | None:
         """What it got; None for a rival that takes none."""
         if self.kind not in FITTED:
             return None
-        given = replace(self.options.help, seeds=max(map(len, self.models)))
+        given = replace(self.options.help, seeds=max(map(len, self.models)), refit=self.chosen is not None)
         return given if self.since is not None else replace(given, last_layer_weight=0.0)
 
     def slopes(self, panel: Panel, part: Days, progress: Progress = quiet) -> Float32 | None:
@@ -74,17 +78,20 @@ class Rival:
         if self.neutral is None:
             assert slopes is not None
             return online_scores(panel, part, slopes, None)
-        scores = helped_scores(panel, part, self.models, self.neutral, slopes, self.options)
+        late = self.chosen is None or panel.calendar[part.stop - 1] > np.datetime64(self.until)
+        models = self.models if late else cast(Models, self.chosen)
+        scores = helped_scores(panel, part, models, self.neutral, slopes, self.options)
         if self.since is not None:
             begin = int(np.searchsorted(panel.calendar, np.datetime64(self.since)))
-            models = cast(Sequence[Sequence[InPieces]], self.models)
+            sums = cast(Sequence[Sequence[InPieces]], models)
             weight = np.float32(self.options.help.last_layer_weight)
-            scores = scores + weight * refitted_scores(panel, part, models, self.neutral, begin)
+            scores = scores + weight * refitted_scores(panel, part, sums, self.neutral, begin)
         return scores
 
 
 def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = None) -> Rival:
-    """Fit a rival of that name to the training part, and choose what is chosen on the validation part.
+    """Fit a rival of that name to the training part, and choose what is chosen on the validation part; where it is
+    refitted, fit what was chosen to both parts.
 
     Raises InputError for a name that there is not, a part without samples, and a package that is not installed.
     """
@@ -99,10 +106,19 @@ def fit_rival(panel: Panel, split: Split, kind: str, options: Options | None = N
     neutral = neutral_of(panel, split.train, options)
     count = len(panel.manifest.horizons)
     seeds = range(options.seed, options.seed + options.help.seeds)
-    parts = [replace(options, progress=part_of(options.progress, i / count, (i + 1) / count)) for i in range(count)]
-    models = [FITTED[kind](Problem(panel, split, i, part), seeds) for i, part in enumerate(parts)]
-    refits = options.help.last_layer_weight and hasattr(models[0][0], "pieces")
-    return Rival(kind, models, neutral, used, options, str(panel.calendar[split.valid.start]) if refits else None)
+    fits = count * (2 if options.help.refit else 1)
+    parts = [replace(options, progress=part_of(options.progress, i / fits, (i + 1) / fits)) for i in range(fits)]
+    models = [FITTED[kind](Problem(panel, split, i, parts[i]), seeds, None) for i in range(count)]
+    weighs = options.help.last_layer_weight and hasattr(models[0][0], "pieces")
+    first, until = (str(panel.calendar[day]) for day in (split.valid.start, split.valid.stop - 1))
+    since = first if weighs else None
+    if not options.help.refit:
+        return Rival(kind, models, neutral, used, options, since)
+    both = split.refit()
+    refitted = [
+        FITTED[kind](Problem(panel, both, i, parts[count + i]), seeds, chosen) for i, chosen in enumerate(models)
+    ]
+    return Rival(kind, refitted, neutral, used, options, since, models, until)
 
 
 def run_baseline(panel: Panel, split: Split, kind: str, options: Options | None = None) -> PartScores:

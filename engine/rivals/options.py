@@ -33,6 +33,7 @@ class Help:
         online_weight: of the online regression's scores, which are added. 0: none.
         neutralize: share of the scores' exposure to risk factors that is removed. 0: none.
         last_layer_weight: of scores of pieces of the trees that are weighed anew each day, which are added. 0: none.
+        refit: whether what was chosen on the validation days is fitted once more, to them too.
     """
 
     seeds: int = 1
@@ -40,6 +41,7 @@ class Help:
     online_weight: float = 0.0
     neutralize: float = 0.0
     last_layer_weight: float = 0.0
+    refit: bool = False
 
     def __str__(self) -> str:
         parts = [
@@ -50,6 +52,7 @@ class Help:
         ]
         if self.last_layer_weight:
             parts.append(f"pieces of trees refitted {self.last_layer_weight:g}")
+        parts.append("refitted with the validation days" if self.refit else "no refit")
         return ", ".join(parts)
 
 
@@ -74,7 +77,10 @@ def options_of(config: RivalConfig, feature: str, without: tuple[int, ...], prog
     model, train = config.model, config.train
     return Options(
         feature=feature, seed=train.seed,
-        help=Help(train.seeds, train.half_life, model.online_weight, model.neutralize, model.last_layer_weight),
+        help=Help(
+            train.seeds, train.half_life, model.online_weight, model.neutralize, model.last_layer_weight,
+            train.refit_epochs > 0,
+        ),
         ridge=config.ridge,
         trees={name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")},
         online_features=model.online_features, risk_factors=model.risk_factors, without=without, progress=progress,

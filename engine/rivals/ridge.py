@@ -6,7 +6,7 @@ N rows or samples, F features
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Linear:
 
     coefficients: Float  # [F]
     gaussian: bool  # whether features are normal quantiles of their ranks
+    penalty: float  # relative to the variance of a feature
 
     def predict(self, x: Float32, day: Int) -> Float:
         return _regressors(x, day, self.gaussian) @ self.coefficients
 
     def content(self) -> bytes:
-        return json.dumps({"coefficients": self.coefficients.tolist(), "gaussian": self.gaussian}).encode()
+        about = {"coefficients": self.coefficients.tolist(), "gaussian": self.gaussian, "penalty": self.penalty}
+        return json.dumps(about).encode()
 
     @classmethod
     def of(cls, content: Any) -> "Linear":
@@ -41,11 +43,12 @@ class Linear:
         coefficients = np.array(content["coefficients"], np.float64)
         if coefficients.ndim != 1 or not np.isfinite(coefficients).all() or not isinstance(content["gaussian"], bool):
             raise ValueError("coefficients are no list of numbers")
-        return cls(coefficients, content["gaussian"])
+        return cls(coefficients, content["gaussian"], float(content["penalty"]))
 
 
-def ridge(problem: Problem, seeds: range) -> list[Linear]:
-    """Least squares with the best of PENALTIES by validation RankIC; one model, since no seed changes it.
+def ridge(problem: Problem, seeds: range, like: Sequence[Linear] | None = None) -> list[Linear]:
+    """Least squares with the best of PENALTIES by validation RankIC, or that of another model; one, since no seed
+    changes it.
 
     Raises InputError for a part without samples, and for features that are not finite.
     """
@@ -59,13 +62,17 @@ def ridge(problem: Problem, seeds: range) -> list[Linear]:
     correlation = gram / total / np.outer(scale, scale)
     covariance = moment / total / scale
     identity = np.eye(len(gram))
-    candidates = np.stack([np.linalg.solve(correlation + a * identity, covariance) for a in PENALTIES], 1)
-    coefficients = candidates / scale[:, None]
-    rows, day = problem.valid
     gaussian = problem.options.ridge.gaussian
+    penalties = PENALTIES if like is None else tuple(model.penalty for model in like)
+    candidates = np.stack([np.linalg.solve(correlation + a * identity, covariance) for a in penalties], 1)
+    coefficients = candidates / scale[:, None]
+    if like is not None:
+        return [Linear(coefficients[:, 0], gaussian, penalties[0])]
+    rows, day = problem.valid
     tried = [x @ coefficients for x, _ in _pieces(problem, rows, day, gaussian)]
     figures = [problem.valid_rank_ic(scores) for scores in np.concatenate(tried).T]
-    return [Linear(coefficients[:, int(np.argmax(figures))], gaussian)]
+    best = int(np.argmax(figures))
+    return [Linear(coefficients[:, best], gaussian, penalties[best])]
 
 
 def _sums(problem: Problem) -> tuple[Float, Float, float]:

@@ -40,6 +40,10 @@ class Fitted(Protocol):
 class InPieces(Fitted, Protocol):
     """A model whose scores are a sum, such as of trees."""
 
+    @property
+    def trees(self) -> int:
+        """How many there are."""
+
     def pieces(self, x: Float32, most: int) -> npt.NDArray[np.floating]:
         """Summands [N, C] of features [N, F], at most so many, each of trees that follow one another."""
 

@@ -28,7 +28,7 @@ from loaders.panel import Panel
 
 SUFFIX = ".safetensors"
 CURE = "Restore it, or fit the rival again"
-DIRECTIONS = "directions"
+DIRECTIONS, MODEL, CHOSEN = "directions", "model", "chosen"  # names of tensors
 READ = {
     "ridge": lambda content: Linear.of(json.loads(content)),
     "lightgbm": lightgbm.Booster.of,
@@ -65,6 +65,7 @@ class _About(BaseModel, extra="forbid", strict=True):
     last_layer_weight: float = 0.0
     since: Annotated[str, AfterValidator(iso_date)] | None = None  # from which on pieces of trees are weighed anew
     run: str
+    until: str = ""  # last day that models of `chosen` score, ISO; empty: there are none
 
 
 def save_rival(path: Path, rival: Rival, panel: Panel, origin: Origin) -> None:
@@ -79,12 +80,13 @@ def save_rival(path: Path, rival: Rival, panel: Panel, origin: Origin) -> None:
         online=None if rival.used is None else rival.used.tolist(), without=list(options.without),
         **asdict(origin),
         models=[len(of_seeds) for of_seeds in rival.models], deviations=options.deviations,
-        last_layer_weight=given.last_layer_weight, since=rival.since,
+        last_layer_weight=given.last_layer_weight, since=rival.since, until=rival.until,
     )  # fmt: skip
     tensors = {DIRECTIONS: rival.neutral.directions}
-    for i, of_seeds in enumerate(rival.models):
-        for k, model in enumerate(of_seeds):
-            tensors[f"model.{i}.{k}"] = torch.from_numpy(np.frombuffer(model.content(), np.uint8).copy())
+    for name, models in ((MODEL, rival.models), (CHOSEN, rival.chosen or ())):
+        for i, of_seeds in enumerate(models):
+            for k, model in enumerate(of_seeds):
+                tensors[f"{name}.{i}.{k}"] = torch.from_numpy(np.frombuffer(model.content(), np.uint8).copy())
     write_atomically(path, tensors_content(path.stem, about.model_dump(), tensors))
 
 
@@ -123,7 +125,10 @@ def _read(path: Path, options: Options) -> tuple[Rival, _About]:
     state, tensors = found
     try:
         about = _About.model_validate(state)
-        names = {f"model.{i}.{k}" for i, n in enumerate(about.models) for k in range(n)}
+        if about.until:
+            iso_date(about.until)
+        kinds = (MODEL, CHOSEN) if about.until else (MODEL,)
+        names = {f"{kind}.{i}.{k}" for kind in kinds for i, n in enumerate(about.models) for k in range(n)}
         if about.since is not None and about.kind == "ridge":
             raise ValueError("a ridge regression has no pieces")
         if about.kind not in FITTED or set(tensors) != {DIRECTIONS, *names}:
@@ -133,16 +138,22 @@ def _read(path: Path, options: Options) -> tuple[Rival, _About]:
     directions = tensors[DIRECTIONS]
     neutral = Neutral(len(about.features), directions.shape[1], about.neutralize)
     neutral.directions.copy_(directions)
-    given = Help(about.seeds, about.half_life, about.online_weight, about.neutralize, about.last_layer_weight)
+    given = Help(
+        about.seeds, about.half_life, about.online_weight, about.neutralize, about.last_layer_weight, bool(about.until)
+    )
     known = replace(
         options, help=given, deviations=about.deviations, without=tuple(about.without), risk_factors=directions.shape[1]
     )
-    models = [
-        [_model(about.kind, tensors[f"model.{i}.{k}"].numpy().tobytes(), path) for k in range(n)]
-        for i, n in enumerate(about.models)
-    ]
+    models, *chosen = (
+        [
+            [_model(about.kind, tensors[f"{kind}.{i}.{k}"].numpy().tobytes(), path) for k in range(n)]
+            for i, n in enumerate(about.models)
+        ]
+        for kind in kinds
+    )
     used = None if about.online is None else np.array(about.online, np.int64)
-    return Rival(about.kind, models, neutral, used, known, about.since), about
+    of_chosen = chosen[0] if chosen else None
+    return Rival(about.kind, models, neutral, used, known, about.since, of_chosen, about.until), about
 
 
 def check_name(path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.checkpoint import BEST, LAST, State, check_best, load_checkpoint, restore_model
+from engine.checkpoint import BEST, LAST, REFIT, State, check_best, load_checkpoint, restore_model
 from engine.config import Config
 from engine.config_file import config_hash, load_config
 from engine.dates import Asked, choose_days
@@ -152,13 +152,24 @@ def network_scores(
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run folder's configuration and best model, on the CPU."""
+    """A run folder's configuration and models, on the CPU."""
 
     folder: Path
     config: Config
-    model: Ensemble
+    model: Ensemble  # scores the days after validation
     state: State
     trees: Rival | None = None  # beside the network
+    chosen: Ensemble | None = None  # the best epoch's, which scores the days until then; None: it was not refitted
+
+    @property
+    def trained_until(self) -> str:
+        """Last day that the model was trained on, ISO."""
+        return self.state.split["train" if self.chosen is None else "valid"][1]
+
+    def model_of(self, panel: Panel, days: Days) -> Ensemble:
+        """The model that scores some days of a panel."""
+        until = np.datetime64(self.state.split["valid"][1])
+        return self.model if self.chosen is None or panel.calendar[days.stop - 1] > until else self.chosen
 
 
 def load_run(run: Path) -> TrainedRun:
@@ -173,15 +184,27 @@ def load_run(run: Path) -> TrainedRun:
     if state.config_hash != config_hash(config):
         what = "its settings are not those that this run was trained with: it was edited, or is of another run"
         raise InputError(str(run / "config.toml"), what, "Restore it, or train the run again")
+    model = _model_of(config, state, tensors, path)
+    trees = load_trees(config, run, state.run_id, state.features, state.horizons)
+    if not config.train.refit_epochs:
+        return TrainedRun(run, config, model, state, trees)
+    path = run / "checkpoints" / REFIT
+    if not is_there(path):
+        raise InputError(str(path), "is missing: its training has not ended", "Resume it: a refit comes at the end")
+    kept, tensors = load_checkpoint(path)
+    check_best(kept, last, path)
+    return TrainedRun(run, config, _model_of(config, state, tensors, path), state, trees, model)
+
+
+def _model_of(config: Config, state: State, tensors: dict[str, Tensor], path: Path) -> Ensemble:
     model = build_ensemble(config, len(state.features), len(state.horizons))
     restore_model(model, tensors, path)
     model.bypass(state.off)
-    trees = load_trees(config, run, state.run_id, state.features, state.horizons)
-    return TrainedRun(run, config, model, state, trees)
+    return model
 
 
 def predict_run(run: TrainedRun, panel: Panel, split_name: str, member: int | None = None) -> RowScores:
-    """Scores of a run's best model on its train, valid or test days, in its own cache or another one.
+    """Scores of a run on its train, valid or test days, in its own cache or another one.
 
     Raises what `predict_days` raises, and InputError where the cache has none of these days.
     """
@@ -209,7 +232,7 @@ def predict_days(
     refitted: Float32 | None = None,
     progress: Progress = quiet,
 ) -> RowScores:
-    """Scores of a run's best model on any days of a panel.
+    """Scores of a run on any days of a panel: those that reach beyond validation by its refitted model.
 
     Args:
         name: of the days, `Asked.name`.
@@ -220,7 +243,7 @@ def predict_days(
 
     Raises InputError where the cache does not fit the run, and for a member that the run does not have.
     """
-    config, model = run.config, run.model
+    config, model = run.config, run.model_of(panel, days)
     check_agreement(run.state.features, run.state.horizons, panel, str(run.folder))
     check_features(config, panel)
     if member is not None:

@@ -29,19 +29,19 @@ from engine.score.online.features import fit_online
 from engine.score.online.last_layer import refit_last_layer
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import combined_scores, network_scores, score_part, weighted_online_scores
-from engine.score.rows import Float32, present_rows, row_scores
+from engine.score.rows import Float32, row_scores
 from engine.score.tables import finite, write_summary
 from engine.screen.console import QUIET
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.fold import make_fold
 from engine.training.objective import term_names
+from engine.training.refit import refit
 from engine.training.run import Run, lost_ranks_explained, open_run, stop_signals
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
 from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
-from loaders.split import Days
 
 
 def train(
@@ -218,33 +218,41 @@ class _Added:
     last_layer: Float32 | None = None  # scores of the refitted one
 
 
-def _added(run: Run, model: Ensemble) -> dict[str, _Added]:
-    """What is added to the scores of "valid" and "test". The state of the regressions is kept for days to come."""
+def _added_to_valid(run: Run, model: Ensemble) -> _Added:
+    """What is added to the scores of the validation part."""
+    config, valid = run.config, run.fold.split.valid
+    if not config.model.last_layer_weight:
+        return _Added(run.valid_online)
+    refitted = refit_last_layer(model, run.inputs.source, valid, config, valid.start).scores
+    return _Added(run.valid_online, refitted)
+
+
+def _added_to_test(run: Run, model: Ensemble) -> _Added:
+    """What is added to the scores of the test part. The state of the regressions is kept for days to come."""
     config, fold = run.config, run.fold
     valid, test = fold.split.valid, fold.split.test
     if not config.model.online_weight:
-        return dict.fromkeys(("valid", "test"), _Added())
+        return _Added()
     used, _ = fold.online(config.model.online_features)
     # That of the last day but one: the newest day is compared with the day before.
     keep = len(fold.panel.calendar) - 2
     fit = fit_online(fold.panel, test, used, fold.categorical, fold.device, keep=keep)
     online = weighted_online_scores(config, fold.panel, test, model.neutral, fit.slopes)
-    refitted: dict[str, Float32 | None] = {"valid": None, "test": None}
-    sums = None
+    last = None
     if config.model.last_layer_weight:
-        days = Days(valid.start, test.stop)
-        found = refit_last_layer(model, run.inputs.source, days, config, valid.start, keep=keep)
-        day, sums = present_rows(fold.panel, days).day, found.sums
-        refitted = {"valid": found.scores[day < valid.stop], "test": found.scores[day >= test.start]}
+        last = refit_last_layer(model, run.inputs.source, test, config, valid.start, keep=keep)
     if run.learner.world.first:
+        sums = None if last is None else last.sums
         write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums, sums))
-    return {"valid": _Added(run.valid_online, refitted["valid"]), "test": _Added(online, refitted["test"])}
+    return _Added(online, None if last is None else last.scores)
 
 
 def _write_summary(run: Run) -> dict[str, Any]:
-    """Evaluate the best checkpoint, write summary.json, enter the look at the test, write the report; the summary."""
+    """Evaluate the best epoch on validation, refit it, evaluate that on test; write summary.json, enter the look at the
+    test, write the report; the summary.
+    """
     config, state, model, fold = run.config, run.state, run.learner.weights.model, run.fold
-    run.log.progress(1, 1, "valid and test of the best epoch")
+    run.log.progress(1, 1, "validation of the best epoch")
     path = run.folder / "checkpoints" / BEST
     best, tensors = load_checkpoint(path)
     check_best(best, state, path)
@@ -252,11 +260,14 @@ def _write_summary(run: Run) -> dict[str, Any]:
     model.bypass(best.off)
     parts = {"valid": fold.split.valid, "test": fold.split.test}
     samples = {name: part_samples(fold.panel, part) for name, part in parts.items()}
-    source, world = run.inputs.source, run.learner.world
-    network = {
-        name: network_scores(model, source, part, config, samples[name].present, world) for name, part in parts.items()
-    }
-    added = _added(run, model)
+    network, added = {}, {}
+    for name, add in (("valid", _added_to_valid), ("test", _added_to_test)):
+        if name == "test":
+            refit(run, best)
+            run.log.progress(1, 1, "test")
+        present = samples[name].present
+        network[name] = network_scores(model, run.inputs.source, parts[name], config, present, run.learner.world)
+        added[name] = add(run, model)
     trees = _fit_trees(run)  # now that no other rank waits for this one
     scores = {
         name: combined_scores(

@@ -74,6 +74,7 @@ class Run:
     stop: list[int]  # signals received
     usage: Usage
     callbacks: Callbacks
+    is_kept: bool = True  # whether where it stands is written to its last checkpoint
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -124,7 +125,7 @@ class Run:
     def save_last(self) -> None:
         """Write the checkpoint to resume from, on the first rank. Raises InputError where rows are damaged."""
         self.inputs.verification.wait()
-        if self.learner.world.first:
+        if self.learner.world.first and self.is_kept:
             save_last(self.folder / "checkpoints" / LAST, self.state, self.learner.weights)
 
 

@@ -17,11 +17,12 @@ CPU = torch.device("cpu")
 def study_folds(config: StudyConfig, panel: Panel, device: torch.device = CPU) -> list[tuple[StudyConfig, Fold]]:
     """The configuration and split of every fold; one where the split is as it is.
 
-    Trees beside a network are left out: they are fitted when a training ends, and a trial is judged before.
+    Trees beside a network and refits are left out: they come when a training ends, and a trial is judged before.
 
     Raises InputError where a fold has no day to train on.
     """
-    config = config.model_copy(update={"trees": TreesBeside()})
+    train = config.train.model_copy(update={"refit_epochs": 0})
+    config = config.model_copy(update={"trees": TreesBeside(), "train": train})
     base = make_fold(config, panel, device)
     if not config.hpo.folds:
         return [(config, base)]

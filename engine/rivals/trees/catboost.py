@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.rivals.samples import Float, Float32, Int, Problem
+from engine.rivals.samples import Float, Float32, InPieces, Int, Problem
 from engine.rivals.trees.data import Data, cuts, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
@@ -25,9 +26,12 @@ class Booster:
     def predict(self, x: Float32, day: Int) -> Float:
         return self.booster.predict(x)
 
+    @property
+    def trees(self) -> int:
+        return int(self.booster.tree_count_)
+
     def pieces(self, x: Float32, most: int) -> Float:
-        trees = self.booster.tree_count_
-        return np.stack([self.booster.predict(x, ntree_start=a, ntree_end=b) for a, b in cuts(trees, most)], 1)
+        return np.stack([self.booster.predict(x, ntree_start=a, ntree_end=b) for a, b in cuts(self.trees, most)], 1)
 
     def content(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,13 +54,16 @@ def library() -> Any:
     return catboost
 
 
-def catboost(problem: Problem, seeds: range) -> list[Booster]:
-    """A fit for each seed. Raises InputError without the package, and for a part without samples."""
+def catboost(problem: Problem, seeds: range, like: Sequence[InPieces] | None = None) -> list[Booster]:
+    """A fit for each seed, stopped early, or with as many trees as models of the same seeds have.
+
+    Raises InputError without the package, and for a part without samples.
+    """
     package, settings = library(), settings_of(problem, "catboost")
-    train, valid = (data_of(problem, name, settings) for name in ("train", "valid"))
+    train = data_of(problem, "train", settings)
     by_day = settings.objective == "lambdarank"
-    of_train, of_valid = (_pool(package, data, by_day) for data in (train, valid))
-    parameters = {
+    of_train = _pool(package, train, by_day)
+    parameters: dict[str, Any] = {
         "loss_function": OBJECTIVES[settings.objective],
         "learning_rate": settings.learning_rate,
         "grow_policy": "Lossguide",
@@ -67,22 +74,25 @@ def catboost(problem: Problem, seeds: range) -> list[Booster]:
         "bootstrap_type": "Bernoulli",
         "subsample": settings.bagging_fraction,
         "l2_leaf_reg": settings.lambda_l2,
-        "iterations": settings.trees,
-        "od_type": "Iter",
-        "od_wait": settings.patience,
-        "use_best_model": True,
         "allow_writing_files": False,
         "thread_count": torch.get_num_threads(),
         "verbose": False,
     }
-    if settings.stop == "rank_ic":
-        parameters["eval_metric"] = _RankIc(problem, len(valid.x))
+    of_valid = None
+    if like is None:
+        valid = data_of(problem, "valid", settings)
+        of_valid = _pool(package, valid, by_day)
+        parameters |= {"od_type": "Iter", "od_wait": settings.patience, "use_best_model": True}
+        if settings.stop == "rank_ic":
+            parameters["eval_metric"] = _RankIc(problem, len(valid.x))
+    counts = [settings.trees] * len(seeds) if like is None else [model.trees for model in like]
     found = []
-    for seed in seeds:
+    for seed, trees in zip(seeds, counts, strict=True):
         problem.options.progress(seed - seeds.start, len(seeds), "trees")
         with warnings.catch_warnings():  # that the metric is not compiled, which it need not be
             warnings.filterwarnings("ignore", message="Can't optim")
-            booster = package.CatBoost(parameters | {"random_seed": seed}).fit(of_train, eval_set=of_valid)
+            untrained = package.CatBoost(parameters | {"iterations": trees, "random_seed": seed})
+            booster = untrained.fit(of_train, eval_set=of_valid)
         found.append(Booster(booster))
     return found
 

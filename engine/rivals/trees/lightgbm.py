@@ -1,13 +1,14 @@
 """LightGBM: boosted trees, one fit per horizon and seed, stopped early on the validation part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine.rivals.samples import Float, Float32, Int, Problem
-from engine.rivals.trees.data import GRADES, cuts, data_of, least_of_leaf, settings_of
+from engine.rivals.samples import Float, Float32, InPieces, Int, Problem
+from engine.rivals.trees.data import GRADES, Data, cuts, data_of, least_of_leaf, settings_of
 from loaders.errors import InputError
 
 OBJECTIVES = {"rank": "regression", "huber": "huber", "lambdarank": "lambdarank"}
@@ -24,10 +25,14 @@ class Booster:
     def predict(self, x: Float32, day: Int) -> Float:
         return self.booster.predict(x)
 
+    @property
+    def trees(self) -> int:
+        best: int = self.booster.best_iteration
+        return best if best > 0 else int(self.booster.num_trees())
+
     def pieces(self, x: Float32, most: int) -> Float:
-        trees = self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees()
         return np.stack(
-            [self.booster.predict(x, start_iteration=a, num_iteration=b - a) for a, b in cuts(trees, most)], 1
+            [self.booster.predict(x, start_iteration=a, num_iteration=b - a) for a, b in cuts(self.trees, most)], 1
         )
 
     def content(self) -> bytes:
@@ -60,10 +65,13 @@ def check_days(samples: Int, where: str) -> None:
         raise InputError(where, what, "Use rank")
 
 
-def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
-    """A fit for each seed. Raises InputError without the package, and for a part without samples."""
+def lightgbm(problem: Problem, seeds: range, like: Sequence[InPieces] | None = None) -> list[Booster]:
+    """A fit for each seed, stopped early, or with as many trees as models of the same seeds have.
+
+    Raises InputError without the package, and for a part without samples.
+    """
     package, settings = library(), settings_of(problem, "lightgbm")
-    train, valid = (data_of(problem, name, settings) for name in ("train", "valid"))
+    train = data_of(problem, "train", settings)
     if settings.objective == "lambdarank":
         check_days(train.groups, "lightgbm.objective")
     parameters: dict[str, Any] = {
@@ -89,15 +97,14 @@ def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
         parameters["label_gain"] = list(range(GRADES))
     if settings.stop == "rank_ic":
         parameters["metric"] = "None"
-    by_day = settings.objective == "lambdarank"
-    of_train, of_valid = (
-        package.Dataset(
-            data.x, data.target, weight=data.weight, group=data.groups if by_day else None,
-            reference=None, params=parameters,
+
+    def dataset(data: Data, reference: Any = None) -> Any:
+        group = data.groups if settings.objective == "lambdarank" else None
+        return package.Dataset(
+            data.x, data.target, weight=data.weight, group=group, reference=reference, params=parameters
         )
-        for data in (train, valid)
-    )  # fmt: skip
-    of_valid.set_reference(of_train)
+
+    of_train = dataset(train)
 
     def rank_ic(scores: Float, _: Any) -> tuple[str, float, bool]:
         return "rank_ic", problem.valid_rank_ic(np.asarray(scores)), True
@@ -105,6 +112,13 @@ def lightgbm(problem: Problem, seeds: range) -> list[Booster]:
     def told(state: Any) -> None:
         problem.options.progress(state.iteration, settings.trees, "trees")
 
+    if like is not None:
+        counts = [model.trees for model in like]
+        return [
+            Booster(package.train(parameters | {"seed": seed}, of_train, trees, callbacks=[told]))
+            for seed, trees in zip(seeds, counts, strict=True)
+        ]
+    of_valid = dataset(data_of(problem, "valid", settings), of_train)
     return [
         Booster(
             package.train(

@@ -1,12 +1,13 @@
 """XGBoost: boosted trees grown by loss, one fit per horizon and seed, stopped early on the validation part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine.rivals.samples import Float, Float32, Int, Problem
+from engine.rivals.samples import Float, Float32, InPieces, Int, Problem
 from engine.rivals.trees.data import Data, cuts, data_of, settings_of
 from loaders.errors import InputError
 
@@ -22,9 +23,12 @@ class Booster:
     def predict(self, x: Float32, day: Int) -> Float32:
         return self.booster.inplace_predict(x)
 
+    @property
+    def trees(self) -> int:
+        return int(self.booster.num_boosted_rounds())
+
     def pieces(self, x: Float32, most: int) -> Float32:
-        trees = self.booster.num_boosted_rounds()
-        return np.stack([self.booster.inplace_predict(x, iteration_range=of) for of in cuts(trees, most)], 1)
+        return np.stack([self.booster.inplace_predict(x, iteration_range=of) for of in cuts(self.trees, most)], 1)
 
     def content(self) -> bytes:
         return bytes(self.booster.save_raw("json"))
@@ -44,13 +48,15 @@ def library() -> Any:
     return xgboost
 
 
-def xgboost(problem: Problem, seeds: range) -> list[Booster]:
-    """A fit for each seed. Raises InputError without the package, and for a part without samples."""
+def xgboost(problem: Problem, seeds: range, like: Sequence[InPieces] | None = None) -> list[Booster]:
+    """A fit for each seed, stopped early, or with as many trees as models of the same seeds have.
+
+    Raises InputError without the package, and for a part without samples.
+    """
     package, settings = library(), settings_of(problem, "xgboost")
-    train, valid = (data_of(problem, name, settings) for name in ("train", "valid"))
+    train = data_of(problem, "train", settings)
     by_day = settings.objective == "lambdarank"
     of_train = _matrix(package, train, settings.max_bin, by_day)
-    of_valid = _matrix(package, valid, settings.max_bin, by_day, of_train)
     # A leaf's samples are the sum of second derivatives, 1 a sample for squared errors. Weights make them fewer.
     mean = 1.0 if train.weight is None else float(train.weight.mean())
     parameters = {
@@ -75,6 +81,18 @@ def xgboost(problem: Problem, seeds: range) -> list[Booster]:
     def rank_ic(scores: Float, _: Any) -> tuple[str, float]:
         return "rank_ic", problem.valid_rank_ic(np.asarray(scores))
 
+    if like is not None:
+        counts = [model.trees for model in like]
+        return [
+            Booster(
+                package.train(
+                    parameters | {"seed": seed}, of_train, num_boost_round=trees,
+                    callbacks=[_progress(package, problem, trees)],
+                )
+            )
+            for seed, trees in zip(seeds, counts, strict=True)
+        ]  # fmt: skip
+    of_valid = _matrix(package, data_of(problem, "valid", settings), settings.max_bin, by_day, of_train)
     found = []
     for seed in seeds:
         booster = package.train(

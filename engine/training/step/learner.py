@@ -104,7 +104,8 @@ def batch_shape(config: Config) -> object:
     """What the models of a batch must have in common. All else may differ from slot to slot."""
     model, train, data = config.model, config.train, config.data
     drawn = ("dropout", "feature_dropout", "feature_noise")
-    scored = ("online_weight", "online_features", "neutralize", "risk_factors")  # read by what scores, not by a step
+    # Read by what scores, not by a step.
+    scored = ("online_weight", "online_features", "last_layer_weight", "neutralize", "risk_factors")
     return (
         model.model_dump_json(exclude={*drawn, *scored}),
         [getattr(model, name) > 0 for name in drawn],

@@ -185,7 +185,7 @@ def test_the_command_says_what_the_rival_got(tmp_path, run_command):
     given = ("--half-life", 30, "--online-weight", 0, "--neutralize", 0.2, "--seeds", 4, "--json")
     code, out, _ = run_command("baseline", "--arrow", tmp_path / "c", "--set", "data.context=4", *given)
     assert code == 0
-    expected = "1 seed, half-life 30 days, no online regression, neutralised 0.2"
+    expected = "1 seed, half-life 30 days, no online regression, neutralised 0.2, refitted with the validation days"
     assert json.loads(out)["help"] == expected  # ridge has no seeds
     code, out, _ = run_command("baseline", "--arrow", tmp_path / "c", "--kind", "reversal", "--json")
     assert json.loads(out)["help"] == "nothing is fitted"

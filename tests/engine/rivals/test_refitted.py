@@ -96,5 +96,5 @@ def test_a_rival_that_is_no_sum_says_that_it_is_not_refitted(tmp_path):
     config, asked = load(RivalConfig, None, settings, str(panel.folder)), Asked("ridge")
     more = load(RivalConfig, None, [*settings, "model.last_layer_weight=0.5"], str(panel.folder))
     plain, found = (baseline(each, asked) for each in (config, more))
-    assert "refitted" not in found.help
+    assert "pieces of trees" not in found.help
     assert found.splits == plain.splits

@@ -1,0 +1,70 @@
+"""The refit, which ends a training: more epochs from the best epoch's weights on, on training and validation days.
+
+Until then the newest days have only said when to stop. The weights of the best epoch go on to score the validation
+days, which they were not trained on; those of the refit score all days after. Nothing of a refit is kept before its
+end: one that was cut short begins anew when the run is resumed.
+"""
+
+import time
+from dataclasses import replace
+
+from engine.checkpoint import REFIT, State, check_best, load_checkpoint, restore_model, save_best
+from engine.config import Config
+from engine.model.ensemble import seeds_of
+from engine.training.epoch import epoch_of, mean_losses, train_epoch
+from engine.training.run import Run, plan_of
+from engine.training.schedule import phases_of
+from loaders.disk.content import is_there
+from loaders.progress import quiet
+
+
+def refit(run: Run, best: State) -> None:
+    """Give the run's model, which holds the weights of the best epoch, those of the refit, and keep them.
+
+    Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read.
+    """
+    weights, epochs = run.learner.weights, run.config.train.refit_epochs
+    if not epochs:
+        return
+    path = run.folder / "checkpoints" / REFIT
+    if is_there(path):
+        kept, tensors = load_checkpoint(path)
+        check_best(kept, run.state, path)
+        restore_model(weights.model, tensors, path)
+        return
+    again, begun, loss = _again(run, best), time.perf_counter(), float("nan")
+    weights.begin_anew()
+    for epoch in range(epochs):
+        run.log.progress(epoch, epochs, f"refit, epoch {epoch + 1}/{epochs}")
+        train_epoch([again])
+        loss = mean_losses(again, epoch_of(again).every)[0]
+        again.state.epoch, again.state.phase_epoch, again.state.position = again.state.epoch + 1, epoch + 1, 0
+        weights.loss_sums.zero_()
+    weights.copy_buffers()
+    if run.learner.world.first:
+        save_best(path, run.state, weights)
+    weights.model.load_state_dict(weights.scoring.state_dict())
+    part, calendar = again.fold.split.train, run.fold.panel.calendar
+    run.log.console.print(
+        f"refit: {epochs} {'epoch' if epochs == 1 else 'epochs'} on {calendar[part.start]}..{calendar[part.stop - 1]}, "
+        f"loss {loss:.4f}, {time.perf_counter() - begun:.0f} s"
+    )
+
+
+def _again(run: Run, best: State) -> Run:
+    """The run as its refit trains it: on more days, a schedule of its own, and a state that is not kept."""
+    config, fold = _schedule(run.config, best.phase), replace(run.fold, split=run.fold.split.refit())
+    state = replace(
+        run.state, phase=0, phase_epoch=0, position=0, seconds=dict(run.state.seconds), history=[], finished=False
+    )
+    plans = [plan_of(config, fold, seed) for seed in seeds_of(config)]
+    log = replace(run.log, progress=quiet)
+    return replace(run, config=config, fold=fold, plans=plans, state=state, log=log, stop=[], is_kept=False)
+
+
+def _schedule(config: Config, number: int) -> Config:
+    """One phase: that of the best epoch, with the epochs and the learning rate of a refit."""
+    train, phase = config.train, phases_of(config)[number]
+    update = {"epochs": train.refit_epochs, "learning_rate": train.refit_rate * phase.learning_rate}
+    phases = tuple(each.model_copy(update=update) for each in config.phases[number : number + 1])
+    return config.model_copy(update={"train": train.model_copy(update=update), "phases": phases})
