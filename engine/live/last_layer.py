@@ -40,8 +40,8 @@ def live_last_layer(
             raise InputError(str(run.folder), what, "Remove the file; the state is then made anew from a longer cache")
     with open_loader(run.config, panel, device) as source:
         refitted = refit_last_layer(
-            run.model_of(panel, days).to(device), source, days, run.config, first_validated(run.state, panel),
-            after=after, keep=found.day, progress=progress,
+            run.best.to(device), source, days, run.config, first_validated(run.state, panel), after=after,
+            keep=found.day, progress=progress,
         )  # fmt: skip
     if found.reached is not None:
         found = replace(found, reached=replace(found.reached, last_layer=refitted.sums))

@@ -63,6 +63,4 @@ def scores_apart(run: TrainedRun, panel: Panel, part: Days, source: Source, rows
 def _refitted(run: TrainedRun, panel: Panel, part: Days) -> Float32:
     device = resolve_device(run.config.train.device)
     with open_loader(run.config, panel, device) as loaded:
-        return refit_last_layer(
-            run.model_of(panel, part).to(device), loaded, part, run.config, first_validated(run.state, panel)
-        ).scores
+        return refit_last_layer(run.best.to(device), loaded, part, run.config, first_validated(run.state, panel)).scores

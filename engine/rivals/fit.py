@@ -83,7 +83,8 @@ class Rival:
         scores = helped_scores(panel, part, models, self.neutral, slopes, self.options)
         if self.since is not None:
             begin = int(np.searchsorted(panel.calendar, np.datetime64(self.since)))
-            sums = cast(Sequence[Sequence[InPieces]], models)
+            # A refit's pieces are no regressors of validation days, which it was fitted to.
+            sums = cast(Sequence[Sequence[InPieces]], self.chosen or self.models)
             weight = np.float32(self.options.help.last_layer_weight)
             scores = scores + weight * refitted_scores(panel, part, sums, self.neutral, begin)
         return scores

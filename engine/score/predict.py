@@ -166,6 +166,11 @@ class TrainedRun:
         """Last day that the model was trained on, ISO."""
         return self.state.split["train" if self.chosen is None else "valid"][1]
 
+    @property
+    def best(self) -> Ensemble:
+        """The best epoch's model, whose last layer is refitted each day: validation days did not train it."""
+        return self.model if self.chosen is None else self.chosen
+
     def model_of(self, panel: Panel, days: Days) -> Ensemble:
         """The model that scores some days of a panel."""
         until = np.datetime64(self.state.split["valid"][1])
@@ -263,7 +268,7 @@ def predict_days(
     with open_loader(config, panel, device) as source:
         if refitted is None and config.model.last_layer_weight and member is None:
             begin, part = first_validated(run.state, panel), part_of(progress, 0, 0.5)
-            refitted = refit_last_layer(model, source, days, config, begin, progress=part).scores
+            refitted = refit_last_layer(run.best.to(device), source, days, config, begin, progress=part).scores
             progress = part_of(progress, 0.5, 1)
         scored = score_part(
             model, source, days, config, online=online, trees=trees, refitted=refitted, progress=progress

@@ -29,7 +29,7 @@ from engine.score.online.features import fit_online
 from engine.score.online.last_layer import refit_last_layer
 from engine.score.part_metrics import part_metrics, part_samples
 from engine.score.predict import combined_scores, network_scores, score_part, weighted_online_scores
-from engine.score.rows import Float32, row_scores
+from engine.score.rows import Float32, present_rows, row_scores
 from engine.score.tables import finite, write_summary
 from engine.screen.console import QUIET
 from engine.training.early_stopping import end_epoch, end_phase_if_due, trained_horizons
@@ -42,6 +42,7 @@ from engine.training.tracking import device_name, git_revision, log_scalars, thr
 from loaders.batch import Stages
 from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
+from loaders.split import Days
 
 
 def train(
@@ -218,33 +219,31 @@ class _Added:
     last_layer: Float32 | None = None  # scores of the refitted one
 
 
-def _added_to_valid(run: Run, model: Ensemble) -> _Added:
-    """What is added to the scores of the validation part."""
-    config, valid = run.config, run.fold.split.valid
-    if not config.model.last_layer_weight:
-        return _Added(run.valid_online)
-    refitted = refit_last_layer(model, run.inputs.source, valid, config, valid.start).scores
-    return _Added(run.valid_online, refitted)
+def _added(run: Run, model: Ensemble) -> dict[str, _Added]:
+    """What is added to the scores of "valid" and "test". The state of the regressions is kept for days to come.
 
-
-def _added_to_test(run: Run, model: Ensemble) -> _Added:
-    """What is added to the scores of the test part. The state of the regressions is kept for days to come."""
+    Args:
+        model: of the best epoch. What a refit gives is no regressor of validation days, which have trained it.
+    """
     config, fold = run.config, run.fold
     valid, test = fold.split.valid, fold.split.test
     if not config.model.online_weight:
-        return _Added()
+        return dict.fromkeys(("valid", "test"), _Added())
     used, _ = fold.online(config.model.online_features)
     # That of the last day but one: the newest day is compared with the day before.
     keep = len(fold.panel.calendar) - 2
     fit = fit_online(fold.panel, test, used, fold.categorical, fold.device, keep=keep)
     online = weighted_online_scores(config, fold.panel, test, model.neutral, fit.slopes)
-    last = None
+    refitted: dict[str, Float32 | None] = {"valid": None, "test": None}
+    sums = None
     if config.model.last_layer_weight:
-        last = refit_last_layer(model, run.inputs.source, test, config, valid.start, keep=keep)
+        days = Days(valid.start, test.stop)
+        found = refit_last_layer(model, run.inputs.source, days, config, valid.start, keep=keep)
+        day, sums = present_rows(fold.panel, days).day, found.sums
+        refitted = {"valid": found.scores[day < valid.stop], "test": found.scores[day >= test.start]}
     if run.learner.world.first:
-        sums = None if last is None else last.sums
         write_state(run.folder / ONLINE, state_of(run.state, fold.panel, keep, used, fit.sums, sums))
-    return _Added(online, None if last is None else last.scores)
+    return {"valid": _Added(run.valid_online, refitted["valid"]), "test": _Added(online, refitted["test"])}
 
 
 def _write_summary(run: Run) -> dict[str, Any]:
@@ -260,14 +259,13 @@ def _write_summary(run: Run) -> dict[str, Any]:
     model.bypass(best.off)
     parts = {"valid": fold.split.valid, "test": fold.split.test}
     samples = {name: part_samples(fold.panel, part) for name, part in parts.items()}
-    network, added = {}, {}
-    for name, add in (("valid", _added_to_valid), ("test", _added_to_test)):
-        if name == "test":
-            refit(run, best)
-            run.log.progress(1, 1, "test")
-        present = samples[name].present
-        network[name] = network_scores(model, run.inputs.source, parts[name], config, present, run.learner.world)
-        added[name] = add(run, model)
+    source, world = run.inputs.source, run.learner.world
+    valid = network_scores(model, source, fold.split.valid, config, samples["valid"].present, world)
+    added = _added(run, model)
+    refit(run, best)
+    run.log.progress(1, 1, "test")
+    test = network_scores(model, source, fold.split.test, config, samples["test"].present, world)
+    network = {"valid": valid, "test": test}
     trees = _fit_trees(run)  # now that no other rank waits for this one
     scores = {
         name: combined_scores(
