@@ -317,11 +317,10 @@ class TrainConfig(Section):
     """torch.compile of the step. auto: on CUDA, where a training has so many steps that it pays."""
     deterministic: bool = False
     """On CUDA, use only algorithms that repeat to the bit, some of them slower."""
-    refit_epochs: Count = 2
-    """Epochs of a refit: when the best epoch is chosen, training goes on from its weights, on the days of training and
-    validation. What results scores the days after validation. Rivals are fitted once more, too. 0: no refit."""
-    refit_rate: Annotated[float, Field(gt=0, le=1)] = 0.33
-    """Peak learning rate of a refit, as a share of the last phase's."""
+    refit: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Length of the refit, as a share of a phase's epochs: when the best epoch is chosen, training goes on from its
+    weights, on the days of training and validation. What results scores the days after validation. Rivals are fitted
+    once more, too. 0: no refit."""
     checkpoint_seconds: Weight = 60.0
     """Seconds between checkpoints inside an epoch."""
     seed: Seed = 0

@@ -29,7 +29,11 @@ SIGNED = "# Written by atft-engine. sha256 of what follows: "
 SIGNATURE = 16  # digits
 OTHER_SECTIONS = ("hpo", "ridge", "lightgbm", "xgboost", "catboost")  # of a file that other commands read
 # Settings of later releases: left out of a run's identity where they are off, so that older runs keep theirs.
-LATER = {"model": ("options", "last_layer_weight"), "objective": ("own",), "split": ("by_year",)}
+LATER = {
+    "model": ("options", "last_layer_weight"), "objective": ("own",), "split": ("by_year",), "train": ("refit",)
+}  # fmt: skip
+# What a file that the engine wrote before there was a setting means by leaving it out, where that is not the default.
+UNSAID = {"train": {"refit": 0}}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -64,13 +68,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         if is_there(path) and (size := path.stat().st_size) > LARGEST_FILE:
             raise InputError(str(path), f"has {size:,} bytes, settings at most {LARGEST_FILE:,}", cure)
         text = read_file(path, cure).decode("utf-8-sig")
-        _check_signature(text, path)
-        return _toml(text)
+        signed = _is_signed(text, path)
+        content = _toml(text)
     except UnicodeDecodeError as error:
         what = f"not a readable TOML file (byte {error.start} is not UTF-8)"
         raise InputError(str(path), what, cure) from error
     except ValueError as error:
         raise InputError(str(path), f"not a readable TOML file ({error})", cure) from error
+    for section, settings in UNSAID.items() if signed else ():
+        said = content.setdefault(section, {})
+        if isinstance(said, dict):
+            content[section] = settings | said
+    return content
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -171,12 +180,15 @@ def config_content(config: Config, also: Sequence[str] = ()) -> bytes:
     return f"{SIGNED}{_signature(text)}; remove this line to edit the file\n{text}".encode()
 
 
-def _check_signature(text: str, path: Path) -> None:
-    """Raise InputError where a file begins with a checksum that is not the one of the text below it."""
+def _is_signed(text: str, path: Path) -> bool:
+    """Whether a file begins with a checksum. Raises InputError where it is not that of the text below it."""
     first, _, rest = text.partition("\n")
-    if first.startswith(SIGNED) and first.removeprefix(SIGNED)[:SIGNATURE] != _signature(rest):
+    if not first.startswith(SIGNED):
+        return False
+    if first.removeprefix(SIGNED)[:SIGNATURE] != _signature(rest):
         what = "its checksum differs: it was edited, or is damaged"
         raise InputError(str(path), what, "Restore it; where the edit is meant, remove the file's first line")
+    return True
 
 
 def _signature(text: str) -> str:

@@ -13,6 +13,7 @@ def train_command(
     arrow: Annotated[str | None, typer.Option(help="Cache, a folder or URL (default: data.arrow, cache/).")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    preset: Annotated[str | None, typer.Option(help="fast: without a refit, in half of the time.")] = None,
     out: Annotated[Path | None, typer.Option(callback=usable, help="Run folder (default: runs/<run id>).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Train this many models together, average their scores.")] = None,
@@ -35,6 +36,7 @@ def train_command(
     from engine.dates import span_text
     from engine.distributed import is_first
     from engine.errors import RunFailed
+    from engine.presets import preset_settings
     from engine.score.files import holds_folds
     from engine.score.tables import read_summary, splits_table
     from engine.training.dry_run import checklist, dry_run
@@ -42,7 +44,8 @@ def train_command(
     from engine.training.loop import train
     from engine.training.run import resumed_config
 
-    settings = [*(settings or []), *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
+    settings = [*preset_settings(preset), *(settings or [])]
+    settings = [*settings, *([] if seeds is None else [f"train.seeds={seeds}"]), *fold_settings(folds, rolling)]
     settings += [] if model is None else [f"model.name={model}"]
     if resume and config is None:
         resolved = resumed_config(out, settings, arrow)

@@ -77,7 +77,7 @@ def load_trees(config: Config, folder: Path, run: str, features: list[str], hori
 def _options(config: Config, without: list[int], progress: Progress) -> Options:
     """Those of members of the network's ensemble: the online regression is added to the average."""
     train, model = config.train, config.model
-    given = Help(train.seeds, train.half_life, 0.0, model.neutralize, refit=train.refit_epochs > 0)
+    given = Help(train.seeds, train.half_life, 0.0, model.neutralize, refit=train.refit > 0)
     return Options(
         seed=train.seed, help=given, trees={config.trees.kind: config.trees}, risk_factors=model.risk_factors,
         deviations=True, without=tuple(without), progress=progress,

@@ -79,7 +79,7 @@ def options_of(config: RivalConfig, feature: str, without: tuple[int, ...], prog
         feature=feature, seed=train.seed,
         help=Help(
             train.seeds, train.half_life, model.online_weight, model.neutralize, model.last_layer_weight,
-            train.refit_epochs > 0,
+            train.refit > 0,
         ),
         ridge=config.ridge,
         trees={name: getattr(config, name) for name in ("lightgbm", "xgboost", "catboost")},

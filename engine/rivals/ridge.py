@@ -28,14 +28,13 @@ class Linear:
 
     coefficients: Float  # [F]
     gaussian: bool  # whether features are normal quantiles of their ranks
-    penalty: float  # relative to the variance of a feature
+    penalty: float = float("nan")  # relative to the variance of a feature; a file does not hold it
 
     def predict(self, x: Float32, day: Int) -> Float:
         return _regressors(x, day, self.gaussian) @ self.coefficients
 
     def content(self) -> bytes:
-        about = {"coefficients": self.coefficients.tolist(), "gaussian": self.gaussian, "penalty": self.penalty}
-        return json.dumps(about).encode()
+        return json.dumps({"coefficients": self.coefficients.tolist(), "gaussian": self.gaussian}).encode()
 
     @classmethod
     def of(cls, content: Any) -> "Linear":
@@ -43,7 +42,7 @@ class Linear:
         coefficients = np.array(content["coefficients"], np.float64)
         if coefficients.ndim != 1 or not np.isfinite(coefficients).all() or not isinstance(content["gaussian"], bool):
             raise ValueError("coefficients are no list of numbers")
-        return cls(coefficients, content["gaussian"], float(content["penalty"]))
+        return cls(coefficients, content["gaussian"])
 
 
 def ridge(problem: Problem, seeds: range, like: Sequence[Linear] | None = None) -> list[Linear]:

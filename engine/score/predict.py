@@ -191,7 +191,7 @@ def load_run(run: Path) -> TrainedRun:
         raise InputError(str(run / "config.toml"), what, "Restore it, or train the run again")
     model = _model_of(config, state, tensors, path)
     trees = load_trees(config, run, state.run_id, state.features, state.horizons)
-    if not config.train.refit_epochs:
+    if not config.train.refit:
         return TrainedRun(run, config, model, state, trees)
     path = run / "checkpoints" / REFIT
     if not is_there(path):

@@ -4,7 +4,7 @@ It does what a run does, on a few blocks of training and the whole validation pa
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,8 @@ from engine.screen.console import QUIET
 from engine.training.fold import make_fold
 from engine.training.loop import EpochResult, epochs
 from engine.training.objective import draw_rotations
-from engine.training.run import Run, lost_ranks_explained, open_run, phase_objective
+from engine.training.refit import refit_epochs
+from engine.training.run import Run, lost_ranks_explained, open_run, phase_objective, plan_of
 from engine.training.schedule import phases_of
 from engine.training.tracking import throughput
 from loaders.batch import Request
@@ -175,12 +176,15 @@ def _projections(run: Run, config: Config, epoch: EpochResult) -> list[Item]:
     seconds = validation * (1 + len(split.test) / len(split.valid))  # the best model at the end
     for phase in phases_of(config):
         seconds += phase.epochs * (per_block * min(phase.blocks or every, every) + validation)
+    both = len(plan_of(config, replace(run.fold, split=split.refit())).epoch(0))
+    last = phases_of(config)[-1]
+    refit = refit_epochs(config, last) * per_block * min(last.blocks or both, both)
     first = phases_of(config)[0]
     an_epoch = per_block * min(first.blocks or every, every) + validation
     return [
         Item("an epoch", f"{_time(an_epoch)}, {validation / an_epoch:.0%} of it validation"),
-        Item("the run", _time(seconds), f"without early stopping{' and trees' * (config.trees.kind != 'off')}"),
-        Item(f"{TRIALS} trials", _time(TRIALS * seconds), "without pruning"),
+        Item("the run", _time(seconds + refit), f"without early stopping{' and trees' * (config.trees.kind != 'off')}"),
+        Item(f"{TRIALS} trials", _time(TRIALS * seconds), "without pruning; trials have no refit"),
     ]
 
 

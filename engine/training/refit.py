@@ -13,7 +13,7 @@ from engine.config import Config
 from engine.model.ensemble import seeds_of
 from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.run import Run, plan_of
-from engine.training.schedule import phases_of
+from engine.training.schedule import Phase, phases_of
 from loaders.disk.content import is_there
 from loaders.progress import quiet
 
@@ -23,8 +23,8 @@ def refit(run: Run, best: State) -> None:
 
     Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read.
     """
-    weights, epochs = run.learner.weights, run.config.train.refit_epochs
-    if not epochs:
+    weights = run.learner.weights
+    if not run.config.train.refit:
         return
     path = run.folder / "checkpoints" / REFIT
     if is_there(path):
@@ -33,6 +33,7 @@ def refit(run: Run, best: State) -> None:
         restore_model(weights.model, tensors, path)
         return
     again, begun, loss = _again(run, best), time.perf_counter(), float("nan")
+    epochs = again.phase.epochs
     weights.begin_anew()
     for epoch in range(epochs):
         run.log.progress(epoch, epochs, f"refit, epoch {epoch + 1}/{epochs}")
@@ -51,6 +52,12 @@ def refit(run: Run, best: State) -> None:
     )
 
 
+def refit_epochs(config: Config, phase: Phase) -> int:
+    """Epochs of the refit of a run whose best epoch is of that phase; 0: there is none."""
+    share = config.train.refit
+    return max(round(share * phase.epochs), 1) if share else 0
+
+
 def _again(run: Run, best: State) -> Run:
     """The run as its refit trains it: on more days, a schedule of its own, and a state that is not kept."""
     config, fold = _schedule(run.config, best.phase), replace(run.fold, split=run.fold.split.refit())
@@ -63,8 +70,7 @@ def _again(run: Run, best: State) -> Run:
 
 
 def _schedule(config: Config, number: int) -> Config:
-    """One phase: that of the best epoch, with the epochs and the learning rate of a refit."""
-    train, phase = config.train, phases_of(config)[number]
-    update = {"epochs": train.refit_epochs, "learning_rate": train.refit_rate * phase.learning_rate}
+    """One phase: that of the best epoch, with the epochs of a refit."""
+    update = {"epochs": refit_epochs(config, phases_of(config)[number])}
     phases = tuple(each.model_copy(update=update) for each in config.phases[number : number + 1])
-    return config.model_copy(update={"train": train.model_copy(update=update), "phases": phases})
+    return config.model_copy(update={"train": config.train.model_copy(update=update), "phases": phases})

@@ -21,7 +21,7 @@ def study_folds(config: StudyConfig, panel: Panel, device: torch.device = CPU) -
 
     Raises InputError where a fold has no day to train on.
     """
-    train = config.train.model_copy(update={"refit_epochs": 0})
+    train = config.train.model_copy(update={"refit": 0.0})
     config = config.model_copy(update={"trees": TreesBeside(), "train": train})
     base = make_fold(config, panel, device)
     if not config.hpo.folds:

@@ -1,5 +1,6 @@
 """Every setting is checked by name, and what is written is read back as the same configuration."""
 
+import hashlib
 import os
 import tomllib
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.config import Config
-from engine.config_file import config_hash, load_config, to_toml
+from engine.config_file import SIGNED, config_hash, load_config, to_toml
 from loaders.errors import InputError
 
 
@@ -134,3 +135,17 @@ def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(InputError, match="a pipe, not a plain file"):
         load_config(tmp_path / "pipe.toml", [])
+
+
+def test_a_run_of_before_refits_had_none_and_keeps_its_identity(tmp_path):
+    """What `config.toml` of such a run said: nothing of refits."""
+    off = load_config(None, ["train.refit=0"])
+    path = tmp_path / "config.toml"
+    lines = [line for line in to_toml(off).splitlines() if not line.startswith("refit")]
+    text = "\n".join(lines) + "\n"
+    path.write_text(f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n{text}")
+    assert load_config(path, []).train.refit == 0
+    assert config_hash(load_config(path, [])) == config_hash(off)
+    path.write_text(text)  # anybody's file has the default
+    assert load_config(path, []).train.refit == Config().train.refit > 0
+    assert len({config_hash(load_config(None, [f"train.refit={share}"])) for share in (0, 0.5, 1)}) == 3

@@ -45,16 +45,17 @@ def test_the_run_is_projected_from_the_second_epoch(cache, monkeypatch):
     """Epochs of 2 s for 4 blocks and 3 s of validation, by hand.
 
     An epoch of 10 blocks takes 10 x 0.5 + 3 = 8 s. The parts have 45 - 7 = 38 and 60 of the 300 days, so six epochs and
-    the last evaluation take 6 x 8 + 3 x (1 + 60 / 38) = 55.7 s.
+    the last evaluation take 6 x 8 + 3 x (1 + 60 / 38) = 55.7 s. A refit takes 4 x 10 x 0.5 s, but trials have none.
     """
-    config = load_config(None, [*SHORT, f"data.arrow={cache}", "train.epochs=6", "train.blocks=10"])
+    more = ["train.epochs=6", "train.blocks=10", "train.refit=0.7"]
+    config = load_config(None, [*SHORT, f"data.arrow={cache}", *more])
     first = EpochResult({}, 4, {"train": 9.0, "wait": 0.0, "validation": 9.0})
     second = EpochResult({}, 4, {"train": 2.0, "wait": 0.0, "validation": 3.0})
     monkeypatch.setattr(engine.training.dry_run, "epochs", lambda run: iter([first, second]))
     monkeypatch.setattr(engine.training.dry_run, "_checks", lambda *_: [])
     items = found(dry_run(config, Console(quiet=True)))
     assert items["an epoch"].found == "0:00:08, 38% of it validation"
-    assert items["the run"].found == "0:00:56"
+    assert items["the run"].found == "0:01:16"
     assert items["20 trials"].found == "0:18:35"
 
 
