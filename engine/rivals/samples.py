@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.rivals.options import Options
-from engine.score.cross_section import ranks_within_day, samples_of
-from engine.score.metrics import daily_rank_ic
+from engine.score.cross_section import Samples, ranks_within_day, samples_of
+from engine.score.metrics import rank_ic_of_days
 from engine.score.rows import present_rows
 from loaders.cache.format import SCORED
 from loaders.errors import InputError
@@ -79,9 +79,17 @@ class Problem:
         return np.exp2(-(self.split.train.stop - 1 - day) / half_life)
 
     def valid_rank_ic(self, scores: npt.NDArray[np.floating]) -> float:
-        """Mean daily RankIC of scores [N] of the validation samples; -inf where no day defines one."""
+        """Mean daily RankIC of scores [N] of the validation samples; -inf where no day defines one, so that it is
+        never the best.
+        """
+        values = rank_ic_of_days(scores, self._valid_days)
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else -np.inf
+
+    @cached_property
+    def _valid_days(self) -> Samples:
         rows, day = self.valid
-        return mean_rank_ic(scores, self.targets(rows), day)
+        return samples_of(self.targets(rows), day)
 
 
 def samples(panel: Panel, split: Split, name: str, horizon: int) -> tuple[Int, Int]:
@@ -124,13 +132,6 @@ def predicted(model: Fitted, panel: Panel, rows: Int, day: Int) -> Float32:
         [np.asarray(model.predict(features_of(panel, rows[piece]), day[piece]), np.float32) for piece in chunks(day)]
         or [np.empty(0, np.float32)]
     )
-
-
-def mean_rank_ic(scores: npt.NDArray[np.floating], targets: Float32, day: Int) -> float:
-    """Mean daily RankIC; -inf where no day defines one, so that it is never the best."""
-    values = daily_rank_ic(scores, targets, day)[1]
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else -np.inf
 
 
 def rank_targets(problem: Problem, rows: Int, day: Int) -> Float:

@@ -264,12 +264,17 @@ def daily_rank_ic(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayL
     Arguments as for `split_metrics`. A day is NaN where scores or targets are constant or a score is not finite.
     """
     s = samples_of(targets, day)
+    return s.days, rank_ic_of_days(scores, s)
+
+
+def rank_ic_of_days(scores: npt.ArrayLike, s: Samples) -> Float:
+    """The values of `daily_rank_ic` [G], where samples stay and scores of all rows change."""
     if not len(s.days):
-        return s.days, np.empty(0)
+        return np.empty(0)
     values = np.asarray(scores)[s.rows]
     rank_ic = rank_correlation(sort_within_day(values, s), s)
     bad = np.add.reduceat(~np.isfinite(values), s.starts) > 0
-    return s.days, np.where(bad, np.nan, rank_ic)
+    return np.where(bad, np.nan, rank_ic)
 
 
 def daily_tenths(scores: npt.ArrayLike, targets: npt.ArrayLike, day: npt.ArrayLike) -> tuple[npt.NDArray[Any], Float]:
