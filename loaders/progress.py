@@ -4,7 +4,8 @@ A function that takes long takes a `Progress` and calls it now and then with `do
 words on what is being done. It does not know who listens: `engine/screen/progress.py` draws a bar, tests keep a list.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +27,12 @@ def part_of(progress: Progress, begin: float, end: float) -> Progress:
         progress(begin + (end - begin) * (done / total if total else 0.0), 1.0, what)
 
     return tell
+
+
+def parts_of(progress: Progress, weights: Sequence[float]) -> list[Progress]:
+    """For the parts of a work, one after the other, which take it by their weights."""
+    total, ends = sum(weights), list(accumulate(weights))
+    return [part_of(progress, (end - weight) / total, end / total) for weight, end in zip(weights, ends, strict=True)]
 
 
 def counted(values: Iterable[T], total: float, progress: Progress, what: str) -> Iterator[T]:

@@ -41,7 +41,7 @@ from engine.training.run import Run, lost_ranks_explained, open_run, stop_signal
 from engine.training.tracking import device_name, git_revision, log_scalars, throughput, write_metrics
 from loaders.batch import Stages
 from loaders.disk.content import is_there
-from loaders.progress import Progress, quiet
+from loaders.progress import Progress, parts_of, quiet
 from loaders.split import Days
 
 
@@ -73,8 +73,10 @@ def train(
         console = console if world.first else QUIET
         fold = make_fold(config, inputs.panel, inputs.device)
         check_trees(config, inputs.panel, fold.split)  # which are fitted at the end
+        weights = (1.0, config.train.refit, float(config.trees.kind != "off"))
+        of_epochs, of_refit, of_trees = parts_of(progress, weights)
         with open_run(
-            config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=progress
+            config, inputs, fold, folder, resume, console, world, callbacks=callbacks, progress=of_epochs
         ) as run:
             if not resume and world.first:
                 for finding in quick_findings(inputs.panel):
@@ -84,7 +86,7 @@ def train(
             inputs.verification.wait()
             inputs.panel.check_unchanged()
             world.barrier()  # for the best checkpoint
-            run.callbacks.on_end(run, _write_summary(run))
+            run.callbacks.on_end(run, _write_summary(run, of_refit, of_trees))
     return run.folder
 
 
@@ -197,14 +199,14 @@ def _validate(run: Run, stages: Stages, seconds: float) -> dict[str, Any]:
     return state.history[-1]
 
 
-def _fit_trees(run: Run) -> Rival | None:
+def _fit_trees(run: Run, progress: Progress) -> Rival | None:
     """The trees beside the network, kept in the run's folder; None where there are none."""
     config, fold, state = run.config, run.fold, run.state
     if not run.learner.world.first:
         return None  # whose figures count
     if is_there(run.folder / TREES):
         return load_trees(config, run.folder, state.run_id, state.features, state.horizons)
-    trees = fit_trees(config, fold.panel, fold.split, fold.categorical, run.log.progress)
+    trees = fit_trees(config, fold.panel, fold.split, fold.categorical, progress)
     if trees is not None:
         origin = Origin(state.split["valid"][1], config.split.tuned_until, state.config_hash, state.run_id)
         save_rival(run.folder / TREES, trees, fold.panel, origin)
@@ -246,9 +248,12 @@ def _added(run: Run, model: Ensemble) -> dict[str, _Added]:
     return {"valid": _Added(run.valid_online, refitted["valid"]), "test": _Added(online, refitted["test"])}
 
 
-def _write_summary(run: Run) -> dict[str, Any]:
+def _write_summary(run: Run, of_refit: Progress, of_trees: Progress) -> dict[str, Any]:
     """Evaluate the best epoch on validation, refit it, evaluate that on test; write summary.json, enter the look at the
     test, write the report; the summary.
+
+    Args:
+        of_refit, of_trees: progress of these.
     """
     config, state, model, fold = run.config, run.state, run.learner.weights.model, run.fold
     run.log.progress(1, 1, "validation of the best epoch")
@@ -262,11 +267,11 @@ def _write_summary(run: Run) -> dict[str, Any]:
     source, world = run.inputs.source, run.learner.world
     valid = network_scores(model, source, fold.split.valid, config, samples["valid"].present, world)
     added = _added(run, model)
-    refit(run, best)
-    run.log.progress(1, 1, "test")
+    refit(run, best, of_refit)
+    of_refit(1, 1, "test")
     test = network_scores(model, source, fold.split.test, config, samples["test"].present, world)
     network = {"valid": valid, "test": test}
-    trees = _fit_trees(run)  # now that no other rank waits for this one
+    trees = _fit_trees(run, of_trees)  # now that no other rank waits for this one
     scores = {
         name: combined_scores(
             config, network[name], added[name].online, None if trees is None else trees.scores(fold.panel, part),

@@ -15,11 +15,14 @@ from engine.training.epoch import epoch_of, mean_losses, train_epoch
 from engine.training.run import Run, plan_of
 from engine.training.schedule import Phase, phases_of
 from loaders.disk.content import is_there
-from loaders.progress import quiet
+from loaders.progress import Progress, quiet
 
 
-def refit(run: Run, best: State) -> None:
+def refit(run: Run, best: State, progress: Progress = quiet) -> None:
     """Give the run's model, which holds the weights of the best epoch, those of the refit, and keep them.
+
+    Args:
+        progress: in epochs.
 
     Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read.
     """
@@ -36,7 +39,7 @@ def refit(run: Run, best: State) -> None:
     epochs = again.phase.epochs
     weights.begin_anew()
     for epoch in range(epochs):
-        run.log.progress(epoch, epochs, f"refit, epoch {epoch + 1}/{epochs}")
+        progress(epoch, epochs, f"refit, epoch {epoch + 1}/{epochs}")
         train_epoch([again])
         loss = mean_losses(again, epoch_of(again).every)[0]
         again.state.epoch, again.state.phase_epoch, again.state.position = again.state.epoch + 1, epoch + 1, 0

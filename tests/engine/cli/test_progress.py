@@ -25,7 +25,7 @@ from loaders.cache.format import verify
 from loaders.cache.remote import local_copy
 from loaders.cache.simulation.simulate import simulate
 from loaders.panel import open_panel
-from loaders.progress import counted, part_of, quiet
+from loaders.progress import counted, part_of, parts_of, quiet
 from tests.conftest import SMALL
 
 QUIET = Console(quiet=True)
@@ -121,10 +121,22 @@ def test_a_training_tells_of_all_its_epochs_and_a_resumed_one_goes_on(small_cach
     train(config, tmp_path / "run", False, QUIET, progress=heard)
     assert heard.ends()
     validated = [(round(share, 6), what) for share, what in heard if what.endswith("validation")]
-    assert validated == [(round(i / 3, 6), f"epoch {i}/3 · validation") for i in (1, 2, 3)]
+    assert validated == [(round(i / 6, 6), f"epoch {i}/3 · validation") for i in (1, 2, 3)]
+    refitted = [(round(share, 6), what) for share, what in heard if what.startswith("refit")]
+    assert refitted == [(round(i / 6, 6), f"refit, epoch {i - 2}/3") for i in (3, 4, 5)]
     again = Heard()
     train(config, tmp_path / "run", True, QUIET, progress=again)
     assert again.ends()
+
+
+def test_trees_and_refit_have_their_shares(small_cache, tmp_path):
+    pytest.importorskip("lightgbm", reason="LightGBM is not installed (extra `peers`)")
+    settings = [*SMALL, "train.epochs=1", "train.blocks=2", "train.refit=2", "trees.kind=lightgbm", "trees.trees=3"]
+    heard = Heard()
+    train(load_config(None, settings, str(small_cache)), tmp_path / "run", False, QUIET, progress=heard)
+    assert [round(share, 6) for share, what in heard if what == "test"] == [0.75]
+    assert min(share for share, what in heard if what == "trees") == 0.75
+    assert heard == sorted(heard, key=lambda each: each[0])
 
 
 def test_folds_are_parts_of_one_whole(small_cache, tmp_path):
@@ -146,6 +158,14 @@ def test_a_dry_run(small_cache, monkeypatch):
     monkeypatch.setattr(engine.training.dry_run, "BLOCKS", 2)
     engine.training.dry_run.dry_run(load_config(None, SMALL, str(small_cache)), QUIET, progress=heard)
     assert [what for _, what in heard if "validation" in what] == ["epoch 1/2 · validation", "epoch 2/2 · validation"]
+
+
+def test_parts_follow_one_another():
+    heard = Heard()
+    for part in parts_of(heard, (1.0, 0.0, 3.0)):
+        part(0, 1, "begin")
+        part(1, 1, "end")
+    assert [share for share, _ in heard] == [0, 0.25, 0.25, 0.25, 0.25, 1]
 
 
 def test_parts_and_counts():
