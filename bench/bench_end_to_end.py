@@ -62,7 +62,7 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 @CONTEXTS
 def test_epoch(benchmark: BenchmarkFixture, folder: Path, size: str, context: int) -> None:
     """One epoch with its validation, and the final evaluation on the validation and the test part."""
-    work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", "train.epochs=1")
+    work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", "train.epochs=1", "train.refit=0")
     fresh = new_folders(folder)
     warm(work, next(fresh))
     run = benchmark.pedantic(lambda to: trained(work, to), setup=lambda: ((next(fresh),), {}), rounds=ROUNDS)
@@ -78,7 +78,9 @@ def test_epoch(benchmark: BenchmarkFixture, folder: Path, size: str, context: in
 def test_fit(benchmark: BenchmarkFixture, folder: Path, size: str, context: int, name: str) -> None:
     """A training beside the peer's fit, with the RankIC of both."""
     peer = installed_peer(name)
-    work = fitting(folder / "cache", f"model.size={size}", f"data.context={context}", f"train.epochs={EPOCHS}")
+    work = fitting(
+        folder / "cache", f"model.size={size}", f"data.context={context}", f"train.epochs={EPOCHS}", "train.refit=0"
+    )
     fresh, seconds = new_folders(folder), []
     warm(work, next(fresh))
     with peer.build(work) as state:
@@ -108,7 +110,19 @@ def test_ranks(benchmark: BenchmarkFixture, folder: Path, ranks: int) -> None:
     """One epoch by that many ranks of one thread each, started by torchrun; the time includes the start."""
     fresh = new_folders(folder)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*launch, "-m", "engine", "train", "--arrow", str(folder / "cache"), "--set", "train.epochs=1", "--out"]
+    command = [
+        *launch,
+        "-m",
+        "engine",
+        "train",
+        "--arrow",
+        str(folder / "cache"),
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "train.refit=0",
+        "--out",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def epoch(run: Path) -> Path:

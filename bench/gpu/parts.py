@@ -65,7 +65,7 @@ def parts_of(half: str, kept: Path, scratch: Path, cache: Path | None = None, pr
 
 def _first(kept: Path, scratch: Path, cache: Path | None) -> list[Part]:
     given = cache or scratch / "cache"
-    quick = ("train.epochs=2", "train.half_life=0", "train.compile=off")
+    quick = ("train.epochs=2", "train.refit=0", "train.half_life=0", "train.compile=off")
     tests = (*PYTEST, "-n", str(PROCESSES), "--dist", "worksteal", "-k", NOT_THESE, *TESTS)
     parts = [
         Part("tests", tests, 115, partial(results.of_tests, kept / "tests.log")),
@@ -84,7 +84,7 @@ def _second(kept: Path, scratch: Path, cache: Path | None, prices: Path | None) 
     build = ("-m", "engine", "cache", "build", str(prices), "--out", str(given), *BARS)
     made = Part("build", build, 60, partial(results.of_command, "cache[build]"))
     split = SPLIT if prices and not cache else ()
-    whole = ("data.block_days=64", "data.block_codes=512", "train.epochs=2", "train.half_life=0")
+    whole = ("data.block_days=64", "data.block_codes=512", "train.epochs=2", "train.refit=0", "train.half_life=0")
     study = ("-m", "hpo", "hpo", "--trials", str(TRIALS), "--batch", "auto", "--arrow", str(given),
              "--out", str(scratch / "hpo"), *_set("hpo.pruner=none", *split))  # fmt: skip
     return [
