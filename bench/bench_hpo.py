@@ -60,7 +60,9 @@ def test_study(benchmark: BenchmarkFixture, folder: Path, trials: int, monkeypat
         command = [sys.executable, "-m", "engine", "train", "--arrow", str(folder / "cache")]
         out = folder / f"run{trials}-{i}"
         subprocess.run(
-            [*command, "--set", f"train.epochs={EPOCHS}", "--out", str(out)], check=True, capture_output=True
+            [*command, "--set", f"train.epochs={EPOCHS}", "--set", "train.refit=0", "--out", str(out)],
+            check=True,
+            capture_output=True,
         )
     separate = (time.perf_counter() - begun) / SEPARATE * trials
     random = _random_search(folder / "cache", next(fresh), spent)
