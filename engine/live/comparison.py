@@ -123,13 +123,14 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The rest of what `compare` returns, a line each."""
     age, counts, date = result["age"], result["counts"], result["date"]
     before = counts["universe_before"]
+    refitted = age["trained_until"] == age["chosen_until"]
+    chosen = "" if refitted else f" and chosen until {age['chosen_until']}"
     found = [
         f"{date}: {counts['scored']:,} names scored, {counts['universe']:,} of them in the universe and ranked"
         f"{'' if before is None else f' ({before:,} the day before)'}; "
         f"{counts['codes']:,} codes in {result['cache']}",
         f"age: {date} is {age['days']:,} days before today, {age['today']}; the cache ends on {age['last_day']}; the "
-        f"network was trained until {age['trained_until']} and chosen until {age['chosen_until']}, "
-        f"{age['cache_days_since']:,} days of the cache ago",
+        f"network was trained until {age['trained_until']}{chosen}, {age['cache_days_since']:,} days of the cache ago",
     ]
     for end in ("top", "bottom"):
         entered, left = result[f"{end}_entered"], result[f"{end}_left"]

@@ -28,7 +28,7 @@ from loaders.split import Days, Split
 
 Models = Sequence[Sequence[Fitted]]  # of each horizon, of each seed
 PartScores = dict[str, npt.NDArray[np.float32]]  # "valid" and "test" -> [N, H], in the order of `present_rows`
-# Seeds; and models of these whose size or penalty is taken over, None: it is chosen on the validation part.
+# Of seeds, and of chosen models whose size or penalty a refit takes over; None: it is chosen on the validation part.
 Fit = Callable[[Problem, range, Any], Sequence[Fitted]]
 Score = Callable[[Panel, Days, Options], Float32]
 

@@ -23,8 +23,8 @@ from tests.panels import write_panel
 
 SETTINGS = [
     "data.context=8", "data.block_days=8", "data.block_codes=24", "model.spans=[3]", "model.market_tokens=2",
-    "objective.sharpe=0.1", "train.epochs=2", "train.ema=0.9", "train.seeds=2", "train.checkpoint_seconds=0",
-    "train.learning_rate=1e-4",  # so that rounding does not grow from step to step
+    "objective.sharpe=0.1", "train.epochs=2", "train.refit=0.5", "train.ema=0.9", "train.seeds=2",
+    "train.checkpoint_seconds=0", "train.learning_rate=1e-4",  # so that rounding does not grow from step to step
 ]  # fmt: skip
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -138,7 +138,7 @@ def test_a_network_and_a_term_of_the_users_own_are_shared_by_ranks(cache, script
     """A term that gives a value per cross-section is the same whoever has the day."""
     own = [
         "model.name=tests.own_models:Market", "model.spans=[5, 10]", "model.market_tokens=0", "train.epochs=1",
-        "train.blocks=12", "objective.own.squares={term='tests.own_models:squares', weight=0.1}",
+        "train.refit=0", "train.blocks=12", "objective.own.squares={term='tests.own_models:squares', weight=0.1}",
     ]  # fmt: skip
     settings = [*fresh(cache, tmp_path / "run"), *(part for setting in own for part in ("--set", setting))]
     done = ranks(script, *settings)

@@ -31,7 +31,7 @@ from tests.panels import write_panel
 
 N = 3
 SETTINGS = [
-    "data.context=8", "data.block_days=8", "data.block_codes=24", "model.spans=[3]", "train.epochs=1",
+    "data.context=8", "data.block_days=8", "data.block_codes=24", "model.spans=[3]", "train.epochs=1", "train.refit=0",
     "split.valid_fraction=0.15", "split.test_fraction=0.15",
 ]  # fmt: skip
 QUIET = Console(quiet=True)

@@ -45,7 +45,7 @@ def runs(small_cache, tmp_path_factory):
 def rival_scores(config, panel, part):
     """Those of a rival with the same help but the online regression, as `baseline` would have them."""
     fold = make_fold(config, panel, CPU)
-    given = Help(config.train.seeds, config.train.half_life, 0.0, config.model.neutralize)
+    given = Help(config.train.seeds, config.train.half_life, 0.0, config.model.neutralize, refit=True)
     options = Options(help=given, trees={"lightgbm": config.trees}, risk_factors=2, deviations=True)
     return fit_rival(panel, fold.split, "lightgbm", options).scores(panel, part)
 
