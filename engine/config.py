@@ -394,7 +394,7 @@ class TreesBeside(Trees):
 
     kind: Literal["off", "lightgbm", "xgboost", "catboost"] = "off"
     """Which trees, and off: none."""
-    weight: Fraction = 0.5
+    weight: Fraction = 0.33
     """Of the trees; the network has the rest."""
 
 
