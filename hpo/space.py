@@ -17,7 +17,7 @@ from loaders.errors import InputError
 Settings = dict[str, Any]  # "section.key" -> value
 TABLES = ("model.options", "objective.own")  # whose entries are settings too
 OF_BLOCKS = ("context", "block_days", "block_codes", "scoring_days")  # of [data], which trials may differ in
-LAST_LAYER = "model.last_layer_weight"
+LAST_LAYER, REFIT = "model.last_layer_weight", "train.refit"
 HELP = (
     "train.seeds", "train.half_life", "model.online_weight", "model.online_features", "model.neutralize",
     "model.risk_factors", LAST_LAYER,
@@ -54,12 +54,12 @@ def check_space(config: StudyConfig) -> None:
 def _is_of(kind: str, key: str) -> bool:
     """Whether what is tuned has that setting: a network those of a run, a rival its own and those of its help.
 
-    Trees beside a network are fitted when a training ends, and its last layer is refitted then; a trial is judged
+    Trees beside a network are fitted when a training ends, it and its last layer are refitted then; a trial is judged
     before. A ridge regression has one seed and no last step.
     """
     section = key.partition(".")[0]
     if kind == NETWORK:
-        return section in Config.model_fields and section != "trees" and key != LAST_LAYER
+        return section in Config.model_fields and section != "trees" and key not in (LAST_LAYER, REFIT)
     return section == kind or (key in HELP and not (kind == "ridge" and key in ("train.seeds", LAST_LAYER)))
 
 

@@ -124,6 +124,8 @@ def test_each_kind_has_a_default_space_that_holds_its_own_settings(kind):
         ("ridge", "train.seeds"),
         ("ridge", "model.last_layer_weight"),
         ("network", "model.last_layer_weight"),  # by which a trial is not judged
+        ("network", "train.refit"),
+        ("lightgbm", "train.refit"),
         ("network", "trees.weight"),
     ],
 )
