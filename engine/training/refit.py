@@ -24,7 +24,8 @@ def refit(run: Run, best: State, progress: Progress = quiet) -> None:
     Args:
         progress: in epochs.
 
-    Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read.
+    Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read, and where rows
+    have changed on disk.
     """
     weights = run.learner.weights
     if not run.config.train.refit:
@@ -45,6 +46,7 @@ def refit(run: Run, best: State, progress: Progress = quiet) -> None:
         again.state.epoch, again.state.phase_epoch, again.state.position = again.state.epoch + 1, epoch + 1, 0
         weights.loss_sums.zero_()
     weights.copy_buffers()
+    run.inputs.panel.check_unchanged()
     if run.learner.world.first:
         save_best(path, run.state, weights)
     weights.model.load_state_dict(weights.scoring.state_dict())

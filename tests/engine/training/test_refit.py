@@ -1,5 +1,6 @@
 """A refit: which days teach it, which days each model scores, and how its file is kept and read."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -159,3 +160,19 @@ def test_a_loss_that_is_not_finite_fails_the_refit(small_cache, tmp_path, monkey
         trained(small_cache, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / REFIT).exists()
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_rows_that_change_beneath_a_refit_end_it(small_cache, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    shutil.copytree(small_cache, cache)
+    real = module.train_epoch
+
+    def changed(runs):
+        found = real(runs)
+        os.utime(open_panel(cache).files[0].path, (1, 1))
+        return found
+
+    monkeypatch.setattr(module, "train_epoch", changed)
+    with pytest.raises(InputError, match=r"changed|written"):
+        trained(cache, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / REFIT).exists()
