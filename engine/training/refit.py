@@ -24,7 +24,7 @@ def refit(run: Run, best: State, progress: Progress = quiet) -> None:
     Args:
         progress: in epochs.
 
-    Raises RunFailed for a loss that is not finite, InputError where a refit that was kept cannot be read, and where rows
+    Raises RunFailed for a loss that is not finite, and InputError where a refit that was kept cannot be read, or rows
     have changed on disk.
     """
     weights = run.learner.weights
