@@ -18,10 +18,11 @@ from loaders.disk.content import is_there
 from loaders.progress import Progress, quiet
 
 
-def refit(run: Run, best: State, progress: Progress = quiet) -> None:
+def refit(run: Run, best: State, progress: Progress) -> None:
     """Give the run's model, which holds the weights of the best epoch, those of the refit, and keep them.
 
     Args:
+        best: the state of the best checkpoint, whose phase the refit repeats.
         progress: in epochs.
 
     Raises RunFailed for a loss that is not finite, and InputError where a refit that was kept cannot be read, or rows
